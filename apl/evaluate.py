@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 
 from apl.checkpoint import load_tensors
 from apl.config import Config
-from apl.data import Dataset, to_float
+from apl.data import Dataset, load_dataset, to_float
 from apl.errors import BadInput
 from apl.losses import parse_loss
 from apl.networks import make_network
 from apl.noise import Labels, NoisyLabels, corrupt
+from apl.results import read_config, read_json, read_noise
 
 ONE_CLASS_SHARE = 0.95  # of the predictions in one class: the network has collapsed
 HARDLY_MEMORISED = 0.10  # of the wrong labels: below it, losses can't be told apart by robustness
@@ -133,3 +135,26 @@ def noisy_test_labels(config: Config, data: Dataset, labels: NoisyLabels) -> Lab
     draws than the training labels'."""
     draws = np.random.default_rng([config.seed, 1])
     return corrupt(data.test_labels, labels.transition, config.method, draws).noisy
+
+
+def evaluate_run(
+    run: Path, labels: str = "clean", data_dir: str | Path | None = None, download: bool = True
+) -> tuple[Scores, Config, dict[str, Any]]:
+    """Score the network of a finished run folder on 'clean' or 'noisy' test labels.
+
+    Returns the scores, the run's config and its result.  Raises BadInput where a file of the run
+    is missing or damaged.
+    """
+    if labels not in ("clean", "noisy"):
+        raise BadInput(f"labels is {labels!r}; accepted: clean, noisy")
+    if not run.is_dir():
+        raise BadInput(f"there is no run folder {run}")
+    config = read_config(run)
+    result = read_json(run / "result.json")
+    data = load_dataset(config.dataset, data_dir, download)
+    network = load_network(run, config, data)
+    given = data.test_labels
+    if labels == "noisy":
+        given = noisy_test_labels(config, data, read_noise(run / "noise.npz"))
+    scores = score(predict(network, data.test_images, data), given, len(data.class_names))
+    return scores, config, result
