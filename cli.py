@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -21,17 +22,16 @@ from rich.table import Table
 
 from apl.config import PRESETS, Config, make_config
 from apl.data import SOURCES, available, data_folder
-from apl.errors import BadInput
+from apl.errors import BadInput, Interrupted
 from apl.evaluate import budget_verdict, evaluate_run
 from apl.losses import LOSSES, loss_label
 from apl.networks import NETWORKS
 from apl.noise import NoiseWarning, NoisyLabels
-from apl.plots import plot_study, plot_transition, results_table
 from apl.published import published_table
 from apl.results import find_studies, read_study, write_atomic, write_noise, write_summary
 from apl.study import Progress as StudyProgress
 from apl.study import default_workers, make_grid, run_study
-from apl.train import CAUSES, Interrupted, prepare, train
+from apl.train import CAUSES, prepare, train
 
 app = typer.Typer(
     help="The laboratory for learning with noisy labels.",
@@ -131,8 +131,12 @@ def noise(
         f"{labels.mask.sum():,} of {len(labels.clean):,} labels changed "
         f"({labels.mask.mean():.2%}); seed {config.seed}, {config.method}"
     )
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_noise(path, labels)
-    pictures = plot_transition(labels, data.class_names, path.with_suffix(""), named[:-4])
+    from apl.plots import plot_transition  # matplotlib takes a second to load
+
+    stem = path.with_suffix("")
+    pictures = plot_transition(labels, data.class_names, stem, stem.name.replace("_", ", "))
     out.print("wrote " + ", ".join(map(str, (path, *pictures))))
 
 
@@ -180,6 +184,8 @@ def train_command(
 
     def stop(*_: object) -> None:
         nonlocal stopping
+        if stopping:  # asked twice: it may hang where it can't look, as in a download
+            raise KeyboardInterrupt
         stopping = True
 
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -307,6 +313,9 @@ def study(
     workers: Annotated[
         int, typer.Option(help="processes at a time; 0: as many as cores and threads allow")
     ] = 0,
+    pictures: Annotated[
+        bool, typer.Option(help="draw the pictures at the end; `apl plot` does it later")
+    ] = True,
     folder: Annotated[
         Path | None, typer.Option("--out", help="study folder, else results/DATASET-PRESET")
     ] = None,
@@ -353,8 +362,10 @@ def study(
     except KeyboardInterrupt:
         err.print(f"stopped, nothing finished is lost; to go on: {_this_command()}")
         raise typer.Exit(130) from None
-    if find_studies(target):
-        _plot(target)
+    if progress.results:
+        _plot(target, pictures)
+    for line in progress.messages:
+        err.print(f"[yellow]{escape(line)}[/]")
     for name, problem in progress.failed.items():
         err.print(f"[bold red]failed[/] {name}: {escape(problem)}")
     if progress.failed:
@@ -423,18 +434,19 @@ def plot(
         _plot(found)
 
 
-def _plot(found: Path) -> None:
+def _plot(found: Path, pictures: bool = True) -> None:
+    from apl.plots import plot_study, results_table  # matplotlib takes a second to load
+
     write_summary(found)
     summary, histories = read_study(found)
-    pictures = plot_study(summary, histories, found / "pictures")
-    dataset = summary["dataset"].iloc[0]
-    table = results_table(summary, published_table(dataset))
+    table = results_table(summary, published_table(summary["dataset"].iloc[0]))
     write_atomic(found / "table.md", table.encode())
     out.print(table, markup=False)
-    out.print(f"wrote {found / 'summary.csv'}, {found / 'table.md'} and {len(pictures)} pictures:")
-    for picture in pictures:
-        if picture.suffix == ".png":
-            out.print(f"  {picture}")
+    out.print(f"wrote {found / 'summary.csv'} and {found / 'table.md'}")
+    if pictures:
+        for picture in plot_study(summary, histories, found / "pictures"):
+            if picture.suffix == ".png":
+                out.print(f"wrote {picture} and .svg")
 
 
 @app.command()
@@ -477,25 +489,36 @@ def datasets(data_dir: DataDir = None) -> None:
 
 
 def main() -> None:
-    """Run the command line: bad input is one line and exit code 2, never a traceback."""
+    """The console script `apl`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; bad input is one line and 2, never a
+    traceback."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
-        code = app(standalone_mode=False)
+        return int(app(list(arguments), standalone_mode=False) or 0)
     except BadInput as error:
         err.print(f"apl: {error}", markup=False)
-        code = 2
+        return 2
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        err.print(f"apl: {error.strerror or error}{where}", markup=False)
-        code = 1
+        where = f": {error.filename}" if error.filename else ""
+        err.print(f"apl: {error.strerror or error}{where}; nothing finished is lost", markup=False)
+        return 1
+    except torch.OutOfMemoryError:
+        err.print("apl: the device is out of memory: lower --batch-size or --width", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        err.print("apl: stopped")
+        return 130
     except Exception as error:
         # The option parser's complaints carry their own line and exit code; anything else is a
         # defect, and keeps its traceback.
         if not hasattr(error, "format_message"):
             raise
         err.print(f"apl: {error.format_message()}", markup=False)
-        code = getattr(error, "exit_code", 2)
-    sys.exit(code)
+        return getattr(error, "exit_code", 2)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

@@ -69,7 +69,8 @@ class Config:
             _require(self.map in HUMAN_LABELS, "map", self.map, ", ".join(HUMAN_LABELS))
             _require(self.dataset == "cifar10", "dataset", self.dataset, "cifar10 with human noise")
         check_rate(self.rate)
-        for name in ("width", "epochs", "eval_every"):
+        _require(2 <= self.width <= 1024, "width", self.width, "a whole number from 2 to 1024")
+        for name in ("epochs", "eval_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number >= 1")
         _require(self.batch_size >= 2, "batch_size", self.batch_size, "a whole number >= 2")
         for name in ("train_size", "threads", "seed"):
@@ -91,7 +92,7 @@ class Config:
             raise BadInput(str(error)) from None
 
     @property
-    def loss_params(self) -> dict[str, float | None]:
+    def loss_params(self) -> dict[str, Any]:
         """alpha, beta, gamma, q, A as `make_loss` takes them."""
         return {name: getattr(self, name) for name in PARAMS}
 
@@ -195,7 +196,7 @@ PRESETS: dict[str, Preset] = {
     "quick": Preset(
         "seconds a run: digits, a small CNN that memorises",
         "digits",
-        {"epochs": 30, "batch_size": 64, "lr": 0.05},
+        {"epochs": 20, "batch_size": 64, "lr": 0.05},
         {name: {"width": 16} for name in ("mnist", "cifar10")},
         _NINE,
         {"none": (0.0,), "sym": _SYM, "asym": _ASYM},

@@ -10,10 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
-from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.datasets.utils import check_integrity
 
 from apl.errors import BadInput
 from apl.noise import Labels
@@ -38,6 +35,7 @@ class Source:
     """Where a data set comes from; mean and std are of its training pixels in [0, 1]."""
 
     description: str
+    size: int
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -48,12 +46,14 @@ class Source:
 SOURCES: dict[str, Source] = {
     "digits": Source(
         "scikit-learn's digits: 1,347 + 450 images, 8x8 grey; always there",
+        8,
         10,
         (0.3052,),
         (0.3760,),
     ),
     "cifar10": Source(
         "CIFAR-10: 50,000 + 10,000 images, 32x32 colour",
+        32,
         10,
         (0.4914, 0.4822, 0.4465),
         (0.2470, 0.2435, 0.2616),
@@ -62,6 +62,7 @@ SOURCES: dict[str, Source] = {
     ),
     "cifar100": Source(
         "CIFAR-100: 50,000 + 10,000 images, 32x32 colour",
+        32,
         100,
         (0.5071, 0.4865, 0.4409),
         (0.2673, 0.2564, 0.2762),
@@ -70,6 +71,7 @@ SOURCES: dict[str, Source] = {
     ),
     "mnist": Source(
         "MNIST: 60,000 + 10,000 images, 28x28 grey",
+        28,
         10,
         (0.1307,),
         (0.3081,),
@@ -118,6 +120,8 @@ Split = tuple[tuple[Tensor, Tensor], tuple[Labels, Labels], tuple[str, ...]]
 
 
 def _digits() -> Split:
+    from sklearn.datasets import load_digits  # takes a second, so only where it is needed
+
     bunch = load_digits()
     images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[..., None]
     labels = bunch.target.astype(np.int64)
@@ -128,6 +132,8 @@ def _digits() -> Split:
 
 
 def _torchvision(name: str, root: Path, download: bool) -> Split:
+    import torchvision  # takes a second, so only where it is needed
+
     source = SOURCES[name]
     where = f"{root / source.folder}"
     if not available(name, root) and not download:
@@ -146,7 +152,7 @@ def _torchvision(name: str, root: Path, download: bool) -> Split:
             train, test = kind(str(root), train=True), kind(str(root), train=False)
         else:
             train, test = kind(str(root), train=True, download=True), kind(str(root), train=False)
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged file raises nearly anything
         if available(name, root):
             damaged = _damaged_files(kind, root)
             what = ", ".join(damaged) or " ".join(str(error).split())
@@ -164,22 +170,26 @@ def _torchvision(name: str, root: Path, download: bool) -> Split:
         images = (train.data[..., None], test.data[..., None])
     else:
         names = tuple(train.classes)
-        images = tuple(torch.from_numpy(split.data).contiguous() for split in (train, test))
+        train_images, test_images = map(torch.from_numpy, (train.data, test.data))
+        images = (train_images.contiguous(), test_images.contiguous())
     labels = tuple(np.asarray(split.targets, dtype=np.int64) for split in (train, test))
     return images, (labels[0], labels[1]), names
 
 
 def _damaged_files(kind: type, root: Path) -> list[str]:
+    from torchvision.datasets.utils import check_integrity
+
     files = [*getattr(kind, "train_list", ()), *getattr(kind, "test_list", ())]
     folder = root / getattr(kind, "base_folder", "")
     return [file for file, md5 in files if not check_integrity(str(folder / file), md5)]
 
 
 def _check(name: str, part: str, images: Tensor, labels: Labels, source: Source) -> None:
-    if images.ndim != 4 or images.shape[3] != len(source.mean) or len(images) != len(labels):
+    shape = (len(labels), source.size, source.size, len(source.mean))
+    if tuple(images.shape) != shape or len(labels) == 0:
         raise BadInput(
-            f"the {part} images of {name} must be [N, H, W, {len(source.mean)}] with N labels, "
-            f"got {list(images.shape)} with {len(labels)} labels"
+            f"the {part} images of {name} must be [N, {', '.join(map(str, shape[1:]))}] with N "
+            f"labels, got {list(images.shape)} with {len(labels)} labels"
         )
     if not 0 <= labels.min() <= labels.max() < source.num_classes:
         raise BadInput(f"the {part} labels of {name} must lie in [0, {source.num_classes})")

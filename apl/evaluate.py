@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from apl.checkpoint import load_tensors
 from apl.config import Config
 from apl.data import Dataset, load_dataset, to_float
-from apl.errors import BadInput
+from apl.errors import BadInput, Interrupted
 from apl.losses import parse_loss
 from apl.networks import make_network
 from apl.noise import Labels, NoisyLabels, corrupt
-from apl.results import read_config, read_json, read_noise
+from apl.results import read_config, read_noise, read_result
 
 ONE_CLASS_SHARE = 0.95  # of the predictions in one class: the network has collapsed
 HARDLY_MEMORISED = 0.10  # of the wrong labels: below it, losses can't be told apart by robustness
@@ -57,21 +58,31 @@ class Scores:
         """Whether the accuracy is no better than guessing, within three standard errors."""
         chance = 1 / len(self.confusion)
         error = (chance * (1 - chance) / self.confusion.sum()) ** 0.5
-        return self.accuracy <= chance + 3 * error
+        return bool(self.accuracy <= chance + 3 * error)
 
 
-def predict(network: nn.Module, images: Tensor, data: Dataset) -> Tensor:
-    """The predicted class [N] of every uint8 image [N, H, W, C], in evaluation mode."""
+def predict(
+    network: nn.Module,
+    images: Tensor,
+    data: Dataset,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Tensor:
+    """The predicted class [N] of every uint8 image [N, H, W, C], in evaluation mode.
+
+    Raises Interrupted as soon as should_stop, asked before each batch, is true.
+    """
     device = next(network.parameters()).device
     was_training = network.training
+    predictions = []
     network.eval()
     with torch.inference_mode():
-        batches = [
-            network(to_float(batch.to(device), data.mean, data.std)).argmax(1)
-            for batch in images.split(BATCH)
-        ]
+        for batch in images.split(BATCH):
+            if should_stop():
+                raise Interrupted
+            pixels = to_float(batch.to(device), data.mean, data.std)
+            predictions.append(network(pixels).argmax(1))
     network.train(was_training)
-    return torch.cat(batches)
+    return torch.cat(predictions)
 
 
 def score(predictions: Tensor, labels: Labels, num_classes: int) -> Scores:
@@ -150,7 +161,7 @@ def evaluate_run(
     if not run.is_dir():
         raise BadInput(f"there is no run folder {run}")
     config = read_config(run)
-    result = read_json(run / "result.json")
+    result = read_result(run)
     data = load_dataset(config.dataset, data_dir, download)
     network = load_network(run, config, data)
     given = data.test_labels

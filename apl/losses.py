@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ def _lookup(atom: str) -> Loss:
     return LOSSES[atom]
 
 
-_ACCEPTED = {
+_ACCEPTED: dict[str, tuple[str, Callable[[float], bool]]] = {
     "alpha": ("a number >= 0", lambda v: v >= 0),
     "beta": ("a number >= 0", lambda v: v >= 0),
     "gamma": ("a number >= 0", lambda v: v >= 0),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torchvision
 from torch import nn
 
 from apl.errors import BadInput
@@ -54,6 +53,8 @@ def make_network(name: str, image_shape: Sequence[int], num_classes: int, width:
     elif name == "resnet34":
         if width != 64 or channels != 3:
             raise BadInput(f"resnet34 takes width 64 and colour images, got {width} and {channels}")
+        import torchvision  # takes a second, so only where it is needed
+
         resnet = torchvision.models.resnet34(num_classes=num_classes)
         resnet.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         resnet.maxpool = nn.Identity()
@@ -82,4 +83,4 @@ def _head(features: int, hidden: int, num_classes: int) -> list[nn.Module]:
 def _channels_last(network: nn.Module) -> nn.Module:
     # Batches arrive channels-last; with the weights so too, convolutions on a CPU run a quarter
     # faster and those of tensor cores need no transposes.
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last)

@@ -39,7 +39,8 @@ class NoisyLabels:
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
         """True where the noisy label differs from the clean one."""
-        return self.clean != self.noisy
+        mask: npt.NDArray[np.bool_] = self.clean != self.noisy
+        return mask
 
     @property
     def empirical(self) -> Matrix:
@@ -48,7 +49,8 @@ class NoisyLabels:
         counts = np.bincount(self.clean * num_classes + self.noisy, minlength=num_classes**2)
         counts = counts.reshape(num_classes, num_classes).astype(np.float64)
         with np.errstate(invalid="ignore"):
-            return counts / counts.sum(1, keepdims=True)
+            shares: Matrix = counts / counts.sum(1, keepdims=True)
+        return shares
 
 
 _SUPERCLASSES = """
@@ -205,7 +207,8 @@ def check_transition(matrix: Matrix, num_classes: int, name: str) -> Matrix:
     if np.abs(sums - 1).max() > 1e-6:
         worst = int(np.abs(sums - 1).argmax())
         raise BadInput(f"every row of {name} must sum to 1; row {worst} sums to {sums[worst]:.6g}")
-    return matrix / sums[:, None]
+    exact: Matrix = matrix / sums[:, None]
+    return exact
 
 
 def past_bound(transition: Matrix) -> str | None:

@@ -13,14 +13,15 @@ import os
 import platform
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 
 from apl.config import Config
 from apl.errors import BadInput
@@ -41,8 +42,8 @@ HISTORY_COLUMNS = (
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that `path` holds the old content or the new one, never a part of it, and
-    the new one survives a power cut once this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    the new one survives a power cut once this returns.  Its folder must exist: one that vanished
+    while a run went on is an error, not something to make again half empty."""
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -112,7 +113,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": version("torchvision"),
         "numpy": np.__version__,
         "platform": platform.platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -184,6 +185,26 @@ def read_config(run: Path) -> Config:
         raise BadInput(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
+_RESULT_NUMBERS = ("test_accuracy", "train_accuracy", "memorised", "recovered", "corrupted")
+_RESULT_LISTS = ("class_names", "per_class_accuracy", "confusion", "transition")
+
+
+def read_result(run: Path) -> dict[str, Any]:
+    """The result of a finished run folder; nan where the file says null."""
+    path = run / "result.json"
+    result = read_json(path)
+    try:
+        for name in _RESULT_NUMBERS:
+            result[name] = math.nan if result[name] is None else float(result[name])
+        lengths = {len(result[name]) for name in _RESULT_LISTS}
+        fits = isinstance(result["collapsed"], bool) and isinstance(result["reason"], str)
+    except (KeyError, TypeError, ValueError):
+        fits, lengths = False, set()
+    if not fits or len(lengths) != 1:
+        raise BadInput(f"{path} is no result of this apl: delete the run to repeat it")
+    return result
+
+
 def is_finished(run: Path) -> bool:
     """Whether a run ended: result.json is the last file it writes."""
     return (run / "result.json").is_file()
@@ -199,30 +220,36 @@ def find_studies(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def read_history(run: Path) -> pd.DataFrame:
+    """The history of a run folder, a row an epoch."""
+    path = run / "history.csv"
+    try:
+        return pd.read_csv(path, dtype=float)[list(HISTORY_COLUMNS)]
+    except (OSError, ValueError, KeyError) as error:
+        problem = " ".join(str(error).split())
+        raise BadInput(f"{path} can't be read ({problem}): delete the run to repeat it") from None
+
+
 def read_study(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The finished runs of a study: a row a run, and a row a run and epoch.
 
     The first frame holds the columns of summary.csv, and as objects class_names,
-    per_class_accuracy, confusion ([true][predicted]) and transition.
+    per_class_accuracy, confusion ([true][predicted]) and transition.  A run whose files are
+    damaged is left out, with a warning that names the file.
     """
     rows, histories = [], []
     for result_file in sorted(study.glob("runs/*/result.json")):
         run = result_file.parent
-        config, result = read_config(run), read_json(result_file)
-        rows.append({"run": run.name, **_setting(config), **result})
         try:
-            history = pd.read_csv(run / "history.csv")[list(HISTORY_COLUMNS)]
-        except (OSError, ValueError, KeyError) as error:
-            problem = " ".join(str(error).split())
-            raise BadInput(
-                f"{run / 'history.csv'} can't be read ({problem}): delete the run to repeat it"
-            ) from None
+            config, result, history = read_config(run), read_result(run), read_history(run)
+        except BadInput as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+            continue
+        rows.append({"run": run.name, **_setting(config), **result})
         histories.append(history.assign(run=run.name))
     if not rows:
         raise BadInput(f"there is no finished run in {study}")
     summary = pd.DataFrame(rows).drop(columns="format")
-    for name in ("test_accuracy", "train_accuracy", "memorised", "recovered"):
-        summary[name] = summary[name].astype(float)
     return summary, pd.concat(histories, ignore_index=True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import faulthandler
 import itertools
 import multiprocessing
@@ -24,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from apl.config import PRESETS, Config, make_config
-from apl.errors import BadInput
+from apl.errors import BadInput, Busy, Interrupted
 from apl.losses import PARAMS, parse_loss
-from apl.results import find_studies, is_finished, write_summary
-from apl.train import Busy, Interrupted, train
+from apl.results import is_finished, write_summary
+from apl.train import train
 
 SUMMARY_SECONDS = 30.0  # between two writings of summary.csv while a study runs
 BUSY_SECONDS = 2.0  # before asking again for a cell that another study is training
@@ -128,14 +129,18 @@ def run_study(
     A cell that raises is reported in `failed` and does not stop the others; one whose process
     dies is tried once more.  What a cell prints goes to log.txt in its run folder.  On
     KeyboardInterrupt (SIGTERM included) the running cells write their checkpoints, and the
-    exception goes on to the caller; the same call later continues.
+    exception goes on to the caller, as does the OSError of a disk that is full, read-only or
+    gone; the same call later continues.
     """
     progress = Progress(list(cells))
     runs = study / "runs"
     waiting = deque(cell for cell in cells if not is_finished(runs / cell.name))
     for cell in cells:
         if is_finished(runs / cell.name):
-            progress.results[cell.name] = train(cell, runs / cell.name)
+            try:
+                progress.results[cell.name] = train(cell, runs / cell.name)
+            except BadInput as error:
+                progress.failed[cell.name] = str(error)
     asleep: dict[str, float] = {}  # cells that another study trains, and when to ask again
     crashed: set[str] = set()
     clock = _Clock(sum(cell.epochs for cell in waiting), workers)
@@ -158,8 +163,8 @@ def run_study(
             for worker in pool:
                 if worker.pipe not in ready:
                     continue
+                assert worker.cell is not None  # a worker speaks only of its cell
                 cell = worker.cell
-                assert cell is not None  # a worker speaks only of its cell
                 try:
                     kind, content = worker.pipe.recv()
                 except (EOFError, OSError):
@@ -177,6 +182,8 @@ def run_study(
                     continue
                 worker.cell = None
                 progress.running.pop(cell.name, None)
+                if kind == "no disk":
+                    raise content
                 if kind == "result":
                     progress.results[cell.name] = content
                 elif kind == "busy":
@@ -190,12 +197,21 @@ def run_study(
                     progress.failed[cell.name] = f"{content}; see {log}"
             progress.seconds_left = clock.seconds_left()
             observe(progress)
-            if progress.results and time.monotonic() - last_summary > SUMMARY_SECONDS:
-                write_summary(study)
+            if time.monotonic() - last_summary > SUMMARY_SECONDS:
+                _summarise(study, progress)
                 last_summary = time.monotonic()
-    if find_studies(study):
-        write_summary(study)
+    _summarise(study, progress)
     return progress
+
+
+def _summarise(study: Path, progress: Progress) -> None:
+    """Write summary.csv; that it can't be written (it may be open elsewhere) stops no training."""
+    if any(is_finished(study / "runs" / cell.name) for cell in progress.cells):
+        try:
+            write_summary(study)
+        except OSError as error:
+            problem = f"{study / 'summary.csv'} can't be written ({error.strerror})"
+            progress.messages.append(f"{problem}; `apl plot {study}` writes it later")
 
 
 class _Clock:
@@ -276,8 +292,9 @@ def _work(pipe: Connection, data_dir: str | Path | None, download: bool) -> None
         except (EOFError, OSError):
             return
         signal.signal(signal.SIGTERM, stop)
-        with _log_to(run / "log.txt"):
-            try:
+        answer: tuple[str, Any]
+        try:
+            with _log_to(run / "log.txt"):
                 result = train(
                     cell,
                     run,
@@ -287,19 +304,27 @@ def _work(pipe: Connection, data_dir: str | Path | None, download: bool) -> None
                     say=lambda text: _say(pipe, text),
                     should_stop=should_stop,
                 )
-                answer = ("result", result)
-            except Interrupted:
-                return
-            except Busy:
-                answer = ("busy", "")
-            except Exception as error:
-                traceback.print_exc()
-                problem = " ".join(str(error).split()) or type(error).__name__
-                answer = ("failed", problem)
+            answer = ("result", result)
+        except Interrupted:
+            return
+        except Busy:
+            answer = ("busy", "")
+        except OSError as error:
+            answer = ("no disk", error) if error.errno in NO_DISK else ("failed", _line(error))
+        except Exception as error:
+            answer = ("failed", _line(error))
         try:
             pipe.send(answer)
         except OSError:
             return
+
+
+# What no cell of the study can get past, so that trying the others would only repeat it.
+NO_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _say(pipe: Connection, text: str) -> None:
@@ -309,20 +334,30 @@ def _say(pipe: Connection, text: str) -> None:
 
 @contextlib.contextmanager
 def _log_to(path: Path) -> Iterator[None]:
-    """Send everything this process prints, from C code too, to the end of the file."""
+    """Send everything this process prints, from C code too, to the end of the file, and the
+    traceback of an exception that passes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     before = os.dup(1), os.dup(2)
-    with open(path, "ab", buffering=0) as log:
+    # O_NOFOLLOW: a link planted in its place must not lead elsewhere.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         faulthandler.enable(2)  # a segfault leaves its stack here
         try:
             yield
+        except (Interrupted, Busy):
+            raise
+        except Exception:
+            with contextlib.suppress(OSError):  # the disk may be full
+                traceback.print_exc()
+            raise
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             for target, saved in zip((1, 2), before, strict=True):
                 os.dup2(saved, target)
                 os.close(saved)

@@ -30,7 +30,7 @@ from apl.data import (
     pad,
     to_float,
 )
-from apl.errors import BadInput
+from apl.errors import BadInput, Busy, Interrupted
 from apl.evaluate import (
     HARDLY_MEMORISED,
     Scores,
@@ -55,8 +55,8 @@ from apl.results import (
     environment,
     is_finished,
     read_config,
-    read_json,
     read_noise,
+    read_result,
     write_history,
     write_json,
     write_noise,
@@ -80,14 +80,6 @@ CAUSES = {
     ),
 }
 """Why a run can end `collapsed`, and what that likely means."""
-
-
-class Busy(BadInput):
-    """Another process is training in the run folder."""
-
-
-class Interrupted(Exception):
-    """Training was asked to stop; its checkpoint is written."""
 
 
 def prepare(
@@ -183,8 +175,13 @@ def train(
     if run is None:
         return _train(config, None, criterion, data_dir, download, on_epoch, say, should_stop)
     run.mkdir(parents=True, exist_ok=True)
+    links = [path for path in (run, *run.iterdir()) if path.is_symlink()]
+    if links:
+        raise BadInput(f"{links[0]} is a link, which may lead out of the results: delete it")
     try:
         with filelock.FileLock(run / "run.lock", blocking=False):
+            for leftover in run.glob(".*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink()
             return _train(config, run, criterion, data_dir, download, on_epoch, say, should_stop)
     except filelock.Timeout:
         raise Busy(f"another process is training in {run}") from None
@@ -203,7 +200,8 @@ def _train(
     if run is not None and (run / "config.json").exists():
         _check_same(config, read_config(run), run)
         if is_finished(run):
-            return read_json(run / "result.json")
+            delete_checkpoints(run)  # it may have been killed between its result and this
+            return read_result(run)
 
     # Machine: the threads decide the order of float sums, so they are part of the result's story.
     if config.threads:
@@ -232,7 +230,11 @@ def _train(
         criterion = make_loss(config.loss, num_classes, **config.loss_params).to(device)
     parameters = dict(network.named_parameters())
     optimiser = torch.optim.SGD(
-        parameters.values(), config.lr, config.momentum, weight_decay=config.weight_decay
+        parameters.values(),
+        config.lr,
+        config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
 
     # Where to begin: the sums are loss, right, memorised and recovered so far in this epoch.
@@ -350,7 +352,12 @@ def _train(
         if not math.isfinite(total_loss):
             reason = "diverged"
         elif (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
-            scores = score(predict(network, test_images, data), data.test_labels, num_classes)
+            try:
+                predicted = predict(network, test_images, data, should_stop)
+            except Interrupted:
+                checkpoint(epoch, len(bounds))
+                raise
+            scores = score(predicted, data.test_labels, num_classes)
             row["test_accuracy"] = scores.accuracy
             if scores.collapsed_into is not None and epoch + 1 < config.epochs:
                 say(
@@ -366,12 +373,12 @@ def _train(
             break
         sums.zero_()
         first_step = 0
-        if epoch + 1 < config.epochs:
-            checkpoint(epoch + 1, 0)
-            last_checkpoint = time.monotonic()
+        checkpoint(epoch + 1, 0)
+        last_checkpoint = time.monotonic()
 
-    scores = score(predict(network, test_images, data), data.test_labels, num_classes)
-    train_predictions = predict(network, images, data)
+    test_predictions = predict(network, test_images, data, should_stop)
+    scores = score(test_predictions, data.test_labels, num_classes)
+    train_predictions = predict(network, images, data, should_stop)
     memorised_share, recovered_share = memorised_and_recovered(train_predictions, labels)
     reason = reason or _what_went_wrong(scores)
     if reason:
