@@ -83,8 +83,8 @@ def rows_closed_form(
     if not need_grad:
         return losses, None
 
-    if not isinstance(at_y, Tensor):
-        at_y = torch.full_like(loss, at_y)
+    if not isinstance(at_y, Tensor) or at_y.ndim == 0:  # plain CE alone: the same in every row
+        at_y = torch.zeros_like(loss) + at_y
     total = at_y  # sum_j g_j
     g: Tensor | None = None
     for spread, slopes in spreads:
@@ -116,7 +116,9 @@ def loss_and_grad(
 ) -> tuple[Tensor, Tensor | None, float]:
     """The reduced loss of logits [N, K], its gradient [N, K], and a number that the gradient is
     yet to be multiplied by (1/N of a plain mean: the backward multiplies anyway)."""
-    structure, values = _constants(tuple(terms))
+    # Dynamo would warn that it looks through the cache.
+    constants = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
+    structure, values = constants(tuple(terms))
     compute: Compute = rows_closed_form
     if compiled:
         compute = _compiled(structure, logits.shape[1], logits.dtype, need_grad)

@@ -138,7 +138,11 @@ def _run(
         losses, grad = _triton_rows(
             logits, targets, terms, weight, ignore_index, reduction == "mean", need_grad
         )
-        value, scale = (losses if reduction == "none" else losses.sum()), 1.0
+        scale = 1.0
+        if reduction == "none":
+            value = losses
+        else:  # the kernel has divided; of no rows at all the mean is nan
+            value = losses.sum() if losses.numel() or reduction == "sum" else losses.mean()
     else:
         value, grad, scale = closed_form.loss_and_grad(
             logits,
@@ -219,6 +223,7 @@ def _triton() -> _Triton:
 _launch_problem = ""  # why the first launch failed, if it did
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _triton_problem(device: str, dtype: torch.dtype) -> str:
     # Why Triton cannot take logits of this device and dtype; '' where it can.
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):

@@ -102,18 +102,22 @@ DEVICE: dict[str, Device] = {
 
 
 @triton.jit
-def _row_factor(targets, class_weight, denominator, target, kept, K: tl.constexpr):
-    # What the loss and the gradient of a row are multiplied by.  A target that is no class and
-    # not ignored gives nan: a kernel cannot raise, and a wrong number must not look right.
+def _row_factor(class_weight, denominator, target, kept, K: tl.constexpr):
+    # What the loss and the gradient of a row are multiplied by, and the loss of an ignored row: 0,
+    # but nan where every row is ignored and the mean is 0/0.  A target that is no class and not
+    # ignored gives nan: a kernel cannot raise, and a wrong number must not look right.
     valid = (target >= 0) & (target < K)
     if class_weight is None:
         factor = tl.where(valid, 1.0, float("nan"))
     else:
         known = tl.load(class_weight + target, mask=valid & kept, other=0.0).to(tl.float32)
         factor = tl.where(valid, known, float("nan"))
+    nothing = 0.0
     if denominator is not None:
-        factor /= tl.load(denominator)
-    return factor
+        rows = tl.load(denominator)
+        factor /= rows
+        nothing /= rows
+    return factor, nothing
 
 
 @triton.jit
@@ -181,7 +185,7 @@ def _rows_kernel(
     z = tl.load(logits + at[:, None] + offset * z_col, mask=mask, other=float("-inf"))
     target = tl.load(targets + outer * rows + row, mask=inside, other=ignore_index)
     kept = target != ignore_index
-    factor = _row_factor(targets, class_weight, denominator, target, kept, K)
+    factor, nothing = _row_factor(class_weight, denominator, target, kept, K)
 
     z = z.to(tl.float32)
     top = tl.max(z, 1)
@@ -205,7 +209,7 @@ def _rows_kernel(
         else:
             sums = sums + ((),)
     loss, at_y, spreads, total = _values_at_target(l_y, p_y, sums, WEIGHTS, PARAMS, PHI, NORMALISED)
-    tl.store(losses + outer * rows + row, tl.where(kept, loss * factor, 0.0), mask=inside)
+    tl.store(losses + outer * rows + row, tl.where(kept, loss * factor, nothing), mask=inside)
 
     if grad is not None:
         g = tl.where(hit, at_y[:, None], 0.0) - p * total[:, None]
@@ -254,7 +258,7 @@ def _long_row_kernel(
     z_at = logits + (outer * z_outer + row * z_row) * UNIT
     target = tl.load(targets + outer * rows + row)
     kept = target != ignore_index
-    factor = _row_factor(targets, class_weight, denominator, target, kept, K)
+    factor, nothing = _row_factor(class_weight, denominator, target, kept, K)
 
     # Every lane keeps its own running maximum, and its sums relative to it: sum exp(z - top),
     # sum (z - top) and sum exp(q (z - top)).  No lane waits for another inside the loop.
@@ -312,7 +316,7 @@ def _long_row_kernel(
     loss, at_y, spreads, total = _values_at_target(
         l_y, tl.exp(l_y), sums, WEIGHTS, PARAMS, PHI, NORMALISED
     )
-    tl.store(losses + outer * rows + row, tl.where(kept, loss * factor, 0.0))
+    tl.store(losses + outer * rows + row, tl.where(kept, loss * factor, nothing))
 
     if grad is not None:
         g_at = grad + (outer * g_outer + row * g_row) * UNIT
@@ -381,7 +385,7 @@ def _scale_kernel(grad, scale, size, BLOCK: tl.constexpr):
 
 # --- Launch ---
 
-LONGEST_ROW = 8192  # in one block; twice that spills at the occupancy we want (kernels.static)
+LONGEST_ROW = 8192  # in one block: 8 elements for each of the 1024 threads a program can have
 _LONG_BLOCK = 2048
 _SCALE_BLOCK = 4096
 
@@ -439,13 +443,15 @@ def plan(
     )
     phi = tuple(DEVICE[term.base].phi for term in terms)
     normalised = tuple(term.normalised for term in terms)
-    shared = {
+    shared: dict[str, Any] = {
         "PHI": phi,
         "NORMALISED": normalised,
         "K": num_classes,
         "UNIT": unit,
         "WIDE": reach >= 2**31,
     }
+    if torch.version.hip is None:
+        shared["maxnreg"] = 64  # half of an NVIDIA multiprocessor's threads can be resident
     block = triton.next_power_of_2(num_classes)
     if block > LONGEST_ROW:
         affine, sums = zip(*(_sum_method(term) for term in terms), strict=True)
@@ -457,14 +463,16 @@ def plan(
             "num_warps": 8,
         }
         return Launch(_long_row_kernel, (outer * rows,), (*args, affine), options)
-    # 8 elements a thread: enough bytes in flight, and registers for every array at once.  Two
-    # warps at least, so that 32 programs on a multiprocessor fill it.
-    tile = max(block, 512)
+    # 8 elements a thread keep enough bytes in flight and every array in registers; short rows
+    # need registers for their addresses and targets too, so 4.  Two warps at least, so that the
+    # 32 programs a multiprocessor takes can fill it.
+    per_thread = 4 if block <= 32 else 8
+    tile = max(block, 64 * per_thread)
     options = {
         **shared,
         "ROWS": tile // block,
         "BLOCK": block,
-        "num_warps": min(tile // 256, 16),
+        "num_warps": tile // (32 * per_thread),
     }
     blocks = triton.cdiv(rows, tile // block)
     return Launch(_rows_kernel, (outer * blocks,), args, options)
