@@ -24,12 +24,13 @@ from kernels.reference import BASES, Reduction, Term
 COMPILE_FROM = 1 << 18
 
 # torch's log_softmax is vectorised along a row, and slow where the row is shorter than this.
+# Compiled, the other form is always the faster one: l and p share one exponential.
 _SHORT_ROW = 32
 
 Structure = tuple[tuple[str, bool, bool], ...]  # (base, normalised, weight is not 1) per term
 
 Compute = Callable[
-    [Tensor, Tensor, Structure, Sequence[Tensor], bool], tuple[Tensor, Tensor | None]
+    [Tensor, Tensor, Structure, Sequence[Tensor], bool, bool], tuple[Tensor, Tensor | None]
 ]
 
 
@@ -39,15 +40,17 @@ def rows_closed_form(
     structure: Structure,
     constants: Sequence[Tensor],
     need_grad: bool,
+    mean: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Row losses [N] of logits [N, K] at targets [N] in [0, K), and their gradient [N, K].
 
     constants: of every term in turn, its weight (unless 1) and its parameters.
+    mean: divide the gradient by N.
     """
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
     num_classes = logits.shape[1]
-    if num_classes < _SHORT_ROW:
+    if num_classes < _SHORT_ROW or torch.compiler.is_compiling():
         shifted = logits - logits.amax(1, keepdim=True)
         p = shifted.exp()
         norm = p.sum(1, keepdim=True)
@@ -85,6 +88,9 @@ def rows_closed_form(
 
     if not isinstance(at_y, Tensor) or at_y.ndim == 0:  # plain CE alone: the same in every row
         at_y = torch.zeros_like(loss) + at_y
+    if mean:  # here, while these are one number per row
+        at_y = at_y / logits.shape[0]
+        spreads = [(spread / logits.shape[0], slopes) for spread, slopes in spreads]
     total = at_y  # sum_j g_j
     g: Tensor | None = None
     for spread, slopes in spreads:
@@ -123,14 +129,16 @@ def loss_and_grad(
     if compiled:
         compute = _compiled(structure, logits.shape[1], logits.dtype, need_grad)
     if class_weight is None and not _any_ignored(targets, ignore_index):
-        losses, grad = compute(logits, targets, structure, values, need_grad)
+        # Compiled code divides the gradient by N for nothing, the backward for one torch call.
+        divide = compiled and reduction == "mean"
+        losses, grad = compute(logits, targets, structure, values, need_grad, divide)
         if reduction == "mean":
-            return losses.mean(), grad, 1.0 / max(len(targets), 1)
+            return losses.mean(), grad, 1.0 if divide else 1.0 / len(targets)
         return (losses.sum() if reduction == "sum" else losses), grad, 1.0
 
     kept = targets != ignore_index
     safe = torch.where(kept, targets, 0)
-    losses, grad = compute(logits, safe, structure, values, need_grad)
+    losses, grad = compute(logits, safe, structure, values, need_grad, False)
     factor = kept.to(losses.dtype)
     if class_weight is not None:
         factor = factor * class_weight.to(losses.dtype)[safe]
@@ -186,6 +194,7 @@ def _compiled(
         structure: Structure,
         constants: Sequence[Tensor],
         need_grad: bool,
+        mean: bool,
     ) -> tuple[Tensor, Tensor | None]:
         nonlocal failed
         if not failed:
@@ -195,7 +204,7 @@ def _compiled(
             torch._dynamo.maybe_mark_dynamic(labels, 0)
             try:
                 result: tuple[Tensor, Tensor | None] = fast(
-                    rows, labels, structure, constants, need_grad
+                    rows, labels, structure, constants, need_grad, mean
                 )
                 return result
             except IndexError:  # a target that is no class
@@ -207,6 +216,6 @@ def _compiled(
                     RuntimeWarning,
                     stacklevel=2,
                 )
-        return rows_closed_form(logits, targets, structure, constants, need_grad)
+        return rows_closed_form(logits, targets, structure, constants, need_grad, mean)
 
     return compute
