@@ -385,7 +385,10 @@ def _scale_kernel(grad, scale, size, BLOCK: tl.constexpr):
 
 # --- Launch ---
 
-LONGEST_ROW = 8192  # in one block: 8 elements for each of the 1024 threads a program can have
+# So few elements a thread that logits, probabilities and phi' of the costliest sums stay in 64
+# registers for every architecture (8 spill on sm_100); 4 of float32 are one 16-byte load.
+_PER_THREAD = 4
+LONGEST_ROW = 1024 * _PER_THREAD  # a program has 1024 threads at most
 _LONG_BLOCK = 2048
 _SCALE_BLOCK = 4096
 
@@ -463,16 +466,13 @@ def plan(
             "num_warps": 8,
         }
         return Launch(_long_row_kernel, (outer * rows,), (*args, affine), options)
-    # 8 elements a thread keep enough bytes in flight and every array in registers; short rows
-    # need registers for their addresses and targets too, so 4.  Two warps at least, so that the
-    # 32 programs a multiprocessor takes can fill it.
-    per_thread = 4 if block <= 32 else 8
-    tile = max(block, 64 * per_thread)
+    # Two warps at least, so that the 32 programs a multiprocessor takes can fill it.
+    tile = max(block, 64 * _PER_THREAD)
     options = {
         **shared,
         "ROWS": tile // block,
         "BLOCK": block,
-        "num_warps": tile // (32 * per_thread),
+        "num_warps": tile // (32 * _PER_THREAD),
     }
     blocks = triton.cdiv(rows, tile // block)
     return Launch(_rows_kernel, (outer * blocks,), args, options)

@@ -9,12 +9,12 @@ from kernels.triton_loss import LONGEST_ROW
 
 @pytest.fixture(scope="session")
 def reports():
-    """Every specialisation for sm_90; for the others every fifth, to keep the session short."""
+    """Every specialisation for sm_90; for the others every ninth, to keep the session short."""
     specs = static.shipped()
     return [
         *static.inspect(specs, 90),
-        *static.inspect(specs[::5], 80),
-        *static.inspect(specs[2::5], 100),
+        *static.inspect(specs[::9], 80),
+        *static.inspect(specs[4::9], 100),
     ]
 
 
@@ -46,10 +46,10 @@ def test_two_reads_of_a_long_row_and_a_third_for_the_normalised_focal_loss(repor
 
 
 def test_the_machine_code_has_the_accesses_of_the_ptx_and_few_others(reports):
-    # Beside the row: its target, the denominator; per thread, so the rows of a short block count.
+    # Beside the row: the denominator, and the target once per row or per load of a row.
     for report in reports:
         row_loads, row_stores = sum(report.loads.values()), sum(report.stores.values())
-        assert report.global_loads <= row_loads + 1 + max(report.rows, 1), ids([report])
+        assert report.global_loads <= row_loads + 1 + max(report.rows, row_loads), ids([report])
         assert report.global_stores == row_stores + 1, ids([report])
 
 
