@@ -54,8 +54,8 @@ def rows_closed_form(
         shifted = logits - logits.amax(1, keepdim=True)
         p = shifted.exp()
         norm = p.sum(1, keepdim=True)
-        log_p = shifted - norm.log()
-        p = p / norm
+        log_p = shifted.sub_(norm.log())
+        p = p.div_(norm)
     else:
         log_p = torch.log_softmax(logits, 1)
         p = log_p.exp()
@@ -78,7 +78,7 @@ def rows_closed_form(
             value = value * inverse
             slope = _times(slope, inverse)
             if need_grad:
-                spreads.append((value * inverse, base.slope(log_p, *values)))
+                spreads.append((-inverse * value, base.slope(log_p, *values)))
         loss = value if loss is None else loss + value
         at_y = slope if isinstance(at_y, float) and at_y == 0.0 else at_y + slope
     assert loss is not None
@@ -95,13 +95,12 @@ def rows_closed_form(
     g: Tensor | None = None
     for spread, slopes in spreads:
         if isinstance(slopes, Tensor):
-            total = torch.addcmul(total, spread, slopes.sum(1, keepdim=True), value=-1)
-            part = spread * slopes
+            total = torch.addcmul(total, spread, slopes.sum(1, keepdim=True))
         else:
-            total = torch.sub(total, spread, alpha=slopes * num_classes)
-            part = _times(slopes, spread)
-        g = -part if g is None else g - part
-    grad = -p * total if g is None else torch.addcmul(g, p, total, value=-1)
+            total = torch.add(total, spread, alpha=slopes * num_classes)
+        part = _times(slopes, spread)
+        g = part if g is None else g + part
+    grad = p.mul_(-total) if g is None else torch.addcmul(g, p, total, value=-1)
     return losses, grad.scatter_add_(1, index, at_y)
 
 
@@ -186,7 +185,7 @@ def _compiled(
     code = rows_closed_form.__code__
     copy = types.FunctionType(code.replace(), rows_closed_form.__globals__)
     fast = torch.compile(copy, fullgraph=True, options={"cpp.dynamic_threads": True})
-    failed = False
+    state = "new"
 
     def compute(
         logits: Tensor,
@@ -196,21 +195,22 @@ def _compiled(
         need_grad: bool,
         mean: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        nonlocal failed
-        if not failed:
-            # Views of their own, so that the mark stays off the caller's tensors.
-            rows, labels = logits.view_as(logits), targets.view_as(targets)
-            torch._dynamo.maybe_mark_dynamic(rows, 0)
-            torch._dynamo.maybe_mark_dynamic(labels, 0)
+        nonlocal state
+        if state != "failed":
+            if state == "new":  # views, so that the mark stays off the caller's tensors
+                logits, targets = logits.view_as(logits), targets.view_as(targets)
+                torch._dynamo.maybe_mark_dynamic(logits, 0)
+                torch._dynamo.maybe_mark_dynamic(targets, 0)
+                state = "compiled"
             try:
                 result: tuple[Tensor, Tensor | None] = fast(
-                    rows, labels, structure, constants, need_grad, mean
+                    logits, targets, structure, constants, need_grad, mean
                 )
                 return result
             except IndexError:  # a target that is no class
                 raise
             except Exception as error:
-                failed = True
+                state = "failed"
                 warnings.warn(
                     f"the compiled loss does not work here and runs uncompiled: {error}",
                     RuntimeWarning,

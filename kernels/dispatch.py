@@ -84,7 +84,8 @@ class _OnePass(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call
     ) -> Tensor:
-        value, grad, scale = _run(logits, targets, weight, call, need_grad=True)
+        # Detached: compiled code checks, and would be made anew, for an input that wants a gradient.
+        value, grad, scale = _run(logits.detach(), targets, weight, call, need_grad=True)
         ctx.call, ctx.scale = call, scale
         if torch.compiler.is_compiling():
             ctx.save_for_backward(grad)
@@ -102,15 +103,15 @@ class _OnePass(torch.autograd.Function):
             factor = _per_row(grad_output, grad) if call.reduction == "none" else grad_output
             return (grad * (factor * scale)).to(grad.dtype), None, None, None
 
-        logits, targets, weight = ctx.saved_tensors
+        # The first backward takes the gradient away and may scale it in place.
+        grad, ctx.grad = ctx.grad, None
         if torch.is_grad_enabled():  # create_graph: this gradient will be differentiated itself
+            logits, targets, weight = ctx.saved_tensors
             value = _reference_rows(logits, targets, weight, call)
             (grad,) = torch.autograd.grad(value, logits, grad_output, create_graph=True)
             return grad, None, None, None
-        # The first backward takes the gradient away and may scale it in place; one more through
-        # the same graph (retain_graph) computes it again.
-        grad, ctx.grad = ctx.grad, None
-        if grad is None:
+        if grad is None:  # once more through the same graph (retain_graph): computed again
+            logits, targets, weight = ctx.saved_tensors
             grad = _run(logits, targets, weight, call, need_grad=True)[1]
         if call.reduction == "none":
             grad.mul_(_per_row(grad_output, grad))

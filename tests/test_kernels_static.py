@@ -46,10 +46,10 @@ def test_two_reads_of_a_long_row_and_a_third_for_the_normalised_focal_loss(repor
 
 
 def test_the_machine_code_has_the_accesses_of_the_ptx_and_few_others(reports):
-    # Beside the row: the denominator, and the target once per row or per load of a row.
+    # Beside the row: the denominator, and the targets (a lone one twice, from the cache).
     for report in reports:
         row_loads, row_stores = sum(report.loads.values()), sum(report.stores.values())
-        assert report.global_loads <= row_loads + 1 + max(report.rows, row_loads), ids([report])
+        assert report.global_loads <= row_loads + 1 + max(report.rows, 2), ids([report])
         assert report.global_stores == row_stores + 1, ids([report])
 
 
