@@ -60,12 +60,25 @@ def loss(
     if call.backend != "triton" and labels.dtype != torch.int64:
         labels = labels.long()
 
-    if call.backend == "reference":
-        result = _reference(rows, labels, weight, call)
-    elif rows.requires_grad and torch.is_grad_enabled():
-        result = _OnePass.apply(rows, labels, weight, call)
-    else:
-        result = _run(rows, labels, weight, call, need_grad=False)[0]
+    try:
+        if call.backend == "reference":
+            result = _reference(rows, labels, weight, call)
+        elif rows.requires_grad and torch.is_grad_enabled():
+            result = _OnePass.apply(rows, labels, weight, call)
+        else:
+            result = _run(rows, labels, weight, call, need_grad=False)[0]
+    except Exception as error:
+        if call.backend != "triton" or not _note_launch_problem(error):
+            raise
+        return loss(
+            logits,
+            targets,
+            terms,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            backend=backend,
+        )
     return result.reshape(targets.shape) if reduction == "none" else result
 
 
@@ -84,7 +97,7 @@ class _OnePass(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call
     ) -> Tensor:
-        # Detached: compiled code checks, and would be made anew, for an input that wants a gradient.
+        # Detached, as compiled code is made anew for inputs that require a gradient.
         value, grad, scale = _run(logits.detach(), targets, weight, call, need_grad=True)
         ctx.call, ctx.scale = call, scale
         if torch.compiler.is_compiling():
@@ -221,7 +234,16 @@ def _triton() -> _Triton:
     return _Triton(triton_loss, "")
 
 
-_launch_problem = ""  # why the first launch failed, if it did
+_launch_problem = ""  # why a kernel could not be compiled or launched, if so
+
+
+def _note_launch_problem(error: Exception) -> bool:
+    # Whether the error speaks against Triton on this machine, which then is not tried again.
+    global _launch_problem
+    if torch.compiler.is_compiling() or isinstance(error, torch.OutOfMemoryError):
+        return False
+    _launch_problem = f"a kernel could not be launched ({error})"
+    return True
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -317,6 +317,23 @@ print(kernels.backends()[0])
     assert done.stderr.count("RuntimeWarning") == 1
 
 
+def test_a_kernel_that_cannot_be_launched_gives_way_with_one_warning():
+    pytest.importorskip("triton")
+    script = """
+import os, triton
+os.environ["TRITON_INTERPRET"] = "1"  # too late: the kernels are compiled ones, and have no device
+import torch, kernels
+terms = [kernels.Term("ce", 1.0, True)]
+z, y = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
+for _ in range(2):
+    value = kernels.loss(z, y, terms, backend="triton")
+print(torch.allclose(value, kernels.reference_loss(z, y, terms)), kernels.backends()[0][1])
+"""
+    done = run("-c", script, TRITON_INTERPRET="0")
+    assert done.stdout.split() == ["True", "False"], done.stdout + done.stderr
+    assert done.stderr.count("a kernel could not be launched") == 1, done.stderr
+
+
 def test_a_closed_form_without_a_compiler_runs_uncompiled(tmp_path):
     script = """
 import torch, kernels
