@@ -3,13 +3,16 @@
     python benchmarks/losses.py [--loss nce_rce] [--threads 2] [--seconds 0.2] [--rounds 7]
 
 All ways are timed in turn in every round, and each keeps its best round: what else runs on the
-machine then falls on all of them.  Prints a Markdown table.
+machine then falls on all of them.  Every shape has a process of its own: the heap that earlier
+shapes leave behind decides, for all ways differently, whether a new tensor costs page faults.
+Prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import multiprocessing
 import time
 from collections.abc import Callable
 
@@ -32,8 +35,12 @@ def naive_nce_rce(logits: Tensor, targets: Tensor) -> Tensor:
     return (nce + rce).mean()
 
 
-def measure(spec: str, n: int, k: int, seconds: float, rounds: int) -> dict[str, float]:
+def measure(
+    spec: str, n: int, k: int, threads: int, seconds: float, rounds: int
+) -> dict[str, float]:
     """Seconds per forward plus backward of every way, at logits [n, k] in float32."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"F.cross_entropy": F.cross_entropy}
     if spec == "nce_rce":
         ways["usual code"] = naive_nce_rce
@@ -73,11 +80,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.2)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
     print(f"{args.loss}, {args.threads} threads, torch {torch.__version__}\n")
     for i, (n, k) in enumerate(SHAPES):
-        best = measure(args.loss, n, k, args.seconds, args.rounds)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            best = pool.apply(measure, (args.loss, n, k, args.threads, args.seconds, args.rounds))
         unit = best["F.cross_entropy"]
         if i == 0:
             print(f"| N x K | F.cross_entropy | {' | '.join(list(best)[1:])} |")

@@ -101,6 +101,9 @@ def rows_closed_form(
         part = _times(slopes, spread)
         g = part if g is None else g + part
     grad = p.mul_(-total) if g is None else torch.addcmul(g, p, total, value=-1)
+    if torch.compiler.is_compiling():  # fused; a scatter would be a serial loop of its own
+        classes = torch.arange(num_classes, dtype=torch.int32, device=index.device)
+        return losses, grad + torch.where(classes == index.to(torch.int32), at_y, 0.0)
     return losses, grad.scatter_add_(1, index, at_y)
 
 
