@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from kernels import BASES, REDUCTIONS, Reduction, Term, reference_loss, simplify
+import kernels
+from kernels import BACKENDS, BASES, REDUCTIONS, Backend, Reduction, Term, simplify
 
 Recipe = tuple[tuple[str, str | float], ...]  # (base or norm(base), weight or the weight's name)
 
@@ -108,7 +109,7 @@ _SUMMAND = re.compile(
 
 
 def loss_label(spec: str) -> str:
-    """What a loss is called in print: 'NCE+RCE' for 'nce_rce'; expressions stay as given."""
+    """What a loss is called in print: 'NCE+RCE' for 'nce_rce'; a sum as given."""
     return LOSSES[spec].label if spec in LOSSES else spec
 
 
@@ -208,10 +209,11 @@ class NoisyLabelLoss(nn.Module):
         weight: Tensor | None,
         ignore_index: int,
         reduction: Reduction,
+        backend: Backend,
     ) -> None:
         super().__init__()
         self.spec, self.num_classes, self.terms = spec, num_classes, terms
-        self.ignore_index, self.reduction = ignore_index, reduction
+        self.ignore_index, self.reduction, self.backend = ignore_index, reduction, backend
         self.register_buffer("weight", weight)
 
     def extra_repr(self) -> str:
@@ -235,16 +237,15 @@ class NoisyLabelLoss(nn.Module):
                 f"targets must be class indices of shape {list(expected)}, "
                 f"got {targets.dtype} {list(targets.shape)}"
             )
-        rows = logits.movedim(1, -1).reshape(-1, self.num_classes)
-        loss = reference_loss(
-            rows,
-            targets.reshape(-1).long(),
+        return kernels.loss(
+            logits,
+            targets,
             self.terms,
             weight=self.weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
+            backend=self.backend,
         )
-        return loss.reshape(expected) if self.reduction == "none" else loss
 
 
 def make_loss(
@@ -259,14 +260,17 @@ def make_loss(
     gamma: float | None = None,
     q: float | None = None,
     A: float | None = None,
+    backend: Backend = "auto",
 ) -> NoisyLabelLoss:
     """A drop-in for `nn.CrossEntropyLoss`, called as criterion(logits, targets).
 
-    spec: a name of `apl.LOSSES` ('nce_rce') or a sum of them ('2*nce + 0.5*mae').
+    spec: a name of `apl.LOSSES` ('nce_rce') or a sum ('2*nce + 0.5*mae', 'norm(gce) + mae').
     reduction: 'mean' (over the weights of the rows, as torch does), 'sum' or 'none'.
     weight: a factor per class [K]; ignore_index: the target of rows that do not count.
     alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A (rce):
     where the loss takes them; None means its default.
+    backend: how it is computed ('triton', 'compiled', 'eager', 'reference'); `kernels.backends()`
+    says what 'auto' takes on this machine.
 
     >>> criterion = make_loss("nce_rce", num_classes=10)
     >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))
@@ -274,7 +278,9 @@ def make_loss(
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if weight is not None and weight.shape != (num_classes,):
         raise ValueError(f"weight must have shape [{num_classes}], got {list(weight.shape)}")
     terms = loss_terms(spec, num_classes, alpha=alpha, beta=beta, gamma=gamma, q=q, A=A)
-    return NoisyLabelLoss(spec, num_classes, terms, weight, ignore_index, reduction)
+    return NoisyLabelLoss(spec, num_classes, terms, weight, ignore_index, reduction, backend)

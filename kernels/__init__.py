@@ -1,8 +1,22 @@
 """Losses on tensors: logits, targets, values, gradients, and nothing else.
 
-`kernels.reference` is the specification; `apl.make_loss` is the door most users want.
+`kernels.reference` is the specification, `kernels.loss` the same thing as fast as this machine
+can; `apl.make_loss` is the door most users want.
 """
 
+from kernels.dispatch import BACKENDS, Backend, backends, loss
 from kernels.reference import BASES, REDUCTIONS, Base, Reduction, Term, reference_loss, simplify
 
-__all__ = ["BASES", "REDUCTIONS", "Base", "Reduction", "Term", "reference_loss", "simplify"]
+__all__ = [
+    "BACKENDS",
+    "BASES",
+    "REDUCTIONS",
+    "Backend",
+    "Base",
+    "Reduction",
+    "Term",
+    "backends",
+    "loss",
+    "reference_loss",
+    "simplify",
+]

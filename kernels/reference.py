@@ -31,12 +31,15 @@ class Base:
     """One base loss.
 
     phi(log_p, *params) maps log-probabilities of any shape to losses of that shape; params are
-    floats in the order of `params` (name -> default).  `total(num_classes, *params)` is the
-    constant sum_j phi(l_j) where it is one for every l (then the loss is tolerant to symmetric
-    noise as it stands, Lemma 1), else None.
+    floats in the order of `params` (name -> default).  slope(log_p, *params) is its derivative
+    d phi / d log_p, a number where it is one for every log_p: the closed form of
+    `kernels.closed_form` needs it, the specification does not (autograd finds it from phi).
+    `total(num_classes, *params)` is the constant sum_j phi(l_j) where it is one for every l (then
+    the loss is tolerant to symmetric noise as it stands, Lemma 1), else None.
     """
 
     phi: Callable[..., Tensor]
+    slope: Callable[..., Tensor | float]
     formula: str
     source: str
     active: bool
@@ -49,15 +52,23 @@ def _one_minus_p(log_p: Tensor) -> Tensor:
     return (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
 
 
+def _focal_slope(log_p: Tensor, gamma: float) -> Tensor:
+    # With the clamp above, gamma < 1 at p -> 1 gives (huge but finite) * p * 0 and not inf * 0.
+    rest = _one_minus_p(log_p)
+    return -(rest**gamma) + gamma * rest ** (gamma - 1) * (log_p.exp() * log_p)
+
+
 BASES: dict[str, Base] = {
     "ce": Base(
         phi=lambda log_p: -log_p,
+        slope=lambda log_p: -1.0,
         formula="-log p_y",
         source="cross entropy",
         active=True,
     ),
     "fl": Base(
         phi=lambda log_p, gamma: -(_one_minus_p(log_p) ** gamma) * log_p,
+        slope=_focal_slope,
         formula="-(1 - p_y)^gamma log p_y",
         source="Lin et al. 2017",
         active=True,
@@ -65,6 +76,7 @@ BASES: dict[str, Base] = {
     ),
     "gce": Base(
         phi=lambda log_p, q: -torch.expm1(q * log_p) / q,
+        slope=lambda log_p, q: -(log_p * q).exp(),
         formula="(1 - p_y^q) / q",
         source="Zhang & Sabuncu 2018",
         active=True,
@@ -72,6 +84,7 @@ BASES: dict[str, Base] = {
     ),
     "mae": Base(
         phi=lambda log_p: -2 * torch.expm1(log_p),
+        slope=lambda log_p: -2 * log_p.exp(),
         formula="sum_k |p_k - q_k| = 2 (1 - p_y)",
         source="Ghosh et al. 2017",
         active=False,
@@ -79,6 +92,7 @@ BASES: dict[str, Base] = {
     ),
     "rce": Base(
         phi=lambda log_p, A: A * torch.expm1(log_p),
+        slope=lambda log_p, A: A * log_p.exp(),
         formula="-A (1 - p_y), A = log 1e-4",
         source="Wang et al. 2019",
         active=False,

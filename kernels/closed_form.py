@@ -1,0 +1,224 @@
+"""The loss and its gradient in closed form, in plain torch: the fused path of the CPU.
+
+The gradient form is that of `kernels.triton_loss`; phi and phi' come from the specification, so
+a new base needs nothing here.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from kernels.reference import BASES, Reduction, Term
+
+# Elements from which `auto` compiles the closed form.  Below, eager torch is as fast or nearly so
+# and starts at once; above, a call costs enough that Inductor's seconds come back, and it is
+# needed to keep up with `F.cross_entropy` (docs/kernels.md has the figures).  The choice depends
+# on nothing but the size: a threshold in calls or seconds would change the last bits of a run
+# somewhere in its middle, and differently each time.
+COMPILE_FROM = 1 << 18
+
+# torch's log_softmax is vectorised along a row, and slow where the row is shorter than this.
+# Compiled, the other form is always the faster one: l and p share one exponential.
+_SHORT_ROW = 32
+
+Structure = tuple[tuple[str, bool, bool], ...]  # (base, normalised, weight is not 1) per term
+
+Compute = Callable[
+    [Tensor, Tensor, Structure, Sequence[Tensor], bool, bool], tuple[Tensor, Tensor | None]
+]
+
+
+def rows_closed_form(
+    logits: Tensor,
+    targets: Tensor,
+    structure: Structure,
+    constants: Sequence[Tensor],
+    need_grad: bool,
+    mean: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Row losses [N] of logits [N, K] at targets [N] in [0, K), and their gradient [N, K].
+
+    constants: of every term in turn, its weight (unless 1) and its parameters.
+    mean: divide the gradient by N.
+    """
+    if logits.dtype not in (torch.float32, torch.float64):
+        logits = logits.float()
+    num_classes = logits.shape[1]
+    if num_classes < _SHORT_ROW or torch.compiler.is_compiling():
+        shifted = logits - logits.amax(1, keepdim=True)
+        p = shifted.exp()
+        norm = p.sum(1, keepdim=True)
+        log_p = shifted.sub_(norm.log())
+        p = p.div_(norm)
+    else:
+        log_p = torch.log_softmax(logits, 1)
+        p = log_p.exp()
+    index = targets.unsqueeze(1)
+    log_p_y = log_p.gather(1, index)
+
+    loss: Tensor | None = None  # [N, 1]
+    at_y: Tensor | float = 0.0  # [N, 1]: g's part at y alone
+    spreads = []  # (factor [N, 1], phi' over the classes): g's part spread over all of them
+    constant = iter(constants)
+    for name, normalised, weighted in structure:
+        base = BASES[name]
+        weight = next(constant) if weighted else None
+        values = [next(constant) for _ in base.params]
+        value, slope = base.phi(log_p_y, *values), base.slope(log_p_y, *values)
+        if weight is not None:
+            value, slope = weight * value, _times(slope, weight)
+        if normalised:
+            inverse = base.phi(log_p, *values).sum(1, keepdim=True).reciprocal()
+            value = value * inverse
+            slope = _times(slope, inverse)
+            if need_grad:
+                spreads.append((-inverse * value, base.slope(log_p, *values)))
+        loss = value if loss is None else loss + value
+        at_y = slope if isinstance(at_y, float) and at_y == 0.0 else at_y + slope
+    assert loss is not None
+    losses = loss.squeeze(1)
+    if not need_grad:
+        return losses, None
+
+    if not isinstance(at_y, Tensor) or at_y.ndim == 0:  # plain CE alone: the same in every row
+        at_y = torch.zeros_like(loss) + at_y
+    if mean:  # here, while these are one number per row
+        at_y = at_y / logits.shape[0]
+        spreads = [(spread / logits.shape[0], slopes) for spread, slopes in spreads]
+    total = at_y  # sum_j g_j
+    g: Tensor | None = None
+    for spread, slopes in spreads:
+        if isinstance(slopes, Tensor):
+            total = torch.addcmul(total, spread, slopes.sum(1, keepdim=True))
+        else:
+            total = torch.add(total, spread, alpha=slopes * num_classes)
+        part = _times(slopes, spread)
+        g = part if g is None else g + part
+    grad = p.mul_(-total) if g is None else torch.addcmul(g, p, total, value=-1)
+    if torch.compiler.is_compiling():  # fused; a scatter would be a serial loop of its own
+        classes = torch.arange(num_classes, dtype=torch.int32, device=index.device)
+        return losses, grad + torch.where(classes == index.to(torch.int32), at_y, 0.0)
+    return losses, grad.scatter_add_(1, index, at_y)
+
+
+def _times(slope: Tensor | float, x: Tensor) -> Tensor:
+    # A product with a Python number costs as much as three with a tensor, and CE's slope is -1.
+    return -x if isinstance(slope, float) and slope == -1.0 else slope * x
+
+
+def loss_and_grad(
+    logits: Tensor,
+    targets: Tensor,
+    terms: Sequence[Term],
+    class_weight: Tensor | None,
+    ignore_index: int,
+    reduction: Reduction,
+    need_grad: bool,
+    compiled: bool,
+) -> tuple[Tensor, Tensor | None, float]:
+    """The reduced loss of logits [N, K], its gradient [N, K], and a number that the gradient is
+    yet to be multiplied by (1/N of a plain mean: the backward multiplies anyway)."""
+    # Dynamo would warn that it looks through the cache.
+    constants = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
+    structure, values = constants(tuple(terms))
+    compute: Compute = rows_closed_form
+    if compiled:
+        compute = _compiled(structure, logits.shape[1], logits.dtype, need_grad)
+    if class_weight is None and not _any_ignored(targets, ignore_index):
+        # Compiled code divides the gradient by N for nothing, the backward for one torch call.
+        divide = compiled and reduction == "mean"
+        losses, grad = compute(logits, targets, structure, values, need_grad, divide)
+        if reduction == "mean":
+            return losses.mean(), grad, 1.0 if divide else 1.0 / len(targets)
+        return (losses.sum() if reduction == "sum" else losses), grad, 1.0
+
+    kept = targets != ignore_index
+    safe = torch.where(kept, targets, 0)
+    losses, grad = compute(logits, safe, structure, values, need_grad, False)
+    factor = kept.to(losses.dtype)
+    if class_weight is not None:
+        factor = factor * class_weight.to(losses.dtype)[safe]
+    if reduction == "mean":
+        factor = factor / factor.sum()
+    # Chosen, not multiplied by 0: nan or inf of an ignored row must not come through.
+    losses = torch.where(kept, losses * factor, 0.0)
+    if grad is not None:
+        column = kept[:, None]
+        grad = torch.where(column, grad.mul_(factor[:, None]), 0.0)
+    if reduction == "mean":
+        # With no row at all the mean is 0/0, as torch has it.
+        return torch.where(kept.any(), losses.sum(), torch.nan), grad, 1.0
+    return (losses.sum() if reduction == "sum" else losses), grad, 1.0
+
+
+def _any_ignored(targets: Tensor, ignore_index: int) -> bool:
+    if torch.compiler.is_compiling():
+        return True  # not known while tracing; the general form costs nothing once fused
+    if ignore_index < 0:
+        return targets.numel() == 0 or int(targets.min()) < 0  # a third of the next line's time
+    return bool((targets == ignore_index).any())
+
+
+@functools.cache
+def _constants(terms: tuple[Term, ...]) -> tuple[Structure, tuple[Tensor, ...]]:
+    # Weights and parameters as tensors of no dimension: torch multiplies by them in half the time
+    # that a Python number takes, and compiled code need not be compiled again for new values.
+    structure = tuple((term.base, term.normalised, term.weight != 1.0) for term in terms)
+    numbers = [
+        number
+        for term in terms
+        for number in ((term.weight, *term.params) if term.weight != 1.0 else term.params)
+    ]
+    return structure, tuple(torch.tensor(number, dtype=torch.float64) for number in numbers)
+
+
+@functools.cache
+def _compiled(
+    structure: Structure, num_classes: int, dtype: torch.dtype, need_grad: bool
+) -> Compute:
+    # One copy of the function per specialisation: Dynamo keeps its compiled forms with the code
+    # object and would stop at the eighth.  num_classes is fixed (the loops over a row are then
+    # vectorised to its end), the number of rows is not.
+    code = rows_closed_form.__code__
+    copy = types.FunctionType(code.replace(), rows_closed_form.__globals__)
+    fast = torch.compile(copy, fullgraph=True, options={"cpp.dynamic_threads": True})
+    state = "new"
+
+    def compute(
+        logits: Tensor,
+        targets: Tensor,
+        structure: Structure,
+        constants: Sequence[Tensor],
+        need_grad: bool,
+        mean: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        nonlocal state
+        if state != "failed":
+            if state == "new":  # views, so that the mark stays off the caller's tensors
+                logits, targets = logits.view_as(logits), targets.view_as(targets)
+                torch._dynamo.maybe_mark_dynamic(logits, 0)
+                torch._dynamo.maybe_mark_dynamic(targets, 0)
+                state = "compiled"
+            try:
+                result: tuple[Tensor, Tensor | None] = fast(
+                    logits, targets, structure, constants, need_grad, mean
+                )
+                return result
+            except IndexError:  # a target that is no class
+                raise
+            except Exception as error:
+                state = "failed"
+                warnings.warn(
+                    f"the compiled loss does not work here and runs uncompiled: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return rows_closed_form(logits, targets, structure, constants, need_grad, mean)
+
+    return compute

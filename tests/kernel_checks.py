@@ -1,0 +1,336 @@
+"""What must hold of the Triton kernels wherever they run.
+
+`test_kernels.py` runs this file in a process of its own under triton's interpreter (the choice is
+made when triton is imported, and `test_kernels_static.py` needs the compiler);
+`test_kernels_gpu.py` runs it on a GPU.  Everything is compared with the float64 reference.
+"""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import kernels
+from kernels import BASES, Term, reference_loss
+from kernels.bench import measure
+from kernels.triton_loss import DEVICE, LONGEST_ROW, loss_and_grad, plan
+
+ON = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def term(base, weight=1.0, normalised=False):
+    return Term(base, weight, normalised, tuple(BASES[base].params.values()))
+
+
+SINGLE = [(term(base, 1.0, normalised),) for base in BASES for normalised in (False, True)]
+EVERYTHING = tuple(
+    term(base, 0.5 + i, normalised) for i, base in enumerate(BASES) for normalised in (False, True)
+)
+NCE_RCE = (term("ce", 1.0, True), term("rce"))
+NAMES = [f"{'n' * t.normalised}{t.base}" for (t,) in SINGLE]
+
+
+def random_case(n, k, *, inner=(), dtype=torch.float32, scale=3.0, ignored=False, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(n, k, *inner, generator=generator) * scale).to(dtype)
+    targets = torch.randint(k, (n, *inner), generator=generator)
+    if ignored:
+        targets.view(-1)[::3] = -100
+    return logits.to(ON), targets.to(ON)
+
+
+def both(logits, targets, terms, *, reduction="mean", weight=None, upstream=None):
+    """Value and gradient from the kernels, and in float64 from the reference."""
+    results = []
+    for backend, dtype in (("triton", logits.dtype), ("reference", torch.float64)):
+        leaf = logits.detach().to(dtype).requires_grad_()
+        value = kernels.loss(
+            leaf, targets, terms, weight=weight, reduction=reduction, backend=backend
+        )
+        value.backward(torch.ones_like(value) if upstream is None else upstream.to(value))
+        results += [value.detach().double(), leaf.grad]
+    assert results[1].dtype == logits.dtype
+    return results[0], results[1].double(), results[2], results[3]
+
+
+def check(logits, targets, terms, *, tolerance=2e-5, rounding=1e-12, **options):
+    value, grad, expected, expected_grad = both(logits, targets, terms, **options)
+    torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
+    size = expected_grad.abs().max().item()
+    torch.testing.assert_close(
+        grad, expected_grad, rtol=tolerance, atol=tolerance * size + rounding
+    )
+
+
+def test_every_base_has_a_device_function():
+    assert list(DEVICE) == list(BASES)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_affine_form_is_phi(base):
+    if DEVICE[base].affine is None:
+        return
+    params = tuple(BASES[base].params.values())
+    a, b, c, q = DEVICE[base].affine(*params)
+    log_p = -torch.rand(50, dtype=torch.float64) * 9
+    torch.testing.assert_close(
+        a + b * log_p + c * (q * log_p).exp(), BASES[base].phi(log_p, *params)
+    )
+
+
+@pytest.mark.parametrize("k", [2, 3, 10, 100, 1000, 1024, 1025, 5000])
+@pytest.mark.parametrize("terms", SINGLE, ids=NAMES)
+def test_losses(terms, k):
+    check(*random_case(7, k), terms)
+
+
+@pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
+def test_rows_longer_than_a_block(terms):
+    check(*random_case(2, LONGEST_ROW + 3, scale=4.0), terms)
+
+
+@pytest.mark.parametrize("k", [100, 3 * LONGEST_ROW])
+def test_a_common_offset_changes_nothing(k):
+    logits, targets = random_case(3, k, scale=2.0)
+    logits = (logits * 1024).round() / 1024 + 8192.0  # exact in float32
+    check(logits, targets, EVERYTHING)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+@given(
+    st.integers(1, 40),
+    st.integers(2, 70),
+    st.lists(
+        st.tuples(st.sampled_from(sorted(BASES)), st.floats(0.1, 3), st.booleans()),
+        min_size=1,
+        max_size=4,
+    ),
+    st.sampled_from(kernels.REDUCTIONS),
+    st.booleans(),
+    st.integers(0, 1000),
+)
+def test_random_sums(n, k, terms, reduction, ignored, seed):
+    logits, targets = random_case(n, k, ignored=ignored and n > 1, seed=seed)
+    # A sample may be one row with p_y near 1, whose gradient is all rounding of 1 - p_y.
+    check(logits, targets, tuple(term(*t) for t in terms), reduction=reduction, rounding=3e-6)
+
+
+@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+def test_parameters_are_run_time_values(reduction):
+    terms = (
+        Term("fl", 0.3, True, (2.0,)),
+        Term("fl", 0.3, False, (0.0,)),
+        Term("gce", 1.5, True, (1.0,)),
+        Term("gce", 0.5, True, (0.1,)),
+        Term("rce", 1.0, False, (-4.0,)),
+    )
+    logits, targets = random_case(9, 12, ignored=True)
+    weight = torch.rand(12, device=ON) + 0.1
+    upstream = torch.rand(9 if reduction == "none" else (), device=ON)
+    check(logits, targets, terms, reduction=reduction, weight=weight, upstream=upstream)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("k", [10, 1000])
+def test_half_types(dtype, k):
+    logits, targets = random_case(33, k, dtype=dtype)
+    value, grad, expected, expected_grad = both(logits, targets, NCE_RCE, reduction="sum")
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(value, expected, rtol=eps, atol=eps)
+    torch.testing.assert_close(grad, expected_grad, rtol=eps, atol=eps * 1e-2)
+
+
+LAYOUTS = {
+    "strided rows": lambda z: z.repeat_interleave(2, 0)[::2],
+    "strided classes": lambda z: z.repeat_interleave(3, 1)[:, ::3],
+    "transposed": lambda z: z.t().contiguous().t(),
+    "offset": lambda z: torch.cat([z[:1], z])[1:],
+    "expanded": lambda z: z[:1].expand_as(z),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("k", [10, 96])
+def test_strides(layout, k):
+    logits, targets = random_case(19, k)
+    check(LAYOUTS[layout](logits), targets, NCE_RCE)
+
+
+@pytest.mark.parametrize("inner", [(5,), (4, 6)])
+@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_dimensions_behind_the_classes(inner, reduction, channels_last):
+    logits, targets = random_case(3, 7, inner=inner, ignored=True)
+    if channels_last:
+        logits = logits.movedim(1, -1).contiguous().movedim(-1, 1)
+    assert logits.flatten(2).data_ptr() == logits.data_ptr()  # no copy on the way in
+    check(logits, targets, EVERYTHING, reduction=reduction)
+
+
+def test_long_rows_by_strides():
+    logits, targets = random_case(2, LONGEST_ROW + 5, inner=(3,))
+    check(logits, targets, EVERYTHING)
+
+
+def test_offsets_beyond_32_bits():
+    # Not run, as it would need the memory: planned.
+    logits = torch.empty(2, 3, 2**30, device="meta")
+    targets = torch.empty(2, 2**30, dtype=torch.int64, device="meta")
+    assert plan(logits, targets, NCE_RCE, None, None, -100, targets, logits).options["WIDE"]
+    small = logits[:, :, :100].contiguous()
+    assert not plan(small, targets, NCE_RCE, None, None, -100, targets, small).options["WIDE"]
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
+def test_wide_offsets_give_the_same(k, wide):
+    logits, targets = random_case(3, k)
+    losses = torch.empty(3, 1, device=ON)
+    grad = torch.empty_like(logits)
+    launch = plan(
+        logits[:, :, None], targets[:, None], NCE_RCE, None, None, -100, losses, grad[:, :, None]
+    )
+    launch._replace(options={**launch.options, "WIDE": wide}).run()
+    leaf = logits.double().requires_grad_()
+    reference_loss(leaf, targets, NCE_RCE, reduction="sum").backward()
+    torch.testing.assert_close(grad.double(), leaf.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
+@pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
+def test_extreme_logits(terms, k):
+    logits, targets = random_case(4, k)
+    logits[0], logits[1] = -1e4, 1e4  # constant rows
+    logits[2, targets[2]] = 1e4  # as confident as can be, and right
+    logits[3, (targets[3] + 1) % k] = 1e4  # and wrong
+    value, grad, expected, expected_grad = both(logits, targets, terms, reduction="none")
+    assert value.isfinite().all()
+    assert grad.isfinite().all()
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-6 * len(terms) ** 2)
+
+
+@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
+def test_nan_stays_in_its_row(k):
+    logits, targets = random_case(6, k)
+    poisoned = logits.clone()
+    poisoned[2, 1], poisoned[4, 0] = torch.nan, torch.inf
+    value, grad, _, _ = both(poisoned, targets, EVERYTHING, reduction="none")
+    clean, clean_grad, _, _ = both(logits, targets, EVERYTHING, reduction="none")
+    bad = torch.tensor([False, False, True, False, True, False], device=ON)
+    assert value[bad].isnan().all()
+    assert grad[bad].isnan().all()
+    assert torch.equal(value[~bad], clean[~bad])
+    assert torch.equal(grad[~bad], clean_grad[~bad])
+
+
+def test_nan_of_an_ignored_row_is_ignored():
+    logits, targets = random_case(6, 10, ignored=True)
+    logits[0] = torch.nan
+    check(logits, targets, EVERYTHING)
+
+
+def test_all_rows_ignored():
+    logits, _ = random_case(4, 10)
+    targets = torch.full((4,), -100, device=ON)
+    value, grad, expected, expected_grad = both(logits, targets, NCE_RCE)
+    assert value.isnan()
+    assert expected.isnan()
+    assert torch.equal(grad, torch.zeros_like(grad))
+    assert torch.equal(expected_grad, grad)
+
+
+def test_no_rows():
+    logits, targets = torch.empty(0, 10, device=ON), torch.empty(0, dtype=torch.long, device=ON)
+    for reduction in kernels.REDUCTIONS:
+        value, grad, expected, _ = both(logits, targets, NCE_RCE, reduction=reduction)
+        torch.testing.assert_close(value, expected, equal_nan=True)
+        assert grad.shape == (0, 10)
+
+
+def test_a_target_that_is_no_class_gives_nan():
+    logits, targets = random_case(3, 10)
+    targets[0], targets[1] = 10, -1
+    loss = kernels.loss(logits, targets, NCE_RCE, reduction="none", backend="triton")
+    assert loss.isnan().tolist() == [True, True, False]
+
+
+def test_ignore_index_among_the_classes():
+    logits, targets = random_case(20, 4)
+    options = {"ignore_index": 2, "reduction": "mean"}
+    value = kernels.loss(logits, targets, NCE_RCE, backend="triton", **options)
+    expected = reference_loss(logits.double(), targets, NCE_RCE, **options)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_gradient_is_computed_unless_needed():
+    logits, targets = random_case(5, 10)
+    _, grad = loss_and_grad(logits[:, :, None], targets[:, None], NCE_RCE, None, -100, True, False)
+    assert grad is None
+    with torch.no_grad():
+        assert kernels.loss(logits.requires_grad_(), targets, NCE_RCE, backend="triton").isfinite()
+
+
+@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+def test_backward_twice_and_double_backward(reduction):
+    logits, targets = random_case(5, 10)
+    upstream = torch.rand(5 if reduction == "none" else (), device=ON)
+    second = []
+    for backend in ("triton", "reference"):
+        leaf = logits.clone().requires_grad_()
+        value = kernels.loss(leaf, targets, EVERYTHING, reduction=reduction, backend=backend)
+        (first,) = torch.autograd.grad(value, leaf, upstream, retain_graph=True)
+        (again,) = torch.autograd.grad(value, leaf, upstream, retain_graph=True)
+        assert torch.equal(first, again)
+        (grad,) = torch.autograd.grad(value, leaf, upstream, create_graph=True)
+        second.append(torch.autograd.grad(grad.square().sum(), leaf)[0])
+    torch.testing.assert_close(*second, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+def test_torch_compile_without_a_graph_break(reduction):
+    logits, targets = random_case(6, 10, ignored=True)
+    backend = "inductor" if ON == "cuda" else "aot_eager"
+
+    def step(z):
+        return (
+            2 * kernels.loss(1.5 * z, targets, NCE_RCE, reduction=reduction, backend="triton")
+        ).sum()
+
+    results = []
+    for run in (step, torch.compile(step, fullgraph=True, backend=backend)):
+        leaf = logits.clone().requires_grad_()
+        value = run(leaf)
+        value.backward()
+        results.append((value.detach(), leaf.grad))
+    torch.testing.assert_close(*results)
+
+
+def test_torch_func():
+    logits, targets = random_case(4, 10)
+
+    def one(z, y):
+        return kernels.loss(z[None], y[None], NCE_RCE, backend="triton")
+
+    rows = torch.func.vmap(torch.func.grad(one))(logits, targets)
+    leaf = logits.clone().requires_grad_()
+    kernels.loss(leaf, targets, NCE_RCE, reduction="sum", backend="triton").backward()
+    torch.testing.assert_close(rows, leaf.grad)
+
+
+def test_autocast_gives_float32():
+    logits, targets = random_case(4, 10, dtype=torch.bfloat16)
+    logits.requires_grad_()
+    with torch.autocast(ON, dtype=torch.bfloat16):
+        value = kernels.loss(logits, targets, NCE_RCE, backend="triton")
+    value.backward()
+    assert value.dtype == torch.float32
+    assert logits.grad.dtype == torch.bfloat16
+
+
+def test_benchmark_runs():
+    table = measure(shapes=((8, 10), (4, 33)), seconds=0.0, device=ON)
+    assert {row["path"] for row in table} >= {"triton", "reference", "F.cross_entropy"}
+    assert all(row["ms"] > 0 and row["GB/s"] > 0 for row in table)

@@ -1,0 +1,362 @@
+"""The CPU paths, the choice between paths, and the Triton kernels under triton's interpreter."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kernels
+from apl import LOSSES, make_loss
+from kernels import BASES, Term, closed_form, reference_loss
+
+ROOT = Path(__file__).parents[1]
+CPU = ("eager", "compiled", "reference")
+
+
+def run(*command, **environment):
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_kernels_under_the_interpreter():
+    pytest.importorskip("triton")
+    done = run(
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore"),
+        "tests/kernel_checks.py",
+        TRITON_INTERPRET="1",
+        OMP_NUM_THREADS="1",
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+# --- The closed form against the reference ---
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_slope_is_the_derivative_of_phi(base):
+    entry, params = BASES[base], tuple(BASES[base].params.values())
+    log_p = (-torch.rand(100, dtype=torch.float64) * 20).requires_grad_()
+    (slope,) = torch.autograd.grad(entry.phi(log_p, *params).sum(), log_p)
+    expected = torch.as_tensor(entry.slope(log_p.detach(), *params), dtype=torch.float64)
+    torch.testing.assert_close(slope, expected.expand(100))
+
+
+def both(logits, targets, criterion, reference):
+    found = []
+    for loss in (criterion, reference):
+        leaf = logits.detach().clone().requires_grad_()
+        value = loss(leaf, targets)
+        value.backward(torch.ones_like(value))
+        found.append((value.detach(), leaf.grad))
+    return found
+
+
+@pytest.mark.parametrize("spec", LOSSES)
+@pytest.mark.parametrize("k", [2, 3, 10, 100])
+def test_every_loss_in_closed_form(spec, k):
+    torch.manual_seed(0)
+    logits, targets = torch.randn(50, k, dtype=torch.float64) * 4, torch.randint(k, (50,))
+    torch.testing.assert_close(
+        *both(
+            logits,
+            targets,
+            make_loss(spec, k, backend="eager"),
+            make_loss(spec, k, backend="reference"),
+        )
+    )
+
+
+TERMS = st.lists(
+    st.builds(
+        lambda base, weight, normalised: Term(
+            base, weight, normalised, tuple(BASES[base].params.values())
+        ),
+        st.sampled_from(sorted(BASES)),
+        st.floats(0.0, 3.0),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    TERMS,
+    st.sampled_from(kernels.REDUCTIONS),
+    st.booleans(),
+    st.sampled_from([-100, 1]),
+    st.integers(0, 10**6),
+)
+def test_random_sums_in_closed_form(terms, reduction, weighted, ignore_index, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 5 * torch.randn(12, 6, dtype=torch.float64, generator=generator)
+    targets = torch.randint(6, (12,), generator=generator)
+    targets[:2] = ignore_index
+    options = {
+        "weight": torch.rand(6, generator=generator) + 0.1 if weighted else None,
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+    }
+    torch.testing.assert_close(
+        *both(
+            logits,
+            targets,
+            lambda z, y: kernels.loss(z, y, terms, backend="eager", **options),
+            lambda z, y: reference_loss(z, y, terms, **options),
+        )
+    )
+
+
+@pytest.mark.parametrize("backend", ["auto", "eager", "reference"])
+@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+def test_gradcheck_and_gradgradcheck(backend, reduction):
+    torch.manual_seed(0)
+    criterion = make_loss("nce_rce + 0.3*nfl + 0.2*ngce + fl", 5, reduction, backend=backend)
+    logits = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 1, 2, -100, 4, 1])
+    assert torch.autograd.gradcheck(lambda z: criterion(z, targets), logits)
+    assert torch.autograd.gradgradcheck(lambda z: criterion(z, targets), logits)
+
+
+@pytest.mark.parametrize("backend", ["eager", "reference"])
+@pytest.mark.parametrize("spec", LOSSES)
+def test_extreme_logits(spec, backend):
+    logits = torch.randn(4, 10)
+    targets = torch.arange(4)
+    logits[0], logits[1] = -1e4, 1e4
+    logits[2, 2] = logits[3, 0] = 1e4
+    criterion = make_loss(spec, 10, "none", backend=backend)
+    ((value, grad), (expected, expected_grad)) = both(
+        logits, targets, criterion, lambda z, y: criterion(z.double(), y).float()
+    )
+    assert value.isfinite().all()
+    assert grad.isfinite().all()
+    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-5)
+
+
+def test_nan_stays_in_its_row_and_out_of_ignored_ones():
+    logits, targets = torch.randn(4, 10), torch.tensor([1, 2, -100, 4])
+    logits[1, 0] = logits[2, 0] = torch.nan
+    criterion = make_loss("nce_rce+nfl", 10, "none", backend="eager")
+    value, grad = both(logits, targets, criterion, criterion)[0]
+    assert value.isnan().tolist() == [False, True, False, False]
+    assert grad.isnan().any(1).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("backend", ["eager", "reference"])
+@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+@pytest.mark.parametrize("n", [0, 3])
+def test_as_cross_entropy_where_no_row_counts(backend, reduction, n):
+    logits, targets = torch.randn(n, 5), torch.full((n,), -100)
+    torch.testing.assert_close(
+        *both(
+            logits,
+            targets,
+            make_loss("ce", 5, reduction, backend=backend),
+            lambda z, y: F.cross_entropy(z, y, reduction=reduction),
+        ),
+        equal_nan=True,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_in_float32_arithmetic(dtype):
+    logits, targets = torch.randn(20, 30).to(dtype), torch.randint(30, (20,))
+    criterion = make_loss("nce_rce", 30, backend="eager")
+    (value, grad), (wide, wide_grad) = both(
+        logits, targets, criterion, lambda z, y: criterion(z.float(), y)
+    )
+    assert value.dtype == grad.dtype == dtype
+    assert value == wide.to(dtype)
+    torch.testing.assert_close(grad, wide_grad)
+
+
+def test_a_target_that_is_no_class_is_an_error():
+    for backend in ("eager", "reference"):
+        with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+            make_loss("nce", 3, backend=backend)(torch.randn(2, 3), torch.tensor([0, 3]))
+
+
+@pytest.mark.parametrize("backend", ["eager", "reference"])
+def test_gradient_can_be_taken_twice(backend):
+    logits = torch.randn(5, 4, requires_grad=True)
+    value = make_loss("nce_rce", 4, backend=backend)(logits, torch.tensor([0, 1, 2, 3, 0]))
+    (first,) = torch.autograd.grad(value, logits, torch.tensor(3.0), retain_graph=True)
+    kept = first.clone()
+    (again,) = torch.autograd.grad(value, logits, torch.tensor(6.0))
+    assert torch.equal(first, kept)
+    assert torch.equal(again, 2 * first)
+
+
+# --- Compiled ---
+
+
+def test_compiled_is_right_reproducible_and_keeps_its_code_for_new_sizes_and_weights():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(300, 40) * 3, torch.randint(40, (300,))
+    for n, weight in ((300, 1.5), (77, 1.5), (300, 2.5)):
+        spec = f"{weight}*nfl+rce"
+        found = [
+            both(
+                logits[:n],
+                targets[:n],
+                make_loss(spec, 40, backend="compiled"),
+                make_loss(spec, 40, backend="reference"),
+            )
+            for _ in range(2)
+        ]
+        torch.testing.assert_close(*found[0])
+        assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))
+
+
+def test_a_surrounding_torch_compile_meets_no_graph_break():
+    criterion = make_loss("nce_rce", 10, weight=torch.rand(10))
+    logits, targets = torch.randn(9, 10), torch.randint(10, (9,))
+    targets[0] = -100
+
+    def step(z, y):
+        return 2 * criterion(1.5 * z, y)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(*both(logits, targets, compiled, step))
+
+
+def test_torch_func_and_autocast():
+    logits, targets = torch.randn(4, 10), torch.randint(10, (4,))
+    criterion = make_loss("nce_rce", 10)
+    per_row = torch.func.vmap(
+        torch.func.grad(lambda z, y: criterion(z[None], y[None])), in_dims=(0, 0)
+    )(logits, targets)
+    torch.testing.assert_close(per_row / 4, both(logits, targets, criterion, criterion)[0][1])
+    for backend in CPU:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value = make_loss("nce_rce", 10, backend=backend)(logits.bfloat16(), targets)
+        assert value.dtype == torch.float32
+
+
+def test_dimensions_behind_the_classes():
+    logits, targets = torch.randn(2, 5, 3, 4), torch.randint(5, (2, 3, 4))
+    for reduction in kernels.REDUCTIONS:
+        torch.testing.assert_close(
+            *both(
+                logits,
+                targets,
+                make_loss("nce_rce", 5, reduction, backend="eager"),
+                make_loss("nce_rce", 5, reduction, backend="reference"),
+            )
+        )
+
+
+# --- The choice ---
+
+
+def test_backend_is_checked():
+    with pytest.raises(ValueError, match="backend must be one of auto, triton"):
+        make_loss("nce", 3, backend="cuda")
+    with pytest.raises(ValueError, match="backend must be one of auto, triton"):
+        kernels.loss(torch.randn(1, 3), torch.tensor([0]), [Term("ce")], backend="cuda")
+
+
+def test_backends_says_what_there_is_and_why():
+    found = {name: (available, why) for name, available, why in kernels.backends()}
+    assert list(found) == ["triton", "compiled", "eager", "reference", "auto"]
+    assert all(why for _, why in found.values())
+    if not torch.cuda.is_available():
+        assert not found["triton"][0]
+        assert str(f"{closed_form.COMPILE_FROM:,}") in found["auto"][1] or not found["compiled"][0]
+
+
+def test_triton_on_the_cpu_gives_way_with_one_warning():
+    script = """
+import warnings, torch, kernels
+terms = [kernels.Term("ce", 1.0, True)]
+z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        value = kernels.loss(z, y, terms, backend="triton")
+assert torch.allclose(value, kernels.reference_loss(z, y, terms))
+print(len(caught), caught[0].message)
+"""
+    done = run("-c", script, TRITON_INTERPRET="0")
+    assert done.stdout.startswith("1 the Triton loss cannot run"), done.stdout + done.stderr
+    assert "CUDA" in done.stdout
+
+
+def test_without_triton_everything_else_works(tmp_path):
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('no triton here')\n")
+    script = """
+import torch, kernels
+from apl import make_loss
+print(make_loss("nce_rce", 3)(torch.zeros(2, 3), torch.tensor([0, 1])).item())
+print(make_loss("nce_rce", 3, backend="triton")(torch.zeros(2, 3), torch.tensor([0, 1])).item())
+print(kernels.backends()[0])
+"""
+    done = run(
+        "-c", script, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]), TRITON_INTERPRET="1"
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0] == lines[1]
+    assert "no triton here" in lines[2]
+    assert done.stderr.count("RuntimeWarning") == 1
+
+
+def test_a_kernel_that_cannot_be_launched_gives_way_with_one_warning():
+    pytest.importorskip("triton")
+    script = """
+import os, triton
+os.environ["TRITON_INTERPRET"] = "1"  # too late: the kernels are compiled ones, and have no device
+import torch, kernels
+terms = [kernels.Term("ce", 1.0, True)]
+z, y = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
+for _ in range(2):
+    value = kernels.loss(z, y, terms, backend="triton")
+print(torch.allclose(value, kernels.reference_loss(z, y, terms)), kernels.backends()[0][1])
+"""
+    done = run("-c", script, TRITON_INTERPRET="0")
+    assert done.stdout.split() == ["True", "False"], done.stdout + done.stderr
+    assert done.stderr.count("a kernel could not be launched") == 1, done.stderr
+
+
+def test_a_closed_form_without_a_compiler_runs_uncompiled(tmp_path):
+    script = """
+import torch, kernels
+terms = [kernels.Term("ce", 1.0, True)]
+z, y = torch.randn(3000, 100), torch.randint(100, (3000,))
+expected = kernels.reference_loss(z, y, terms)
+print(torch.allclose(kernels.loss(z, y, terms), expected))
+print(torch.allclose(kernels.loss(z, y, terms, backend="compiled"), expected))
+print([b[1] for b in kernels.backends() if b[0] == "compiled"])
+"""
+    done = run(
+        "-c",
+        script,
+        PATH=str(tmp_path),
+        CXX="",
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"),
+    )
+    assert done.stdout.split() == ["True", "True", "[False]"], done.stdout + done.stderr
+    assert done.stderr.count("RuntimeWarning") == 1, done.stderr
+
+
+def test_no_warning_on_the_default_path():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        logits = torch.randn(4, 3, requires_grad=True)
+        make_loss("nce_rce", 3)(logits, torch.tensor([0, 1, 2, 0])).backward()
