@@ -30,7 +30,14 @@ from apl.losses import LOSSES, loss_label
 from apl.networks import NETWORKS
 from apl.noise import NoiseWarning, NoisyLabels
 from apl.published import published_table
-from apl.results import environment, find_studies, read_study, write_atomic, write_noise, write_summary
+from apl.results import (
+    environment,
+    find_studies,
+    read_study,
+    write_atomic,
+    write_noise,
+    write_summary,
+)
 from apl.study import Progress as StudyProgress
 from apl.study import default_workers, make_grid, run_study
 from apl.train import CAUSES, keep_freed_memory, prepare, train
@@ -532,7 +539,9 @@ def bench_kernels(
     for name in rows[0]:
         table.add_column(name, justify="right" if name != "loss" else "left")
     for row in rows:
-        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else escape(str(v)) for v in row.values()))
+        table.add_row(
+            *(f"{v:.3g}" if isinstance(v, float) else escape(str(v)) for v in row.values())
+        )
     out.print(table)
 
 

@@ -51,7 +51,7 @@ def _device() -> str:
 
 
 def kernel_table(loss: str, static: bool, arch: int, seconds: float) -> list[dict[str, Any]]:
-    """Rows of `apl bench kernels`: of the compiled code where `static`, else of times on the GPU."""
+    """Rows of `apl bench kernels`: the compiled code where `static`, else times on the GPU."""
     if static:
         try:
             from kernels import static as compiled
