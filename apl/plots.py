@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from apl.losses import LOSSES, loss_label
@@ -140,6 +141,11 @@ class Study:
             f"{first['dataset']}, preset {first['preset']}, {_span(self.runs['epochs'], 'epoch')}, "
             f"{_span(seeds, 'seed')}"
         )
+
+    @property
+    def spread(self) -> str:
+        """What lines and bands are, for a title; '' where there is one seed."""
+        return ", mean ± std" if self.runs["seed"].nunique() > 1 else ""
 
     @property
     def classes(self) -> list[str]:
@@ -436,6 +442,7 @@ def _report(study: Study) -> Pictures:
                     ha="center",
                     va="bottom" if mean < 90 else "top",
                     size=9,
+                    path_effects=[withStroke(linewidth=2.5, foreground="white")],
                 )
             left.margins(x=0.12)
             left.set(title=f"Overall, {kind}", ylabel=ACCURACY, ylim=(0, 100))
@@ -490,7 +497,7 @@ def _accuracy_vs_rate(study: Study) -> Pictures:
     kinds = [k for k in study.kinds if study.panel(study.runs, k)["test_accuracy"].notna().any()]
     if not kinds:
         return
-    title = "Test accuracy against noise rate (last epoch, mean ± std)"
+    title = f"Test accuracy against noise rate (last epoch{study.spread})"
     figure, grid = _canvas(study.caption, title, 1, len(kinds), (5.4, 4.9), sharey=True)
     extra: list[Any] = []
     ringed: list[Any] = []
@@ -576,7 +583,7 @@ def _accuracy_per_epoch(study: Study) -> Pictures:
     """Test accuracy per epoch at each noise rate: where it falls, memorisation sets in."""
     rows = _settings_grid(study, ["test_accuracy"], clean=True)
     if rows:
-        title = "Test accuracy per epoch (mean ± std)"
+        title = f"Test accuracy per epoch{study.spread}"
         figure = _per_epoch(study, title, rows, {"test_accuracy": ACCURACY})
         yield "accuracy_per_epoch", figure
 
@@ -606,7 +613,7 @@ def _vanilla_vs_normalised(study: Study) -> Pictures:
     if not pairs:
         return
     kinds = study.kinds
-    title = "Vanilla against normalised loss (test accuracy, last epoch, mean ± std)"
+    title = f"Vanilla against normalised loss (test accuracy, last epoch{study.spread})"
     figure, grid = _canvas(study.caption, title, len(kinds), len(pairs), (4.0, 3.4), sharey=True)
     extra = []
     for line, kind in zip(grid, kinds, strict=True):

@@ -327,3 +327,27 @@ def test_a_few_steps_on_real_cifar10(cifar10: str) -> None:
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert result["test_accuracy"] > 0.15
     assert sum(map(sum, result["confusion"])) == len(load_dataset(cifar10).test_labels)
+
+
+@pytest.mark.parametrize("loss", ["ce", "nce_rce", "nfl_mae"])
+def test_the_fused_loss_trains_like_the_reference(loss: str) -> None:
+    """100 steps (5 epochs of 20 batches): the same curve up to float rounding, and the same end."""
+    config = make_config(loss=loss, epochs=5, train_size=1280, threads=1)
+    curves, results = {}, {}
+    for backend in ("auto", "reference"):
+        curve: list[float] = []
+        criterion = make_loss(loss, 10, backend=backend)  # type: ignore[arg-type]
+
+        def recording(
+            z: Tensor, y: Tensor, criterion: Any = criterion, curve: list[float] = curve
+        ) -> Tensor:
+            value: Tensor = criterion(z, y)
+            curve.append(value.item())
+            return value
+
+        results[backend] = train(config, criterion=recording)
+        curves[backend] = curve
+    assert len(curves["auto"]) == 100
+    assert curves["auto"] == pytest.approx(curves["reference"], rel=2e-3)
+    ends = [result["test_accuracy"] for result in results.values()]
+    assert ends[0] == pytest.approx(ends[1], abs=0.02)
