@@ -1,0 +1,150 @@
+"""Data sets, batches and networks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apl.data import (
+    BORDER,
+    HUMAN_LABELS,
+    balanced_subset,
+    crop_and_flip,
+    data_folder,
+    human_labels,
+    load_dataset,
+    pad,
+    to_float,
+)
+from apl.errors import BadInput
+from apl.networks import NETWORKS, make_network
+
+
+def test_digits_are_there_without_a_download() -> None:
+    data = load_dataset("digits", download=False)
+    assert data.train_images.shape == (1347, 8, 8, 1)
+    assert data.test_images.shape == (450, 8, 8, 1)
+    assert np.bincount(data.test_labels).tolist() == [45] * 10
+    pixels = to_float(data.train_images, data.mean, data.std)
+    assert abs(float(pixels.mean())) < 1e-3
+    assert abs(float(pixels.std()) - 1) < 1e-3
+
+
+def test_real_cifar10(cifar10: str) -> None:
+    data = load_dataset(cifar10, download=False)
+    assert data.train_images.shape == (50_000, 32, 32, 3)
+    assert data.train_images.dtype == torch.uint8
+    assert np.bincount(data.train_labels).tolist() == [5000] * 10
+    assert data.class_names[9] == "truck"
+    pixels = data.train_images.float().div(255)
+    assert pixels.mean((0, 1, 2)).tolist() == pytest.approx(data.mean, abs=1e-4)
+    assert pixels.std((0, 1, 2)).tolist() == pytest.approx(data.std, abs=1e-4)
+
+
+def test_human_labels_have_the_published_rates(cifar10: str) -> None:
+    clean = load_dataset(cifar10, download=False).train_labels
+    wrong = {name: (human_labels(name, clean) != clean).mean() for name in HUMAN_LABELS}
+    published = {
+        "aggre": 9.03,
+        "random1": 17.23,
+        "random2": 18.12,
+        "random3": 17.64,
+        "worse": 40.21,
+    }
+    assert {k: 100 * v for k, v in wrong.items()} == pytest.approx(published, abs=0.03)
+    with pytest.raises(BadInput, match="in their order"):
+        human_labels("worse", clean[::-1].copy())
+
+
+@given(st.integers(0, 1000), st.integers(2, 6), st.integers(1, 100))
+@settings(max_examples=50, deadline=None)
+def test_balanced_subset(seed: int, num_classes: int, count: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.arange(120) % num_classes)
+    chosen = balanced_subset(labels, count)
+    counts = np.bincount(labels[chosen], minlength=num_classes)
+    assert len(np.unique(chosen)) == count
+    assert counts.max() - counts.min() <= 1 or counts.max() <= 120 // num_classes
+    assert (chosen == balanced_subset(labels, count)).all()
+
+
+def test_crop_and_flip_is_the_plain_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (7, 6, 5, 3), generator=generator, dtype=torch.uint8)
+    indices = torch.tensor([3, 3, 0, 6])
+    offsets = torch.tensor([[0, 8], [4, 4], [8, 0], [2, 7]])
+    flips = torch.tensor([True, False, True, False])
+    got = crop_and_flip(pad(images), indices, offsets, flips)
+    for row, (index, (top, left), flip) in enumerate(
+        zip(indices.tolist(), offsets.tolist(), flips.tolist(), strict=True)
+    ):
+        wide = np.pad(images[index].numpy(), ((BORDER, BORDER), (BORDER, BORDER), (0, 0)))
+        crop = wide[top : top + 6, left : left + 5]
+        assert (got[row].numpy() == (crop[:, ::-1] if flip else crop)).all()
+
+
+def test_no_download_says_where_the_archive_belongs(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"cifar-10-python\.tar\.gz.*--no-download"):
+        load_dataset("cifar10", tmp_path, download=False)
+    with pytest.raises(BadInput, match="unknown data set 'cifra10'; accepted: digits"):
+        load_dataset("cifra10")
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_damaged_cifar_file_is_named(cifar10: str, tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    shutil.copytree(data_folder() / folder.name, folder)
+    broken = folder / "data_batch_3"
+    content = bytearray(broken.read_bytes())
+    content[123_456] ^= 1
+    if damage == "delete":
+        broken.unlink()
+    else:
+        broken.write_bytes(content if damage == "flip" else content[:1000])
+    with pytest.raises(BadInput, match=r"damaged or incomplete \(data_batch_3\)"):
+        load_dataset("cifar10", tmp_path, download=False)
+
+
+def test_data_folder_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("APL_DATA", raising=False)
+    assert data_folder() == tmp_path / "cache" / "apl"
+    monkeypatch.setenv("APL_DATA", str(tmp_path / "env"))
+    assert data_folder() == tmp_path / "env"
+    assert data_folder("given") == Path("given")
+
+
+SHAPES = {"cnn8": (32, 32, 3), "cnn4": (28, 28, 1), "resnet34": (32, 32, 3), "mlp": (8, 8, 1)}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_give_logits_and_every_parameter_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    network = make_network(name, SHAPES[name], 7, 64)
+    height, width, channels = SHAPES[name]
+    logits = network(torch.randn(4, channels, height, width))
+    assert logits.shape == (4, 7)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+def test_the_paper_networks_have_the_paper_sizes() -> None:
+    shapes = [tuple(p.shape) for p in make_network("cnn8", (32, 32, 3), 10, 64).parameters()]
+    convs = [s[0] for s in shapes if len(s) == 4]
+    assert convs == [64, 64, 128, 128, 196, 196]
+    assert [s for s in shapes if len(s) == 2] == [(256, 196 * 16), (10, 256)]
+    shapes = [tuple(p.shape) for p in make_network("cnn4", (28, 28, 1), 10, 64).parameters()]
+    assert [s[0] for s in shapes if len(s) == 4] == [32, 64]
+    assert [s for s in shapes if len(s) == 2] == [(128, 64 * 49), (10, 128)]
+
+
+def test_bad_networks() -> None:
+    with pytest.raises(BadInput, match="unknown network 'vgg'; accepted: cnn8"):
+        make_network("vgg", (32, 32, 3), 10, 64)
+    with pytest.raises(BadInput, match="too small for this network"):
+        make_network("cnn8", (4, 4, 1), 10, 64)

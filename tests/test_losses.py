@@ -1,0 +1,328 @@
+"""Every loss against an independent formula, its identities, its gradients and its corners."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from apl import LOSSES, make_loss
+from apl.losses import loss_terms, parse_loss
+from kernels import BASES, Term, simplify
+
+mpmath.mp.dps = 50
+
+LOG_ZERO = mpmath.log(mpmath.mpf("1e-4"))
+Row = list[mpmath.mpf]
+
+
+def softmax(logits: list[float]) -> Row:
+    exps = [mpmath.exp(mpmath.mpf(z)) for z in logits]
+    return [e / mpmath.fsum(exps) for e in exps]
+
+
+def ce(p: Row, y: int) -> mpmath.mpf:
+    return -mpmath.log(p[y])
+
+
+def fl(p: Row, y: int) -> mpmath.mpf:
+    return -mpmath.sqrt(1 - p[y]) * mpmath.log(p[y])
+
+
+def mae(p: Row, y: int) -> mpmath.mpf:
+    return mpmath.fsum(abs(p[k] - (1 if k == y else 0)) for k in range(len(p)))
+
+
+def rce(p: Row, y: int) -> mpmath.mpf:
+    return -mpmath.fsum(p[k] * (0 if k == y else LOG_ZERO) for k in range(len(p)))
+
+
+def gce(p: Row, y: int) -> mpmath.mpf:
+    return (1 - p[y] ** mpmath.mpf(0.7)) / mpmath.mpf(0.7)
+
+
+Formula = Callable[[Row, int], mpmath.mpf]
+
+
+def norm(loss: Formula) -> Formula:
+    return lambda p, y: loss(p, y) / mpmath.fsum(loss(p, j) for j in range(len(p)))
+
+
+def both(active: Formula, passive: Formula, alpha: float = 1, beta: float = 1) -> Formula:
+    return lambda p, y: mpmath.mpf(alpha) * active(p, y) + mpmath.mpf(beta) * passive(p, y)
+
+
+# Written from the papers' definitions in 50-digit arithmetic, sharing nothing with the code.
+FORMULAS: dict[str, Formula] = {
+    "ce": ce,
+    "fl": fl,
+    "mae": mae,
+    "rce": rce,
+    "gce": gce,
+    "sce": both(ce, rce, 0.1, 1),
+    "nce": norm(ce),
+    "nfl": norm(fl),
+    "nmae": norm(mae),
+    "nrce": norm(rce),
+    "ngce": norm(gce),
+    "nce_mae": both(norm(ce), mae),
+    "nce_rce": both(norm(ce), rce),
+    "nfl_mae": both(norm(fl), mae),
+    "nfl_rce": both(norm(fl), rce),
+    "ngce_mae": both(norm(gce), mae),
+    "ngce_rce": both(norm(gce), rce),
+}
+
+
+def test_every_loss_has_an_independent_formula() -> None:
+    assert set(FORMULAS) == set(LOSSES)
+
+
+def exact(name: str, logits: list[float], target: int) -> tuple[float, list[float]]:
+    """Value and gradient from the formula; the gradient by a difference of 50-digit numbers."""
+    formula, step = FORMULAS[name], mpmath.mpf("1e-20")
+
+    def at(k: int, sign: int) -> mpmath.mpf:
+        moved = [mpmath.mpf(z) + (sign * step if j == k else 0) for j, z in enumerate(logits)]
+        return formula(softmax(moved), target)
+
+    gradient = [float((at(k, 1) - at(k, -1)) / (2 * step)) for k in range(len(logits))]
+    return float(formula(softmax(logits), target)), gradient
+
+
+ROWS = [
+    ([0.3, -1.2], 0),
+    ([0.5, -0.25, 2.0, 1.0], 3),
+    ([0.0] * 10, 7),
+    ([8.0, -3.0, 0.5, 0.0, 1.5], 0),  # confident and right
+    ([8.0, -3.0, 0.5, 0.0, 1.5], 1),  # confident and wrong
+    ([30.0, 0.0, -30.0], 0),  # p_y = 1 to machine precision
+    ([30.0, 0.0, -30.0], 2),
+    ([float(k % 7) for k in range(100)], 42),
+]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("row", "target"), ROWS)
+def test_value_and_gradient_against_mpmath(name: str, row: list[float], target: int) -> None:
+    value, gradient = exact(name, row, target)
+    logits = torch.tensor([row], dtype=torch.float64, requires_grad=True)
+    loss = make_loss(name, len(row))(logits, torch.tensor([target]))
+    (ours,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == pytest.approx(value, rel=1e-11, abs=1e-15)
+    assert ours[0].tolist() == pytest.approx(gradient, rel=1e-9, abs=1e-14)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("num_classes", [2, 10, 1000])
+@pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_finite_for_any_logits(
+    name: str, num_classes: int, scale: float, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randn(6, num_classes, generator=generator, dtype=torch.float64)
+    signs[0], signs[1] = signs[0].sign(), 0.0
+    signs[2] = 0.0
+    signs[2, 0] = signs[3, 0] = 1.0
+    signs = signs / signs.abs().amax(1, keepdim=True).clamp_min(1.0)
+    logits = (scale * signs).to(dtype).requires_grad_()
+    targets = torch.tensor([0, 1, 0, 1, 0, 1])
+    losses = make_loss(name, num_classes, reduction="none")(logits, targets)
+    (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    assert losses.dtype == gradient.dtype == dtype
+    assert losses.isfinite().all()
+    assert gradient.isfinite().all()
+    wide = make_loss(name, num_classes, reduction="none")(logits.detach().double(), targets)
+    rounding = {torch.float16: 2e-3, torch.bfloat16: 2e-2}.get(dtype, 1e-4)
+    torch.testing.assert_close(losses.double(), wide, rtol=rounding, atol=rounding)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradcheck_and_gradgradcheck(name: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 3, -100, 2, 1])
+    weight = torch.tensor([0.5, 1.0, 2.0, 0.25], dtype=torch.float64)
+    criterion = make_loss(name, 4, weight=weight)
+    assert torch.autograd.gradcheck(criterion, (logits, targets))
+    assert torch.autograd.gradgradcheck(criterion, (logits, targets))
+
+
+weights = st.floats(0.01, 100)
+atoms = st.sampled_from([*LOSSES, *(f"norm({base})" for base in BASES)])
+
+
+@given(st.lists(st.tuples(weights, atoms), min_size=1, max_size=4), st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_any_weighted_sum_is_the_sum_of_its_parts(
+    summands: list[tuple[float, str]], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(5, (6,), generator=generator)
+    spec = " + ".join(f"{weight!r}*{atom}" for weight, atom in summands)
+    whole = make_loss(spec, 5)(logits, targets)
+    parts = sum(w * make_loss(atom, 5)(logits, targets) for w, atom in summands)
+    torch.testing.assert_close(whole, torch.as_tensor(parts))
+    assert torch.autograd.gradcheck(make_loss(spec, 5), (logits, targets))
+
+
+def all_labels(name: str, logits: Tensor, **params: float) -> Tensor:
+    """The loss of every row for every label: [N, K]."""
+    num_classes = logits.shape[1]
+    criterion = make_loss(name, num_classes, reduction="none", **params)
+    columns = [criterion(logits, torch.full((len(logits),), j)) for j in range(num_classes)]
+    return torch.stack(columns, 1)
+
+
+def random_logits(seed: int, num_classes: int, rows: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 5 * torch.randn(rows, num_classes, generator=generator, dtype=torch.float64)
+
+
+@given(
+    st.integers(0, 2**32), st.integers(2, 12), st.sampled_from(["ce", "fl", "mae", "rce", "gce"])
+)
+@settings(max_examples=50, deadline=None)
+def test_normalised_losses_lie_in_0_1_and_sum_to_1(seed: int, classes: int, base: str) -> None:
+    values = all_labels(f"norm({base})", random_logits(seed, classes))
+    assert (values >= 0).all()
+    assert (values <= 1).all()
+    torch.testing.assert_close(values.sum(1), torch.ones(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_tolerant_means_a_constant_sum_over_the_labels(name: str) -> None:
+    sums = all_labels(name, random_logits(3, 7, rows=50)).sum(1)
+    assert (float(sums.max() - sums.min()) < 1e-9) == LOSSES[name].tolerant
+
+
+@given(st.integers(0, 2**32), st.integers(2, 12))
+@settings(max_examples=30, deadline=None)
+def test_nmae_and_nrce_are_scaled_mae_and_rce(seed: int, classes: int) -> None:
+    logits = random_logits(seed, classes)
+    nmae = all_labels("mae", logits) / (2 * (classes - 1))
+    nrce = all_labels("rce", logits) / (-math.log(1e-4) * (classes - 1))
+    torch.testing.assert_close(all_labels("nmae", logits), nmae)
+    torch.testing.assert_close(all_labels("nrce", logits), nrce)
+    torch.testing.assert_close(nmae, nrce)
+
+
+def test_gamma_0_makes_focal_cross_entropy_and_q_1_makes_gce_half_of_mae() -> None:
+    logits = random_logits(5, 6)
+    torch.testing.assert_close(all_labels("fl", logits, gamma=0), all_labels("ce", logits))
+    torch.testing.assert_close(all_labels("nfl", logits, gamma=0), all_labels("nce", logits))
+    torch.testing.assert_close(all_labels("gce", logits, q=1), all_labels("mae", logits) / 2)
+    near = all_labels("gce", logits, q=1e-9)
+    torch.testing.assert_close(near, all_labels("ce", logits), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", [(6,), (2, 3), (2, 3, 4), (0,)])
+def test_ce_is_a_drop_in_for_cross_entropy(
+    reduction: str, weighted: bool, shape: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(shape[0], 5, *shape[1:], generator=generator, requires_grad=True)
+    targets = torch.randint(5, shape, generator=generator)
+    targets = torch.where(torch.rand(shape, generator=generator) < 0.3, 3, targets)
+    weight = torch.rand(5, generator=generator) if weighted else None
+    theirs = nn.CrossEntropyLoss(weight=weight, ignore_index=3, reduction=reduction)
+    ours = make_loss("ce", 5, reduction, weight=weight, ignore_index=3)  # type: ignore[arg-type]
+    expected, got = theirs(logits, targets), ours(logits, targets)
+    torch.testing.assert_close(got, expected, equal_nan=True)
+    torch.testing.assert_close(
+        torch.autograd.grad(got.sum(), logits)[0],
+        torch.autograd.grad(expected.sum(), logits)[0],
+        equal_nan=True,
+    )
+
+
+def test_nan_in_one_row_stays_in_that_row_and_an_ignored_row_counts_nothing() -> None:
+    logits = torch.randn(4, 3, requires_grad=True)
+    broken = logits.detach().clone()
+    broken[1] = math.nan
+    broken[2] = math.inf
+    broken.requires_grad_()
+    losses = make_loss("nce_rce", 3, "none", ignore_index=2)(broken, torch.tensor([0, 1, 2, 1]))
+    (gradient,) = torch.autograd.grad(losses.sum(), broken)
+    assert losses.isnan().tolist() == [False, True, False, False]
+    assert gradient.isnan().any(1).tolist() == [False, True, False, False]
+    assert losses[2] == 0
+    assert (gradient[2] == 0).all()
+
+
+def test_module_moves_and_saves_like_any_other() -> None:
+    criterion = make_loss("nce_rce", 3, weight=torch.tensor([1.0, 2.0, 3.0]))
+    assert isinstance(criterion, nn.Module)
+    assert set(criterion.state_dict()) == {"weight"}
+    assert criterion.double().weight.dtype == torch.float64  # type: ignore[union-attr]
+    assert "nce_rce" in repr(criterion)
+
+
+def test_simplify_joins_like_terms_and_divides_constant_sums_out() -> None:
+    terms = loss_terms("nce + 2*nce + nmae + 0.5*mae", 5)
+    assert terms == (Term("ce", 3.0, True, ()), Term("mae", 0.5 + 1 / 8, False, ()))
+    assert simplify([Term("rce", 1.0, True, (-4.0,))], 3) == (Term("rce", 1 / 8, False, (-4.0,)),)
+
+
+@pytest.mark.parametrize(
+    ("spec", "params", "message"),
+    [
+        ("nce_rcx", {}, "did you mean 'nce_rce'"),
+        ("xyz", {}, "accepted: ce, fl"),
+        ("norm(sce)", {}, "norm() takes one of ce, fl"),
+        ("2*nce +", {}, "cannot read the loss"),
+        ("2*nce - mae", {}, "expected '+'"),
+        ("", {}, "cannot read the loss"),
+        ("ce", {"gamma": 2.0}, "takes no parameter 'gamma'"),
+        ("fl", {"gamma": -1.0}, "gamma must be a number >= 0"),
+        ("gce", {"q": 0.0}, "q must be a number in (0, 1]"),
+        ("rce", {"A": 4.0}, "A must be a number < 0"),
+        ("nce_rce", {"alpha": math.nan}, "alpha must be"),
+        ("1e999*ce", {}, "must be finite"),
+    ],
+)
+def test_bad_specs_say_what_is_accepted(spec: str, params: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_loss(spec, 10, **params)  # type: ignore[arg-type]
+
+
+@given(st.text(max_size=30))
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_a_loss_or_a_value_error(text: str) -> None:
+    try:
+        terms = loss_terms(text, 10)
+    except ValueError as error:
+        assert str(error)
+    else:
+        assert terms
+        assert parse_loss(text)
+
+
+def test_bad_tensors_say_what_is_accepted() -> None:
+    criterion = make_loss("nce_rce", 4)
+    y = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="num_classes must be at least 2"):
+        make_loss("ce", 1)
+    with pytest.raises(ValueError, match=r"logits must be \[N, 4\]"):
+        criterion(torch.zeros(2, 5), y)
+    with pytest.raises(ValueError, match="floating point"):
+        criterion(torch.zeros(2, 4, dtype=torch.long), y)
+    with pytest.raises(ValueError, match="targets must be class indices"):
+        criterion(torch.zeros(2, 4), torch.zeros(2))
+    with pytest.raises(ValueError, match="targets must be class indices"):
+        criterion(torch.zeros(2, 4), torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match="reduction must be one of"):
+        make_loss("ce", 4, "max")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"weight must have shape \[4\]"):
+        make_loss("ce", 4, weight=torch.ones(3))

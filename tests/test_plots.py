@@ -1,0 +1,245 @@
+"""The pictures and the table, from made-up results that look like real ones."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+from apl.losses import LOSSES
+from apl.noise import corrupt, symmetric
+from apl.plots import (
+    STYLES,
+    draw_study,
+    look,
+    method_styles,
+    plot_study,
+    plot_transition,
+    results_table,
+)
+from apl.published import published_table
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+TWELVE = "ce fl gce sce mae rce nce nfl nce_mae nce_rce nfl_mae nfl_rce".split()
+GRID = [
+    ("none", "", 0.0),
+    *(("sym", "", rate) for rate in (0.2, 0.4, 0.6, 0.8)),
+    *(("asym", "paper", rate) for rate in (0.1, 0.2, 0.3, 0.4)),
+]
+
+
+def transition(noise: str, rate: float, classes: int) -> np.ndarray:
+    matrix = np.eye(classes)
+    if noise == "sym":
+        matrix = np.full((classes, classes), rate / (classes - 1))
+        np.fill_diagonal(matrix, 1 - rate)
+    elif noise != "none":
+        for source in range(0, classes, 2):
+            matrix[source, source], matrix[source, (source + 1) % classes] = 1 - rate, rate
+    return matrix
+
+
+def study(
+    losses: list[str] = TWELVE,
+    grid: list[tuple[str, str, float]] = GRID,
+    seeds: tuple[int, ...] = (1, 2, 3),
+    epochs: int = 20,
+    classes: list[str] = CIFAR10,
+    collapse: tuple[str, str, float, int] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Made-up runs: losses that are not tolerant memorise, MAE and RCE are slow to learn.
+
+    collapse: the (loss, noise, rate, seed) of a run that ends with one class only.
+    """
+    rng = np.random.default_rng(0)
+    count = len(classes)
+    runs, history = [], []
+    for loss, (noise, table, rate), seed in itertools.product(losses, grid, seeds):
+        named = LOSSES.get(loss, LOSSES["nce"])
+        harm = rate if noise == "sym" else 1.3 * rate
+        peak = 0.9 - 0.28 * harm - (0.22 if named.kind == "passive" else 0.0) * (0.4 + harm)
+        fall = (0.05 if named.tolerant else 0.55) * harm
+        time = np.arange(1, epochs + 1) / epochs
+        memorised = (0.12 if named.tolerant else 0.95) * time**2 * (rate > 0)
+        curve = peak * (1 - np.exp(-7 * time)) - fall * time**2
+        curve = (curve + rng.normal(0, 0.008, epochs)).clip(0.1, 1)
+        dead = collapse == (loss, noise, rate, seed)
+        if dead:
+            curve[epochs // 2 :] = 1 / count
+        per_class = (curve[-1] + rng.normal(0, 0.06, count)).clip(0, 1)
+        if dead:
+            per_class = np.eye(count)[3]
+        wrong = (1 - per_class)[:, None] * (1 - np.eye(count)) / (count - 1)
+        confusion = np.array([rng.multinomial(1000, row) for row in np.diag(per_class) + wrong])
+        run = f"{loss}-{noise}-{rate}-{seed}"
+        runs.append(
+            {
+                "run": run,
+                "dataset": "cifar10",
+                "preset": "laptop",
+                "loss": loss,
+                "variant": "",
+                "noise": noise,
+                "map": table,
+                "rate": rate,
+                "seed": seed,
+                "epochs": epochs,
+                "collapsed": dead,
+                "reason": "one-class" if dead else "",
+                "too_short": False,
+                "test_accuracy": curve[-1],
+                "train_accuracy": curve[-1],
+                "memorised": memorised[-1] if rate else np.nan,
+                "recovered": 0.9 - memorised[-1] if rate else np.nan,
+                "class_names": list(classes),
+                "per_class_accuracy": per_class.tolist(),
+                "confusion": confusion.tolist(),
+                "transition": transition(noise, rate, count).tolist(),
+            }
+        )
+        for epoch in range(epochs):
+            history.append(
+                {
+                    "run": run,
+                    "epoch": epoch + 1,
+                    "lr": 0.01,
+                    "train_loss": 1.0,
+                    "train_accuracy": curve[epoch],
+                    "memorised": memorised[epoch] if rate else np.nan,
+                    "recovered": 0.9 * curve[epoch] if rate else np.nan,
+                    "test_accuracy": curve[epoch],
+                }
+            )
+    return pd.DataFrame(runs), pd.DataFrame(history)
+
+
+@pytest.fixture(scope="module")
+def full() -> tuple[pd.DataFrame, pd.DataFrame]:
+    return study(collapse=("mae", "sym", 0.8, 2))
+
+
+def overlaps(figure: Any) -> list[tuple[str, str]]:
+    """Pairs of texts (tick labels, titles, legend entries) of a figure that cover each other."""
+    figure.canvas = FigureCanvasAgg(figure)
+    figure.canvas.draw()
+    boxes = []
+    for text in figure.findobj(Text):
+        if text.get_text().strip() and text.get_visible() and text.get_in_layout():
+            box = text.get_window_extent()
+            if box.width > 1 and box.height > 1:
+                boxes.append((text.get_text(), box.shrunk(0.9, 0.8)))
+    return [
+        (one, other) for (one, a), (other, b) in itertools.combinations(boxes, 2) if a.overlaps(b)
+    ]
+
+
+def test_every_picture_is_there_and_no_text_covers_another(
+    full: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    with look():
+        figures = dict(draw_study(*full))
+        assert set(figures) >= {
+            *(f"report_{loss}" for loss in TWELVE),
+            *("accuracy_vs_rate", "accuracy_per_epoch", "memorised_recovered"),
+            *("vanilla_vs_normalised", "transition"),
+        }
+        assert any(name.startswith("confusion_sym") for name in figures)
+        assert any(name.startswith("confusion_asym") for name in figures)
+        for name in ("report_nce_rce", "accuracy_vs_rate", "vanilla_vs_normalised", "transition"):
+            assert overlaps(figures[name]) == [], name
+
+
+def test_files_are_pictures_and_the_same_each_time(tmp_path: Path) -> None:
+    data = study(["ce", "nce_rce"], GRID[:3], seeds=(1, 2), epochs=5)
+    for name in ("a", "b"):
+        plot_study(*data, tmp_path / name)
+    written = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert {Path(name).suffix for name in written} == {".png", ".svg"}
+    for name in written:
+        content = (tmp_path / "a" / name).read_bytes()
+        assert content == (tmp_path / "b" / name).read_bytes()
+        if name.endswith(".png"):
+            pixels = imread(tmp_path / "a" / name)
+            assert min(pixels.shape[:2]) > 300
+            assert pixels[..., :3].std() > 0.02
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"losses": ["ce"], "grid": GRID[2:3], "seeds": (0,), "epochs": 1},
+        {"losses": ["ce", "2*nce + 0.5*mae"], "grid": GRID[:1], "seeds": (0,), "epochs": 2},
+        {"losses": ["nce"], "grid": GRID[1:3], "classes": [str(k) for k in range(100)]},
+        {"losses": ["mae"], "grid": [("human", "worse", 0.0)], "seeds": (0,)},
+    ],
+    ids=["one cell of one epoch", "clean only", "100 classes", "human"],
+)
+def test_small_and_odd_studies_have_pictures(tmp_path: Path, given: dict[str, Any]) -> None:
+    written = plot_study(*study(**given), tmp_path)
+    assert len(written) >= 6
+    assert all(path.stat().st_size > 3000 for path in written)
+
+
+def test_missing_numbers_are_left_out(tmp_path: Path) -> None:
+    summary, histories = study(["ce", "mae"], GRID[:2], seeds=(0,), epochs=4)
+    histories["test_accuracy"] = histories["test_accuracy"].where(histories["epoch"] % 2 == 0)
+    summary.loc[0, "memorised"] = np.nan
+    assert plot_study(summary, histories, tmp_path)
+
+
+def test_every_loss_has_a_style_of_its_own() -> None:
+    assert set(STYLES) == set(LOSSES)
+    in_print = [(str(s.dash), s.marker, s.hollow) for s in STYLES.values()]
+    assert len(set(in_print)) == len(STYLES)
+    assert len({s.color for s in STYLES.values()}) == len(STYLES)
+    mixed = method_styles([("ce", ""), ("ce", "lr=1"), ("2*nce + mae", ""), ("norm(gce)", "")])
+    assert mixed["CE"] == STYLES["ce"]
+    assert len({(str(s.dash), s.marker, s.hollow, s.color) for s in mixed.values()}) == 4
+
+
+def cells(table: str, method: str) -> list[str]:
+    line = next(line for line in table.splitlines() if line.startswith(f"| {method} "))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def test_table_has_the_means_the_best_in_bold_and_a_dagger_on_the_collapsed(
+    full: tuple[pd.DataFrame, pd.DataFrame],
+) -> None:
+    summary, _ = full
+    table = results_table(summary)
+    for column, (noise, _, rate) in enumerate(GRID):
+        here = summary[(summary["noise"] == noise) & (summary["rate"] == rate)]
+        groups = 100 * here.groupby("loss")["test_accuracy"].agg(["mean", "std"])
+        best = groups["mean"].round(2).max()
+        for loss in TWELVE:
+            mean, std = groups.loc[loss]
+            cell = cells(table, LOSSES[loss].label)[column]
+            assert f"{mean:.2f} ± {std:.2f}" in cell
+            assert ("**" in cell) == (round(mean, 2) == best)
+            assert ("†" in cell) == ((loss, noise, rate) == ("mae", "sym", 0.8))
+    assert "clean test labels" in table
+    assert "one-class" in table
+
+
+def test_published_figures_stand_beside_ours() -> None:
+    summary, _ = study(["ce", "nce_rce"], GRID[:3], seeds=(0, 1))
+    published = published_table("cifar10")
+    assert published is not None
+    table = results_table(summary, published)
+    row = published.set_index(["method", "noise", "rate"]).loc[("nce_rce", "sym", 0.4)]
+    assert f"{row['mean']:.2f}" in table
+    assert row["paper"] in table
+
+
+def test_transition_of_labels(tmp_path: Path) -> None:
+    labels = corrupt(np.repeat(np.arange(3), 50), symmetric(3, 0.3))
+    written = plot_transition(labels, ["a", "b", "c"], tmp_path / "x_sym-0.3", "x")
+    assert [path.name for path in written] == ["x_sym-0.3.png", "x_sym-0.3.svg"]
+    assert all(path.stat().st_size > 3000 for path in written)

@@ -1,0 +1,224 @@
+"""Studies: the grid, parallel cells, failures, and going on after any kind of stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from apl.config import make_config
+from apl.errors import BadInput
+from apl.results import find_studies, is_finished, read_study
+from apl.study import Progress, default_workers, make_grid, run_study
+from apl.train import train
+
+SMALL: dict[str, Any] = {"train_size": 200, "epochs": 2, "threads": 1}
+
+
+def contents(study: Path) -> dict[str, bytes]:
+    names = ("history.csv", "result.json", "model.safetensors")
+    files = {
+        f"{run.name}/{n}": (run / n).read_bytes() for run in study.glob("runs/*") for n in names
+    }
+    return {"summary.csv": (study / "summary.csv").read_bytes(), **files}
+
+
+def test_the_grid_covers_everything_once_seed_by_seed() -> None:
+    cells = make_grid("quick", ["ce", "mae"], ["none", "sym"], [0.2, 0.6], 2)
+    assert len(cells) == len({cell.name for cell in cells}) == 2 * 2 * (1 + 2)
+    assert [cell.seed for cell in cells] == [0] * 6 + [1] * 6
+    default = make_grid("quick")
+    assert {cell.rate for cell in default if cell.noise == "sym"} == {0.2, 0.4, 0.6, 0.8}
+    assert {cell.rate for cell in default if cell.noise == "asym"} == {0.1, 0.2, 0.3, 0.4}
+    assert len(default) == 9 * 9 * 3
+    report = make_grid("report")
+    assert {cell.rate for cell in report if cell.noise == "asym"} == {0.1, 0.2, 0.23, 0.33}
+
+
+def test_a_loss_parameter_goes_to_the_losses_that_take_it() -> None:
+    cells = {c.loss: c for c in make_grid("quick", ["ce", "fl"], ["sym"], [0.4], 1, gamma=2.0)}
+    assert (cells["ce"].gamma, cells["fl"].gamma) == (None, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "x"}, "preset is 'x'"),
+        ({"losses": []}, "study is empty"),
+        ({"losses": ["ce", "ce"]}, "twice"),
+        ({"losses": ["cee"]}, "did you mean 'ce'"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"rates": [2.0]}, "between 0 and 1"),
+        ({"losses": ["ce"], "gamma": 1.0}, "none of ce takes the parameter 'gamma'"),
+    ],
+)
+def test_bad_grids(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        make_grid(**{"preset": "quick", **arguments})
+
+
+def test_workers_do_not_change_results_and_finished_cells_never_run_again(tmp_path: Path) -> None:
+    cells = make_grid("quick", ["ce", "nce_rce"], ["sym"], [0.4], 2, **SMALL)
+    one = run_study(cells, tmp_path / "one", workers=1)
+    assert len(one.results) == 4
+    assert one.failed == {}
+    run_study(cells, tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "one").glob("runs/*/result.json")}
+    again = run_study(cells, tmp_path / "one", workers=2)
+    assert again.results == one.results
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    # A cell of a study is the run that `train` makes of the same config.
+    alone = train(cells[0], tmp_path / "alone")
+    assert alone == one.results[cells[0].name]
+
+
+def test_summary_is_tidy(tmp_path: Path) -> None:
+    run_study(make_grid("quick", ["ce"], ["none", "sym"], [0.4], 2, **SMALL), tmp_path, workers=2)
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    assert len(summary) == 4
+    assert {"loss", "noise", "rate", "seed", "collapsed", "test_accuracy", "acc_0", "acc_9"} <= set(
+        summary.columns
+    )
+    per_class = summary[[f"acc_{k}" for k in range(10)]].mean(axis=1)
+    assert per_class.tolist() == pytest.approx(summary["test_accuracy"].tolist())
+    full, histories = read_study(tmp_path)
+    assert len(histories) == 4 * 2
+    assert full["confusion"].map(lambda c: sum(map(sum, c))).eq(450).all()
+    assert find_studies(tmp_path) == [tmp_path]
+
+
+def test_a_failed_cell_is_reported_and_stops_no_other(tmp_path: Path) -> None:
+    good = make_config(loss="ce", **SMALL)
+    bad = make_config(loss="ce", **{**SMALL, "train_size": 99_999})
+    progress = run_study([bad, good], tmp_path, workers=1)
+    assert set(progress.results) == {good.name}
+    assert "train_size is 99999" in progress.failed[bad.name]
+    assert "Traceback" in (tmp_path / "runs" / bad.name / "log.txt").read_text()
+
+
+def test_a_dying_worker_is_replaced_and_its_cell_tried_once_more(tmp_path: Path) -> None:
+    killed: list[str] = []
+
+    def kill_first(progress: Progress) -> None:
+        if not killed and progress.running:
+            for child in _children(os.getpid()):
+                os.kill(child, signal.SIGKILL)
+            killed.extend(progress.running)
+
+    cells = make_grid("quick", ["ce", "mae"], ["sym"], [0.4], 1, **{**SMALL, "epochs": 6})
+    progress = run_study(cells, tmp_path, workers=1, observe=kill_first)
+    assert killed
+    assert set(progress.results) == {cell.name for cell in cells}
+
+
+def test_a_cell_that_always_kills_its_worker_fails_after_two_tries(tmp_path: Path) -> None:
+    deaths = 0
+
+    def kill_all(progress: Progress) -> None:
+        nonlocal deaths
+        if any(name.startswith("mae") for name in progress.running):
+            for child in _children(os.getpid()):
+                os.kill(child, signal.SIGKILL)
+                deaths += 1
+
+    cells = make_grid("quick", ["mae", "ce"], ["sym"], [0.4], 1, **{**SMALL, "epochs": 500})
+    cells[1] = make_config(loss="ce", **SMALL)
+    progress = run_study(cells, tmp_path, workers=1, observe=kill_all)
+    assert deaths >= 2
+    assert set(progress.results) == {cells[1].name}
+    assert "died (exit code -9)" in progress.failed[cells[0].name]
+
+
+def _children(pid: int) -> list[int]:
+    listed = subprocess.run(
+        ["ps", "--ppid", str(pid), "-o", "pid=,args="], capture_output=True, text=True
+    ).stdout.splitlines()
+    return [int(line.split()[0]) for line in listed if "spawn_main" in line]
+
+
+def _study_command(folder: Path, *more: str) -> list[str]:
+    return [
+        sys.executable,
+        str(ROOT / "cli.py"),
+        *("study", "--losses", "ce,nce_rce,mae", "--noise", "sym", "--rates", "0.4"),
+        *("--seeds", "1", "--train-size", "400", "--epochs", "12", "--no-pictures"),
+        *("--out", str(folder), *more),
+    ]
+
+
+def _wait_for(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_study_stopped_anyhow_goes_on_to_the_same_result(tmp_path: Path, how: int) -> None:
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    process = subprocess.Popen(
+        _study_command(stopped), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for(lambda: list(stopped.glob("runs/*/checkpoint.safetensors")))
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert not all(is_finished(run) for run in stopped.glob("runs/*"))
+    if how != signal.SIGKILL:
+        assert process.returncode == 130
+        assert "nothing finished is lost; to go on: apl study --losses ce,nce_rce,mae" in errors
+    done = subprocess.run(_study_command(stopped), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    cells = make_grid(
+        *("quick", ["ce", "nce_rce", "mae"], ["sym"], [0.4], 1),
+        train_size=400,
+        epochs=12,
+        threads=1,
+    )
+    run_study(cells, whole, workers=2)
+    assert contents(stopped) == contents(whole)
+
+
+def test_two_studies_share_a_folder_and_run_no_cell_twice(tmp_path: Path) -> None:
+    both = [
+        subprocess.Popen(
+            _study_command(tmp_path, "--workers", "1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        out, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, out + errors
+    assert len(pd.read_csv(tmp_path / "summary.csv")) == 3
+    assert all(is_finished(run) for run in tmp_path.glob("runs/*"))
+
+
+def test_a_cell_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
+    config = make_config(loss="ce", **SMALL)
+    run = tmp_path / "runs" / config.name
+    run.mkdir(parents=True)
+    with (
+        filelock.FileLock(run / "run.lock"),
+        pytest.raises(BadInput, match="another process is training"),
+    ):
+        train(config, run)
+    train(config, run)
+    assert is_finished(run)
+
+
+def test_workers_fit_the_cores() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert default_workers(1) == cores
+    assert default_workers(10**6) == 1
