@@ -20,18 +20,27 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+import kernels
 from apl.config import PRESETS, Config, make_config
 from apl.data import SOURCES, available, data_folder
+from apl.doctor import diagnosis, kernel_table
 from apl.errors import BadInput, Interrupted
 from apl.evaluate import budget_verdict, evaluate_run
 from apl.losses import LOSSES, loss_label
 from apl.networks import NETWORKS
 from apl.noise import NoiseWarning, NoisyLabels
 from apl.published import published_table
-from apl.results import find_studies, read_study, write_atomic, write_noise, write_summary
+from apl.results import (
+    environment,
+    find_studies,
+    read_study,
+    write_atomic,
+    write_noise,
+    write_summary,
+)
 from apl.study import Progress as StudyProgress
 from apl.study import default_workers, make_grid, run_study
-from apl.train import CAUSES, prepare, train
+from apl.train import CAUSES, keep_freed_memory, prepare, train
 
 app = typer.Typer(
     help="The laboratory for learning with noisy labels.",
@@ -191,6 +200,7 @@ def train_command(
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, stop)
     out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
+    keep_freed_memory()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
         task = bar.add_task("training", total=config.epochs)
@@ -485,6 +495,53 @@ def datasets(data_dir: DataDir = None) -> None:
     table = Table("network", "what", title="networks")
     for name, description in NETWORKS.items():
         table.add_row(name, description)
+    out.print(table)
+
+
+@app.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Say what runs here and why: versions, devices, how losses are computed, where data lie.
+
+    Example: `apl doctor`
+    """
+    table = Table(show_header=False)
+    for name, value in environment().items():
+        table.add_row(name, str(value))
+    for name, value in diagnosis(data_dir):
+        table.add_row(name, escape(value))
+    for backend, there, why in kernels.backends():
+        table.add_row(f"loss backend {backend}", f"{'yes' if there else 'no'}: {escape(why)}")
+    out.print(table)
+
+
+bench = typer.Typer(help="Measure what this machine makes of the kernels.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("kernels")
+def bench_kernels(
+    static: Annotated[
+        bool, typer.Option("--static", help="read the compiled code instead; needs no GPU")
+    ] = False,
+    arch: Annotated[int, typer.Option(help="--static: compile for sm_ARCH: 80, 90 or 100")] = 90,
+    loss: Annotated[str, typer.Option(help="the loss to time")] = "nce_rce",
+    seconds: Annotated[float, typer.Option(help="time for each measurement")] = 0.5,
+) -> None:
+    """Time the kernels on a GPU beside the other ways, or show what the compiler made of them.
+
+    The times: milliseconds, GB/s and percent of the measured copy bandwidth.  --static:
+    registers, spills, loads and stores, occupancy and bytes moved per row over the least possible.
+
+    Example: `apl bench kernels --static --arch 90`
+    """
+    rows = kernel_table(loss, static, arch, seconds)
+    table = Table(title=f"sm_{arch}" if static else f"{loss}, forward plus backward")
+    for name in rows[0]:
+        table.add_column(name, justify="right" if name != "loss" else "left")
+    for row in rows:
+        table.add_row(
+            *(f"{v:.3g}" if isinstance(v, float) else escape(str(v)) for v in row.values())
+        )
     out.print(table)
 
 

@@ -109,7 +109,7 @@ _SUMMAND = re.compile(
 
 
 def loss_label(spec: str) -> str:
-    """What a loss is called in print: 'NCE+RCE' for 'nce_rce'; expressions stay as given."""
+    """What a loss is called in print: 'NCE+RCE' for 'nce_rce'; a sum as given."""
     return LOSSES[spec].label if spec in LOSSES else spec
 
 
@@ -264,7 +264,7 @@ def make_loss(
 ) -> NoisyLabelLoss:
     """A drop-in for `nn.CrossEntropyLoss`, called as criterion(logits, targets).
 
-    spec: a name of `apl.LOSSES` ('nce_rce') or a sum of them ('2*nce + 0.5*mae').
+    spec: a name of `apl.LOSSES` ('nce_rce') or a sum ('2*nce + 0.5*mae', 'norm(gce) + mae').
     reduction: 'mean' (over the weights of the rows, as torch does), 'sum' or 'none'.
     weight: a factor per class [K]; ignore_index: the target of rows that do not count.
     alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A (rce):

@@ -793,32 +793,26 @@ def _notes(study: Study) -> str:
 
 
 def _beside_published(study: Study, published: pd.DataFrame) -> str:
-    """Ours beside theirs, for the noise settings that were run here."""
-    standard = study.runs[study.runs["map"].isin(["", "paper"])]
-    ranks = {
-        key: rank for *key_, rank in standard[["noise", "x", "rank"]].values if (key := tuple(key_))
+    """Ours beside theirs, for the methods and noise settings that both have."""
+    theirs = {
+        (row["method"], row["noise"], round(100 * float(row["rate"]), 4)): row
+        for row in published.to_dict("records")
     }
-    ours = study.runs.groupby(["rank", "method"])["test_accuracy"].agg(["mean", "std"])
+    standard = study.runs[study.runs["map"].isin(["", "paper"]) & (study.runs["variant"] == "")]
     table = [["Method", "Noise", "Here", "Published", "Difference", "Paper"]]
-    for row in published.to_dict("records"):
-        x = round(100 * float(row["rate"]), 4)
-        rank = ranks.get((row["noise"] if x else "none", x))
-        if rank is None:
+    for _, runs in standard.groupby(["rank", "method"]):
+        first = runs.iloc[0]
+        row = theirs.get((first["loss"], first["noise"], first["x"]))
+        if row is None:
             continue
-        label = next((m for m in study.styles if m.lower() == str(row["method"]).lower()), None)
-        label = label or loss_label(str(row["method"]))
-        here, gap = "", ""
-        if (rank, label) in ours.index:
-            mean, std = ours.loc[(rank, label)]
-            here, gap = _mean_std(mean, std), f"{mean - row['mean']:+.2f}"
-        setting = _setting(str(row["noise"]) if x else "none", "", x)
+        mean, std = runs["test_accuracy"].mean(), runs["test_accuracy"].std()
         table.append(
             [
-                _escape(label),
-                setting,
-                here,
+                _escape(first["method"]),
+                first["setting"],
+                _mean_std(mean, std),
                 _mean_std(row["mean"], row["std"]),
-                gap,
+                f"{mean - row['mean']:+.2f}",
                 _escape(row["paper"]),
             ]
         )

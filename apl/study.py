@@ -28,7 +28,7 @@ from apl.config import PRESETS, Config, make_config
 from apl.errors import BadInput, Busy, Interrupted
 from apl.losses import PARAMS, parse_loss
 from apl.results import is_finished, write_summary
-from apl.train import train
+from apl.train import keep_freed_memory, train
 
 SUMMARY_SECONDS = 30.0  # between two writings of summary.csv while a study runs
 BUSY_SECONDS = 2.0  # before asking again for a cell that another study is training
@@ -281,6 +281,7 @@ def _work(pipe: Connection, data_dir: str | Path | None, download: bool) -> None
     # Ctrl-C reaches every process of the terminal; only the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
+    keep_freed_memory()
 
     def should_stop() -> bool:
         return stopping or os.getppid() != parent  # an orphan has nobody to work for

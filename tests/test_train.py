@@ -16,10 +16,11 @@ from torch import Tensor
 
 from apl.checkpoint import load_tensors
 from apl.config import PRESETS, PUBLISHED_WEIGHTS, Config, make_config
-from apl.data import load_dataset
+from apl.data import SOURCES, load_dataset
 from apl.errors import BadInput
 from apl.evaluate import Scores, budget_verdict, evaluate_run, memorised_and_recovered, score
 from apl.losses import LOSSES, make_loss
+from apl.networks import make_network
 from apl.noise import NoisyLabels
 from apl.results import read_noise
 from apl.train import _batch_bounds, prepare, train
@@ -239,6 +240,10 @@ def test_every_preset_makes_a_config_for_every_data_set(preset: str, dataset: st
     for loss in PRESETS[preset].losses:
         config = make_config(preset, dataset=dataset, loss=loss)
         assert config.variant == ""
+    source = SOURCES[dataset]
+    shape = (source.size, source.size, len(source.mean))
+    make_network(config.network, shape, source.num_classes, config.width)
+    assert config.train_size <= (1347 if dataset == "digits" else 50_000)
     assert make_config(preset).dataset == PRESETS[preset].dataset
 
 
