@@ -33,7 +33,7 @@ def run(*command, **environment):
 def test_kernels_under_the_interpreter():
     pytest.importorskip("triton")
     done = run(
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore"),
+        *("-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-W", "ignore"),
         "tests/kernel_checks.py",
         TRITON_INTERPRET="1",
         OMP_NUM_THREADS="1",
@@ -160,14 +160,15 @@ def test_nan_stays_in_its_row_and_out_of_ignored_ones():
 @pytest.mark.parametrize("backend", ["eager", "reference"])
 @pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
 @pytest.mark.parametrize("n", [0, 3])
-def test_as_cross_entropy_where_no_row_counts(backend, reduction, n):
-    logits, targets = torch.randn(n, 5), torch.full((n,), -100)
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+def test_as_cross_entropy_where_no_row_counts(backend, reduction, n, ignore_index):
+    logits, targets = torch.randn(n, 5), torch.full((n,), ignore_index)
     torch.testing.assert_close(
         *both(
             logits,
             targets,
-            make_loss("ce", 5, reduction, backend=backend),
-            lambda z, y: F.cross_entropy(z, y, reduction=reduction),
+            make_loss("ce", 5, reduction, backend=backend, ignore_index=ignore_index),
+            lambda z, y: F.cross_entropy(z, y, reduction=reduction, ignore_index=ignore_index),
         ),
         equal_nan=True,
     )
