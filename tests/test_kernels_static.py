@@ -6,6 +6,9 @@ pytest.importorskip("triton.backends.nvidia")
 from kernels import static
 from kernels.triton_loss import LONGEST_ROW
 
+# One process for all of them: the cubins are compiled once a session.
+pytestmark = pytest.mark.xdist_group("static")
+
 
 @pytest.fixture(scope="session")
 def reports():
