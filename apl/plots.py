@@ -21,6 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from apl.evaluate import HARDLY_MEMORISED, is_tolerant
 from apl.losses import LOSSES, loss_label
 from apl.noise import NoisyLabels
 from apl.results import write_atomic
@@ -789,8 +790,10 @@ def _notes(study: Study) -> str:
                 f"† {_escape(first['method'])}, {first['setting']}: {len(bad)} of {len(cell)} "
                 f"run{'s' * (len(cell) > 1)} collapsed ({reasons})."
             )
-    short = runs[runs["x"] > 0].groupby(["rank", "setting"])["too_short"].all()
-    names = [setting for _, setting in short.index[short]]
+    # Only a loss that does not resist memorising shows whether the budget suffices to memorise.
+    fragile = runs[(runs["x"] > 0) & ~runs["loss"].map(is_tolerant)]
+    most = fragile.groupby(["rank", "setting"])["memorised"].max()
+    names = [setting for _, setting in most.index[most < 100 * HARDLY_MEMORISED]]
     if names:
         notes.append(
             f"Hardly any wrong label was memorised by any method at {', '.join(names)}: "

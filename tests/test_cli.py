@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Cli
+from conftest import ROOT, Cli
 
 from apl import LOSSES
 from apl.data import SOURCES
 
 FAST = ("--train-size", "300", "--epochs", "3", "--threads", "1")
-COMMANDS = ("noise", "train", "evaluate", "study", "plot", "losses", "datasets")
+COMMANDS = ("noise", "train", "evaluate", "study", "plot", "losses", "datasets", "doctor")
 
 
 def test_the_commands_of_the_readme_work_as_written(cli: Cli, tmp_path: Path) -> None:
@@ -151,3 +155,32 @@ def test_cifar10_noise_as_a_user_would_make_it(cli: Cli, cifar10: str, tmp_path:
     cli("noise", "--dataset", cifar10, "--type", "human", "--map", "aggre")
     with np.load(tmp_path / "results/noise/cifar10_human-aggre_seed0.npz") as file:
         assert abs(file["mask"].mean() - 0.0901) < 0.0005
+
+
+def test_python_m_apl_and_cli_py_are_the_same_command(cli: Cli) -> None:
+    module = subprocess.run(
+        [sys.executable, "-m", "apl", "losses"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    )
+    assert module.stdout == cli("losses").stdout
+
+
+def test_doctor_and_static_bench_say_what_is_there(cli: Cli) -> None:
+    shown = cli("doctor").stdout
+    assert all(word in shown for word in ("torch", "triton", "loss backend auto", "data folder"))
+    done = cli("bench", "kernels", "--static", "--arch", "75", code=2)
+    assert "arch is 75; accepted: 80, 90, 100" in done.stderr or "needs triton" in done.stderr
+
+
+def test_another_package_named_kernels_is_told(tmp_path: Path) -> None:
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text("def get_kernel(): ...\n")
+    shutil.copytree(ROOT / "apl", tmp_path / "apl")
+    done = subprocess.run(
+        [sys.executable, "-c", "import apl"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Hugging Face's `kernels` has the same import name" in done.stderr.splitlines()[-1]

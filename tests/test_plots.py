@@ -228,6 +228,16 @@ def test_table_has_the_means_the_best_in_bold_and_a_dagger_on_the_collapsed(
     assert "one-class" in table
 
 
+def test_a_budget_too_short_to_memorise_is_told_in_the_table() -> None:
+    summary, _ = study(["ce", "nce_rce"], GRID[1:3], seeds=(0,))
+    assert "too short" not in results_table(summary)
+    low = summary["rate"] == 0.2
+    summary.loc[low, "memorised"] = 0.05
+    assert "by any method at sym 0.2: this budget is too short" in results_table(summary)
+    robust = summary[summary["loss"] == "nce_rce"]
+    assert "too short" not in results_table(robust)
+
+
 def test_published_figures_stand_beside_ours() -> None:
     summary, _ = study(["ce", "nce_rce"], GRID[:3], seeds=(0, 1))
     published = published_table("cifar10")
