@@ -188,7 +188,9 @@ def read_matrix(path: str | Path, num_classes: int) -> Matrix:
             raw = np.asarray(json.loads(path.read_text(encoding="utf-8")))
         else:
             text = path.read_text(encoding="utf-8").replace(",", " ").splitlines()
-            raw = np.loadtxt(text, ndmin=2)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about an empty file: the shape tells it
+                raw = np.loadtxt(text, ndmin=2)
         matrix = np.asarray(raw, dtype=np.float64)
     except (ValueError, OSError, EOFError) as error:
         problem = " ".join(str(error).split())
