@@ -185,7 +185,7 @@ def read_config(run: Path) -> Config:
         raise BadInput(str(error) if str(path) in str(error) else f"{path}: {error}") from None
 
 
-_RESULT_NUMBERS = ("test_accuracy", "train_accuracy", "memorised", "recovered", "corrupted")
+_RESULT_NUMBERS = ("test_accuracy", "train_accuracy", "memorised", "recovered")
 _RESULT_LISTS = ("class_names", "per_class_accuracy", "confusion", "transition")
 
 
@@ -196,6 +196,7 @@ def read_result(run: Path) -> dict[str, Any]:
     try:
         for name in _RESULT_NUMBERS:
             result[name] = math.nan if result[name] is None else float(result[name])
+        result["corrupted"] = int(result["corrupted"])
         lengths = {len(result[name]) for name in _RESULT_LISTS}
         fits = isinstance(result["collapsed"], bool) and isinstance(result["reason"], str)
     except (KeyError, TypeError, ValueError):

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from apl.config import PRESETS, Config, make_config
+from apl.data import load_dataset
 from apl.errors import BadInput, Busy, Interrupted
 from apl.losses import PARAMS, parse_loss
 from apl.results import is_finished, write_summary
@@ -130,7 +131,7 @@ def run_study(
     dies is tried once more.  What a cell prints goes to log.txt in its run folder.  On
     KeyboardInterrupt (SIGTERM included) the running cells write their checkpoints, and the
     exception goes on to the caller, as does the OSError of a disk that is full, read-only or
-    gone; the same call later continues.
+    gone; the same call later continues.  Raises BadInput where a data set is missing or damaged.
     """
     progress = Progress(list(cells))
     runs = study / "runs"
@@ -149,6 +150,10 @@ def run_study(
     with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
         stack.callback(_stop, pool)
         pool += [_start(data_dir, download) for _ in range(min(workers, len(waiting)))]
+        for dataset in {cell.dataset for cell in waiting}:
+            # While the workers start: downloaded once, and what is missing or damaged is told
+            # before every cell fails of it.
+            load_dataset(dataset, data_dir, download)
         while waiting or asleep or any(worker.cell for worker in pool):
             now = time.monotonic()
             for name in [name for name, when in asleep.items() if when <= now]:

@@ -129,6 +129,7 @@ def test_help_shows_an_example_and_exits_0(cli: Cli, command: str) -> None:
         (("noise", "--typ", "asym"), "No such option: --typ"),
         (("study", "--rates", "a,b"), "rates is 'a,b'; accepted"),
         (("study", "--losses", ","), "the study is empty"),
+        (("study", "--preset", "laptop", "--no-download", "--data-dir", "void"), "is not in void"),
         (("plot", "nowhere"), "there is no folder nowhere"),
         (("plot", "."), "there is no finished run"),
         (("evaluate", "nowhere"), "there is no run folder nowhere"),
