@@ -62,17 +62,17 @@ DASHDOT, DASHDOTDOT = (0, (6, 1.4, 1.2, 1.4)), (0, (6, 1.2, 1, 1.2, 1, 1.2))
 STYLES: dict[str, Style] = {
     "ce": Style("#0b2f6b", SOLID, "o"),
     "nce": Style("#0072b2", DASHED, "s"),
-    "nce_mae": Style("#3d9ae0", DASHDOT, "^"),
-    "nce_rce": Style("#6bbcf0", DOTTED, "v"),
+    "nce_mae": Style("#3590d8", DASHDOT, "^"),
+    "nce_rce": Style("#5fb3ee", DOTTED, "v"),
     "sce": Style("#5b3fa8", DASHDOTDOT, "*"),
     "fl": Style("#6e2a00", SOLID, "P"),
     "nfl": Style("#c94f00", DASHED, "X"),
     "nfl_mae": Style("#e58a1f", DASHDOT, "<"),
-    "nfl_rce": Style("#f2b134", DOTTED, ">"),
+    "nfl_rce": Style("#dfa11e", DOTTED, ">"),
     "gce": Style("#00483a", SOLID, "D"),
     "ngce": Style("#009e73", DASHED, "d"),
-    "ngce_mae": Style("#4cbf98", DASHDOT, "p"),
-    "ngce_rce": Style("#93d8b8", DOTTED, "h"),
+    "ngce_mae": Style("#3aae86", DASHDOT, "p"),
+    "ngce_rce": Style("#72c6a2", DOTTED, "h"),
     "mae": Style("#8a2460", SOLID, "o", hollow=True),
     "nmae": Style("#cc79a7", DASHED, "^", hollow=True),
     "rce": Style("#000000", SOLID, "s", hollow=True),
@@ -186,7 +186,7 @@ def _studies(summary: pd.DataFrame, histories: pd.DataFrame) -> list[Study]:
     runs = summary.assign(**{name: 100 * summary[name].astype(float) for name in _SCORES})
     runs[["variant", "map", "reason"]] = runs[["variant", "map", "reason"]].fillna("")
     runs["x"] = [_rate(row) for _, row in runs.iterrows()]
-    clean = runs["x"] == 0
+    clean = (runs["x"] == 0) & ~runs["noise"].isin(["human", "matrix"])  # those keep their name
     runs.loc[clean, "noise"], runs.loc[clean, "map"] = "none", ""
     runs["method"] = [
         method_label(*pair) for pair in zip(runs["loss"], runs["variant"], strict=True)
@@ -216,7 +216,7 @@ def _studies(summary: pd.DataFrame, histories: pd.DataFrame) -> list[Study]:
 
 def _kind(noise: str, table: str) -> str:
     # Subsets of human labels are points of one panel; maps of asymmetric noise are panels.
-    return f"{_KINDS[noise]}, map {table}" if table and noise == "asym" else _KINDS[noise]
+    return f"{_KINDS[noise]} (map {table})" if table and noise == "asym" else _KINDS[noise]
 
 
 def _title(noise: str, table: str, x: float) -> str:
@@ -252,7 +252,8 @@ _LOOK = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "legend.handlelength": 4.2,
-    "hatch.linewidth": 0.6,
+    "figure.constrained_layout.h_pad": 0.09,
+    "figure.constrained_layout.w_pad": 0.09,
     "svg.hashsalt": "apl",  # else the ids in an svg are random
 }
 _LOCK = threading.RLock()
@@ -350,10 +351,8 @@ def _heatmaps(
     """A grid of K by K matrices of shares, in percent; labels: those of x, y and the colours."""
     cols = max(map(len, cells))
     few = len(cells[0][0][1]) <= 20  # more classes leave no room for names and figures
-    side = 3.3 if few else 3.0
-    figure, grid = _canvas(
-        caption, title, len(cells), cols, (side, side * 1.04), sharex=True, sharey=True
-    )
+    size = (3.3, 3.4 + 1.2 / len(cells)) if few else (3.0, 3.1)  # the names need their room below
+    figure, grid = _canvas(caption, title, len(cells), cols, size, sharex=True, sharey=True)
     for row, line in enumerate(cells):
         for col in range(cols):
             axes = grid[row, col]
@@ -382,8 +381,8 @@ def _heatmaps(
                 axes.set_xticks(ticks, names or range(len(percent)), rotation=90)
                 axes.set_yticks(ticks, names or range(len(percent)))
     grid[0, 0].invert_yaxis()  # shared by all
-    figure.supxlabel(labels[0])
-    figure.supylabel(labels[1])
+    figure.supxlabel(labels[0], size="medium")
+    figure.supylabel(labels[1], size="medium")
     shown = [axes for axes in grid.flat if axes.get_visible()]
     figure.colorbar(mesh, ax=shown, label=labels[2], shrink=min(1.0, 1.2 / len(cells)), aspect=25)
     return figure
@@ -447,7 +446,7 @@ def _report(study: Study) -> Pictures:
                 )
             left.margins(x=0.12)
             left.set(title=f"Overall, {kind}", ylabel=ACCURACY, ylim=(0, 100))
-            handles = _class_bars(right, study, panel)
+            handles = _class_bars(right, study, panel, kind)
         if handles:
             figure.legend(handles=handles, loc="outside right center", handlelength=1.4)
         loss, variant = runs.iloc[0][["loss", "variant"]]
@@ -458,7 +457,7 @@ def _report(study: Study) -> Pictures:
         yield f"report_{slug}", figure
 
 
-def _class_bars(axes: Any, study: Study, panel: pd.DataFrame) -> list[Any]:
+def _class_bars(axes: Any, study: Study, panel: pd.DataFrame, kind: str) -> list[Any]:
     """Accuracy per class as bars, a group a noise rate; returns the legend of the classes.
 
     With many classes the bars have no room for a colour each and stand in order of accuracy.
@@ -489,7 +488,7 @@ def _class_bars(axes: Any, study: Study, panel: pd.DataFrame) -> list[Any]:
     axes.tick_params(axis="x", length=0)
     axes.grid(False, axis="x")
     order_note = f" ({count} classes, in order of accuracy)" if many else ""
-    axes.set_title(f"Per class{order_note}")
+    axes.set_title(f"Per class, {kind}{order_note}")
     return [] if many else [Patch(color=c, label=n) for c, n in zip(colors, names, strict=True)]
 
 
@@ -561,7 +560,7 @@ def _per_epoch(
 ) -> Any:
     """A figure of scores per epoch: a row a score and kind of noise, a column a rate."""
     cols = max(len(panels) for _, panels in rows)
-    width = 3.4 if cols > 1 else 5.6
+    width = 5.6 if cols == 1 and len(rows) <= 2 else 3.4
     figure, grid = _canvas(
         study.caption, title, len(rows), cols, (width, 0.85 * width), sharey=True
     )

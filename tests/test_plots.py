@@ -125,17 +125,27 @@ def full() -> tuple[pd.DataFrame, pd.DataFrame]:
     return study(collapse=("mae", "sym", 0.8, 2))
 
 
-def overlaps(figure: Any) -> list[tuple[str, str]]:
-    """Pairs of texts (tick labels, titles, legend entries) of a figure that cover each other."""
+def text_faults(figure: Any) -> list[tuple[str, ...]]:
+    """Texts (ticks, titles, legend) of a figure that cover each other or leave the page."""
     figure.canvas = FigureCanvasAgg(figure)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
+    unseen = set()  # matplotlib keeps labels for ticks beyond an axis, and does not draw them
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = axis.get_major_ticks()
+            unseen |= {tick.label1 for tick in ticks if not low <= tick.get_loc() <= high}
     boxes = []
     for text in figure.findobj(Text):
-        if text.get_text().strip() and text.get_visible() and text.get_in_layout():
+        if text in unseen or not text.get_in_layout():
+            continue
+        if text.get_text().strip() and text.get_visible():
             box = text.get_window_extent()
             if box.width > 1 and box.height > 1:
                 boxes.append((text.get_text(), box.shrunk(0.9, 0.8)))
-    return [
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    inside = drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= width and drawn.y1 <= height
+    return [("something leaves the page",)] * (not inside) + [
         (one, other) for (one, a), (other, b) in itertools.combinations(boxes, 2) if a.overlaps(b)
     ]
 
@@ -152,12 +162,13 @@ def test_every_picture_is_there_and_no_text_covers_another(
         }
         assert any(name.startswith("confusion_sym") for name in figures)
         assert any(name.startswith("confusion_asym") for name in figures)
-        for name in ("report_nce_rce", "accuracy_vs_rate", "vanilla_vs_normalised", "transition"):
-            assert overlaps(figures[name]) == [], name
+        for name, figure in figures.items():
+            if not name.startswith("report_") or name == "report_nce_rce":  # those are all alike
+                assert text_faults(figure) == [], name
 
 
 def test_files_are_pictures_and_the_same_each_time(tmp_path: Path) -> None:
-    data = study(["ce", "nce_rce"], GRID[:3], seeds=(1, 2), epochs=5)
+    data = study(["nce_rce"], GRID[:3], seeds=(1, 2), epochs=5)
     for name in ("a", "b"):
         plot_study(*data, tmp_path / name)
     written = sorted(path.name for path in (tmp_path / "a").iterdir())
@@ -181,17 +192,22 @@ def test_files_are_pictures_and_the_same_each_time(tmp_path: Path) -> None:
     ],
     ids=["one cell of one epoch", "clean only", "100 classes", "human"],
 )
-def test_small_and_odd_studies_have_pictures(tmp_path: Path, given: dict[str, Any]) -> None:
-    written = plot_study(*study(**given), tmp_path)
-    assert len(written) >= 6
-    assert all(path.stat().st_size > 3000 for path in written)
+def test_small_and_odd_studies_have_pictures(given: dict[str, Any]) -> None:
+    with look():
+        figures = dict(draw_study(*study(**given)))
+        assert len(figures) >= 4
+        for name, figure in figures.items():
+            assert text_faults(figure) == [], name
+            shown = [axes for axes in figure.axes if axes.get_visible()]
+            assert all(axes.has_data() for axes in shown), name
 
 
-def test_missing_numbers_are_left_out(tmp_path: Path) -> None:
+def test_missing_numbers_are_left_out() -> None:
     summary, histories = study(["ce", "mae"], GRID[:2], seeds=(0,), epochs=4)
     histories["test_accuracy"] = histories["test_accuracy"].where(histories["epoch"] % 2 == 0)
     summary.loc[0, "memorised"] = np.nan
-    assert plot_study(summary, histories, tmp_path)
+    with look():
+        assert "accuracy_per_epoch" in dict(draw_study(summary, histories))
 
 
 def test_every_loss_has_a_style_of_its_own() -> None:
@@ -236,6 +252,18 @@ def test_a_budget_too_short_to_memorise_is_told_in_the_table() -> None:
     assert "by any method at sym 0.2: this budget is too short" in results_table(summary)
     robust = summary[summary["loss"] == "nce_rce"]
     assert "too short" not in results_table(robust)
+
+
+def test_human_labels_are_not_taken_for_clean_ones() -> None:
+    # A config without a rate says 0, which for human labels does not mean that none is wrong.
+    summary, _ = study(["ce", "mae"], [("none", "", 0.0), ("human", "worse", 0.0)], seeds=(0,))
+    summary["transition"] = [[]] * len(summary)
+    by = summary.set_index(["loss", "noise"])["test_accuracy"]
+    table = results_table(summary)
+    assert [cell.strip("*") for cell in cells(table, "CE")] == [
+        f"{100 * by['ce', 'none']:.2f}",
+        f"{100 * by['ce', 'human']:.2f}",
+    ]
 
 
 def test_published_figures_stand_beside_ours() -> None:
