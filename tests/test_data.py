@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,36 @@ def test_a_damaged_cifar_file_is_named(cifar10: str, tmp_path: Path, damage: str
         broken.write_bytes(content if damage == "flip" else content[:1000])
     with pytest.raises(BadInput, match=r"damaged or incomplete \(data_batch_3\)"):
         load_dataset("cifar10", tmp_path, download=False)
+
+
+def write_mnist(root: Path, side: int, top_label: int) -> None:
+    """Files in MNIST's format, with 5 images of side x side and labels up to top_label."""
+    folder = root / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    labels = bytes([*range(4), top_label])
+    for split in ("train", "t10k"):
+        images = struct.pack(">IIII", 2051, 5, side, side) + bytes(5 * side * side)
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(images)
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 2049, 5) + labels)
+
+
+@pytest.mark.parametrize(
+    ("side", "top_label", "message"),
+    [
+        (28, 9, None),
+        (20, 9, r"images of mnist must be \[N, 28, 28, 1\].*got \[5, 20, 20, 1\]"),
+        (28, 10, r"labels of mnist must lie in \[0, 10\)"),
+    ],
+)
+def test_wrong_sizes_and_labels_in_a_data_set(
+    tmp_path: Path, side: int, top_label: int, message: str | None
+) -> None:
+    write_mnist(tmp_path, side, top_label)
+    if message is None:
+        assert len(load_dataset("mnist", tmp_path, download=False).test_labels) == 5
+    else:
+        with pytest.raises(BadInput, match=message):
+            load_dataset("mnist", tmp_path, download=False)
 
 
 def test_data_folder_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -30,3 +30,14 @@ def test_rows_beyond_32_bits():
     torch.testing.assert_close(loss[-4:].double(), expected, rtol=1e-2, atol=1e-2)
     loss.sum().backward()
     assert logits.grad[-4:].isfinite().all()
+
+
+def test_the_table_of_apl_bench_kernels():
+    """Prints it, so that `pytest -m gpu -n0 -s` shows it."""
+    from apl.doctor import kernel_table
+
+    rows = kernel_table("nce_rce", static=False, arch=90, seconds=0.5)
+    for row in rows:
+        print({name: f"{v:.3g}" if isinstance(v, float) else v for name, v in row.items()})
+    assert {row["path"] for row in rows} >= {"triton", "F.cross_entropy"}
+    assert all(row["% of copy"] > 0 for row in rows)
