@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -111,8 +112,8 @@ def test_a_dying_worker_is_replaced_and_its_cell_tried_once_more(tmp_path: Path)
 
     def kill_first(progress: Progress) -> None:
         if not killed and progress.running:
-            for child in _children(os.getpid()):
-                os.kill(child, signal.SIGKILL)
+            for worker in multiprocessing.active_children():
+                worker.kill()
             killed.extend(progress.running)
 
     cells = make_grid("quick", ["ce", "mae"], ["sym"], [0.4], 1, **{**SMALL, "epochs": 6})
@@ -127,8 +128,8 @@ def test_a_cell_that_always_kills_its_worker_fails_after_two_tries(tmp_path: Pat
     def kill_all(progress: Progress) -> None:
         nonlocal deaths
         if any(name.startswith("mae") for name in progress.running):
-            for child in _children(os.getpid()):
-                os.kill(child, signal.SIGKILL)
+            for worker in multiprocessing.active_children():
+                worker.kill()
                 deaths += 1
 
     cells = make_grid("quick", ["mae", "ce"], ["sym"], [0.4], 1, **{**SMALL, "epochs": 500})
@@ -137,13 +138,6 @@ def test_a_cell_that_always_kills_its_worker_fails_after_two_tries(tmp_path: Pat
     assert deaths >= 2
     assert set(progress.results) == {cells[1].name}
     assert "died (exit code -9)" in progress.failed[cells[0].name]
-
-
-def _children(pid: int) -> list[int]:
-    listed = subprocess.run(
-        ["ps", "--ppid", str(pid), "-o", "pid=,args="], capture_output=True, text=True
-    ).stdout.splitlines()
-    return [int(line.split()[0]) for line in listed if "spawn_main" in line]
 
 
 def _study_command(folder: Path, *more: str) -> list[str]:
