@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -25,7 +26,7 @@ from apl.config import PRESETS, Config, make_config
 from apl.data import SOURCES, available, data_folder
 from apl.doctor import diagnosis, kernel_table
 from apl.errors import BadInput, Interrupted
-from apl.evaluate import budget_verdict, evaluate_run
+from apl.evaluate import Scores, budget_verdict, evaluate_run
 from apl.losses import LOSSES, loss_label
 from apl.networks import NETWORKS
 from apl.noise import NoiseWarning, NoisyLabels
@@ -250,7 +251,7 @@ def _result_table(title: str, result: dict[str, Any]) -> Table:
         ("recovered", "of the wrong labels: recovered (predicted as true)"),
     ):
         value = result[name]
-        shown = "none wrong" if value is None or value != value else f"{100 * value:.2f} %"
+        shown = "none wrong" if value != value else f"{100 * value:.2f} %"
         table.add_row(meaning, shown)
     return table
 
@@ -259,8 +260,11 @@ def _print_verdicts(config: Config, result: dict[str, Any]) -> None:
     if result["collapsed"]:
         cause = CAUSES[result["reason"]]
         out.print(f"[bold red]collapsed ({result['reason']})[/]: {escape(cause)}")
-    memorised = result["memorised"]
-    verdict = None if memorised is None else budget_verdict(config, memorised)
+    given_up = Scores(np.array(result["confusion"])).never_predicted
+    if given_up and not result["collapsed"]:
+        names = ", ".join(result["class_names"][k] for k in given_up)
+        out.print(f"[yellow]never predicted: {escape(names)}[/]")
+    verdict = budget_verdict(config, result["memorised"])
     if verdict:
         out.print(f"[yellow]{escape(verdict)}[/]")
 

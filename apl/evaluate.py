@@ -54,6 +54,12 @@ class Scores:
         return top if share >= ONE_CLASS_SHARE and true_share < 0.9 else None
 
     @property
+    def never_predicted(self) -> list[int]:
+        """The classes that have samples but get no prediction: given up, though not collapsed."""
+        missing = (self.confusion.sum(0) == 0) & (self.confusion.sum(1) > 0)
+        return [int(k) for k in np.flatnonzero(missing)]
+
+    @property
     def at_chance(self) -> bool:
         """Whether the accuracy is no better than guessing, within three standard errors."""
         chance = 1 / len(self.confusion)

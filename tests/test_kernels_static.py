@@ -12,13 +12,9 @@ pytestmark = pytest.mark.xdist_group("static")
 
 @pytest.fixture(scope="session")
 def reports():
-    """Every specialisation for sm_90; for the others every ninth, to keep the session short."""
+    """Every shipped specialisation for every architecture."""
     specs = static.shipped()
-    return [
-        *static.inspect(specs, 90),
-        *static.inspect(specs[::9], 80),
-        *static.inspect(specs[4::9], 100),
-    ]
+    return [report for arch in static.ARCHITECTURES for report in static.inspect(specs, arch)]
 
 
 def ids(found):

@@ -210,6 +210,8 @@ def test_scores() -> None:
     assert scores.per_class[:3] == pytest.approx([1.0, 1.0, 2 / 3])
     assert math.isnan(scores.per_class[3])
     assert scores.collapsed_into is None
+    assert scores.never_predicted == []
+    assert Scores(np.array([[5, 5, 0], [3, 7, 0], [5, 5, 0]])).never_predicted == [2]
     assert Scores(np.array([[1, 9], [0, 10]])).collapsed_into == 1
     assert Scores(np.array([[0, 0], [0, 10]])).collapsed_into is None  # only that class is there
     labels = NoisyLabels(np.array([0, 1, 2]), np.array([1, 2, 2]), np.eye(3))
