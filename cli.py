@@ -183,7 +183,8 @@ def train_command(
     """Train one network on noisy labels.
 
     Stopped at any moment, the same command goes on; a finished run is shown, not repeated.
-    Exit code 1 means that the run collapsed: it learned nothing, and says why.
+    Exit code 1 means that the run collapsed: it learned nothing, and says why.  The defaults shown
+    are those of the preset quick.
 
     Example: `apl train --loss nce_rce --noise sym --rate 0.6`
     """
@@ -340,7 +341,7 @@ def study(
     """Run the grid of losses x noise types x rates x seeds, then table and pictures.
 
     Safe to stop at any moment: the same command continues, finished cells are never run again.
-    Exit code 1 means that some cell failed.
+    Exit code 1 means that some cell failed.  The defaults shown are those of the preset quick.
 
     Example: `apl study --losses ce,nce_rce --noise sym --rates 0.2,0.6 --seeds 1`
     """
@@ -348,7 +349,7 @@ def study(
     fields["threads"] = fields["threads"] or 1
     cells = make_grid(preset, _split(losses), _split(noise), _numbers(rates), seeds, **fields)
     target = folder or Path("results", f"{cells[0].dataset}-{preset}")
-    workers = workers or default_workers(cells[0].threads)
+    workers = workers or default_workers(cells[0].threads, cells[0].device)
     out.print(f"{len(cells)} cells in {target}, {workers} at a time")
     shown: set[str] = set()
     try:

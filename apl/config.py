@@ -28,7 +28,7 @@ class Config:
 
     preset: str = _option("settings to start from: quick, laptop, paper, report")
     dataset: str = _option(f"{', '.join(SOURCES)}; each preset has its own")
-    loss: str = _option("a name from `apl losses` or a sum such as '2*nce + 0.5*mae'")
+    loss: str = _option("a name from `apl losses` or a sum such as `2*nce + 0.5*mae`")
     alpha: float | None = _option("weight of the active part of a combination")
     beta: float | None = _option("weight of the passive part of a combination")
     gamma: float | None = _option("focusing parameter of the focal losses")

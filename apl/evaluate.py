@@ -137,7 +137,9 @@ def load_network(run: Path, config: Config, data: Dataset) -> nn.Module:
     )
     path = run / "model.safetensors"
     try:
-        tensors, _ = load_tensors(path)
+        tensors, state = load_tensors(path)
+        if state.get("config") != config.identity():
+            raise BadInput(f"{path} is another run's, not that of its config.json: train it again")
         network.load_state_dict(tensors)
     except FileNotFoundError:
         raise BadInput(f"{path} is missing: train the run (weights are not committed)") from None

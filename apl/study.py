@@ -29,7 +29,7 @@ from apl.data import load_dataset
 from apl.errors import BadInput, Busy, Interrupted
 from apl.losses import PARAMS, parse_loss
 from apl.results import is_finished, write_summary
-from apl.train import keep_freed_memory, train
+from apl.train import choose_device, keep_freed_memory, train
 
 SUMMARY_SECONDS = 30.0  # between two writings of summary.csv while a study runs
 BUSY_SECONDS = 2.0  # before asking again for a cell that another study is training
@@ -91,10 +91,14 @@ def _rates(
     return defaults.get(noise, defaults["sym"]) if rates is None else rates
 
 
-def default_workers(threads: int) -> int:
-    """As many processes as the cores allow at `threads` each."""
+GPU_WORKERS = 4  # to a GPU: each holds a context of its own in the GPU's memory
+
+
+def default_workers(threads: int, device: str = "cpu") -> int:
+    """As many processes as the cores allow at `threads` each; fewer where they share a GPU."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // max(threads, 1))
+    workers = max(1, (cores or 1) // max(threads, 1))
+    return workers if choose_device(device).type == "cpu" else min(workers, GPU_WORKERS)
 
 
 @dataclasses.dataclass

@@ -270,6 +270,7 @@ def _train(
                 if momentum is not None:
                     tensors[f"momentum.{name}"] = momentum
             state = {
+                "config": config.identity(),
                 "epoch": epoch,
                 "step": step,
                 "history": history,
@@ -280,6 +281,8 @@ def _train(
     found = load_checkpoint(run) if run is not None else None
     if found:
         tensors, state, problems = found
+        if tensors and state.get("config") != config.identity():
+            problems, tensors = [*problems, f"the checkpoint in {run} is another run's"], {}
         for problem in problems:
             say(f"{problem}; going on from {'the one before it' if tensors else 'the start'}")
         if tensors:

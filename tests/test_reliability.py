@@ -325,6 +325,18 @@ def test_training_begins_anew_where_no_checkpoint_is_good(tmp_path: Path, finish
     assert differing(run, finished) == []
 
 
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: Path, finished: Path) -> None:
+    looks = iter(range(8))
+    with pytest.raises(Interrupted):
+        train(small(lr=0.3), tmp_path / "other", should_stop=lambda: next(looks, None) is None)
+    (tmp_path / "run").mkdir()
+    shutil.copy(tmp_path / "other" / CURRENT, tmp_path / "run")
+    said: list[str] = []
+    train(small(), tmp_path / "run", say=said.append)
+    assert "is another run's; going on from the start" in said[0]
+    assert differing(tmp_path / "run", finished) == []
+
+
 def test_other_arguments_in_a_run_folder(run: Path) -> None:
     with pytest.raises(BadInput, match=r"lr is 0\.05, asked for 0\.2.*choose another --out"):
         train(small(lr=0.2), run)
@@ -361,6 +373,9 @@ def test_a_missing_or_foreign_model(run: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"model\.safetensors is damaged"):
         evaluate_run(run)
     save_tensors(model, {"w": torch.zeros(3)}, {})
+    with pytest.raises(BadInput, match="is another run's"):
+        evaluate_run(run)
+    save_tensors(model, {"w": torch.zeros(3)}, {"config": small().identity()})
     with pytest.raises(BadInput, match="does not fit the network"):
         evaluate_run(run)
     model.unlink()
