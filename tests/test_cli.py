@@ -18,7 +18,7 @@ from apl import LOSSES
 from apl.data import SOURCES
 
 FAST = ("--train-size", "300", "--epochs", "3", "--threads", "1")
-COMMANDS = ("noise", "train", "evaluate", "study", "plot", "losses", "datasets", "doctor")
+COMMANDS = ("noise", "train", "evaluate", "study", "plot", "losses", "datasets", "doctor", "verify")
 
 
 def test_the_commands_of_the_readme_work_as_written(cli: Cli, tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""The numerical check of the theory finds what the theory says, and would notice a wrong loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import Cli
+
+from apl.losses import LOSSES
+from apl.verify import RATES, Verdict, lattice, verify
+
+CLASSES = (2, 3, 10)
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, Verdict]:
+    return {verdict.loss: verdict for verdict in verify(classes=CLASSES)}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_sum_is_constant_exactly_for_the_tolerant(
+    verdicts: dict[str, Verdict], name: str
+) -> None:
+    assert verdicts[name].constant_sum == LOSSES[name].tolerant
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_agree_with_differences(verdicts: dict[str, Verdict], name: str) -> None:
+    assert verdicts[name].gradient_error < 1e-7
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_lemma_1_symmetric_noise_is_tolerated_up_to_the_bound(
+    verdicts: dict[str, Verdict], name: str
+) -> None:
+    for k, rate in verdicts[name].symmetric.items():
+        if LOSSES[name].tolerant:
+            assert rate == max(r for r in RATES if r <= (k - 1) / k)
+        else:
+            assert rate <= 0.02  # gce is that close to MAE
+
+
+@pytest.mark.parametrize("name", ["nmae", "nrce"])
+def test_lemma_2_losses_within_its_bound_tolerate_pair_flips_below_a_half(
+    verdicts: dict[str, Verdict], name: str
+) -> None:
+    assert verdicts[name].bounded
+    assert set(verdicts[name].pair.values()) == {0.5}
+
+
+def test_lemma_2_says_nothing_of_losses_past_its_bound(verdicts: dict[str, Verdict]) -> None:
+    for name in ("ce", "nce", "nfl", "ngce"):
+        assert not verdicts[name].bounded
+        assert verdicts[name].pair[10] == 0.0
+    # MAE and RCE are within it once they are scaled, which moves no minimiser.
+    assert verdicts["mae"].pair == verdicts["nmae"].pair
+
+
+def test_the_lattice_lies_in_the_simplex_and_holds_every_vertex() -> None:
+    points = lattice(3)
+    torch.testing.assert_close(points.sum(1), torch.ones(len(points), dtype=torch.float64))
+    assert (points > 0).all()
+    for vertex in torch.eye(3, dtype=torch.float64):
+        assert ((points - vertex).abs().amax(1) < 1e-9).any()
+
+
+def test_apl_verify_prints_a_row_for_every_loss(cli: Cli) -> None:
+    shown = cli("verify").stdout
+    assert all(f" {name} " in shown for name in LOSSES)
+    rows = [line.split() for line in shown.splitlines() if line.startswith("│")]
+    constant = [row[1] for row in rows if row[3] == "yes"]
+    assert constant == [name for name, loss in LOSSES.items() if loss.tolerant]
