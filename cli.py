@@ -34,7 +34,6 @@ from apl.published import published_table
 from apl.results import (
     environment,
     find_studies,
-    read_study,
     write_atomic,
     write_noise,
     write_summary,
@@ -453,8 +452,7 @@ def plot(
 def _plot(found: Path, pictures: bool = True) -> None:
     from apl.plots import plot_study, results_table  # matplotlib takes a second to load
 
-    write_summary(found)
-    summary, histories = read_study(found)
+    summary, histories = write_summary(found)
     table = results_table(summary, published_table(summary["dataset"].iloc[0]))
     write_atomic(found / "table.md", table.encode())
     out.print(table, markup=False)

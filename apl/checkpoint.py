@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from apl.errors import BadInput
+from apl.errors import BadInput, one_line
 from apl.results import write_atomic
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
@@ -53,7 +53,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         intact = _digest(tensors, header["state"]) == header["sha256"]
         state = json.loads(header["state"])
     except Exception as error:  # a damaged header raises nearly anything
-        problem = " ".join(str(error).split())
+        problem = one_line(error)
         raise BadInput(f"{path} is damaged or not written by apl ({problem})") from None
     if not intact:
         raise BadInput(f"{path} is damaged: its checksum does not match")

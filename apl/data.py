@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apl.errors import BadInput
+from apl.errors import BadInput, one_line
 from apl.noise import Labels
 
 
@@ -155,12 +155,12 @@ def _torchvision(name: str, root: Path, download: bool) -> Split:
     except Exception as error:  # a damaged file raises nearly anything
         if available(name, root):
             damaged = _damaged_files(kind, root)
-            what = ", ".join(damaged) or " ".join(str(error).split())
+            what = ", ".join(damaged) or one_line(error)
             raise BadInput(
                 f"{name} in {where} is damaged or incomplete ({what}): delete it and run again, "
                 f"or unpack {source.archive} there anew"
             ) from None
-        problem = " ".join(str(error).split())
+        problem = one_line(error)
         raise BadInput(
             f"{name} could not be downloaded ({problem}): put {source.archive}, unpacked, "
             f"at {where}"
@@ -228,7 +228,7 @@ def human_labels(name: str, clean: Labels, folder: str | Path | None = None) -> 
             key: np.asarray(content[key], np.int64) for key in ("clean_label", HUMAN_LABELS[name])
         }
     except Exception as error:  # torch.load raises nearly anything on a damaged file
-        problem = " ".join(str(error).split())[:200]
+        problem = one_line(error)[:200]
         raise BadInput(f"{path} is damaged or is not CIFAR-10N's file: {problem}") from None
     given = labels[HUMAN_LABELS[name]]
     if not np.array_equal(labels["clean_label"], clean) or not 0 <= given.min() <= given.max() < 10:

@@ -11,3 +11,8 @@ class Busy(BadInput):
 
 class Interrupted(Exception):
     """Training was asked to stop; its checkpoint is written."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, on one line; its type where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

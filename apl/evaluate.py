@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from apl.checkpoint import load_tensors
 from apl.config import Config
 from apl.data import Dataset, load_dataset, to_float
-from apl.errors import BadInput, Interrupted
+from apl.errors import BadInput, Interrupted, one_line
 from apl.losses import parse_loss
 from apl.networks import make_network
 from apl.noise import Labels, NoisyLabels, corrupt
@@ -144,7 +144,7 @@ def load_network(run: Path, config: Config, data: Dataset) -> nn.Module:
     except FileNotFoundError:
         raise BadInput(f"{path} is missing: train the run (weights are not committed)") from None
     except RuntimeError as error:
-        problem = " ".join(str(error).split())[:200]
+        problem = one_line(error)[:200]
         raise BadInput(f"{path} does not fit the network of its config: {problem}") from None
     return network
 

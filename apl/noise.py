@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from apl.errors import BadInput
+from apl.errors import BadInput, one_line
 
 Labels = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.float64]
@@ -169,7 +169,7 @@ def find_map(name: str, class_names: Sequence[str]) -> dict[str, str]:
         # YAML is a superset of JSON, and the safe loader builds plain data only.
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = " ".join(str(error).split())
+        problem = one_line(error)
         raise BadInput(f"{path} is neither JSON nor YAML: {problem}") from None
     if not isinstance(content, dict) or not content:
         raise BadInput(f"{path} must map source classes to target classes, e.g. {{cat: dog}}")
@@ -193,7 +193,7 @@ def read_matrix(path: str | Path, num_classes: int) -> Matrix:
                 raw = np.loadtxt(text, ndmin=2)
         matrix = np.asarray(raw, dtype=np.float64)
     except (ValueError, OSError, EOFError) as error:
-        problem = " ".join(str(error).split())
+        problem = one_line(error)
         raise BadInput(f"{path} holds no matrix of numbers: {problem}") from None
     return check_transition(matrix, num_classes, str(path))
 

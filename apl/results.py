@@ -14,7 +14,7 @@ import platform
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from apl.config import Config
-from apl.errors import BadInput
+from apl.errors import BadInput, one_line
 from apl.noise import NoisyLabels, check_transition
 
 FORMAT = 1  # of config.json and result.json; a higher one was written by a newer apl
@@ -96,7 +96,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise BadInput(f"{path} is missing") from None
     except (ValueError, OSError) as error:
-        problem = " ".join(str(error).split())
+        problem = one_line(error)
         raise BadInput(f"{path} can't be read ({problem}): delete its run to repeat it") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path} is no JSON object: delete its run to repeat it")
@@ -160,7 +160,7 @@ def read_noise(path: Path) -> NoisyLabels:
     except FileNotFoundError:
         raise BadInput(f"{path} is missing") from None
     except Exception as error:  # a damaged zip raises nearly anything
-        problem = " ".join(str(error).split())
+        problem = one_line(error)
         raise BadInput(f"{path} holds no noisy labels ({problem}); `apl noise` writes it") from None
     num_classes = len(transition) if transition.ndim == 2 else 0
     for name, labels in (("clean", clean), ("noisy", noisy)):
@@ -227,7 +227,7 @@ def read_history(run: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, dtype=float)[list(HISTORY_COLUMNS)]
     except (OSError, ValueError, KeyError) as error:
-        problem = " ".join(str(error).split())
+        problem = one_line(error)
         raise BadInput(f"{path} can't be read ({problem}): delete the run to repeat it") from None
 
 
@@ -259,17 +259,17 @@ def _setting(config: Config) -> dict[str, Any]:
     return {**{name: getattr(config, name) for name in names}, "variant": config.variant}
 
 
-def write_summary(study: Path) -> pd.DataFrame:
+def write_summary(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write summary.csv, tidy, a row a finished run, a column acc_CLASS for each class; and
-    return what `read_study` says of the runs."""
-    summary, _ = read_study(study)
+    return what `read_study` read for it."""
+    summary, histories = read_study(study)
     tidy = summary.drop(columns=["class_names", "per_class_accuracy", "confusion", "transition"])
-    per_class: Iterable[dict[str, float]] = (
+    per_class = [
         {f"acc_{name}": accuracy for name, accuracy in zip(names, accuracies, strict=True)}
         for names, accuracies in zip(
             summary["class_names"], summary["per_class_accuracy"], strict=True
         )
-    )
-    tidy = pd.concat([tidy, pd.DataFrame(list(per_class), index=tidy.index)], axis=1)
+    ]
+    tidy = pd.concat([tidy, pd.DataFrame(per_class, index=tidy.index)], axis=1)
     write_atomic(study / "summary.csv", tidy.to_csv(index=False, lineterminator="\n").encode())
-    return summary
+    return summary, histories

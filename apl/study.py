@@ -26,7 +26,7 @@ from typing import Any
 
 from apl.config import PRESETS, Config, make_config
 from apl.data import load_dataset
-from apl.errors import BadInput, Busy, Interrupted
+from apl.errors import BadInput, Busy, Interrupted, one_line
 from apl.losses import PARAMS, parse_loss
 from apl.results import is_finished, write_summary
 from apl.train import choose_device, keep_freed_memory, train
@@ -320,9 +320,9 @@ def _work(pipe: Connection, data_dir: str | Path | None, download: bool) -> None
         except Busy:
             answer = ("busy", "")
         except OSError as error:
-            answer = ("no disk", error) if error.errno in NO_DISK else ("failed", _line(error))
+            answer = ("no disk", error) if error.errno in NO_DISK else ("failed", one_line(error))
         except Exception as error:
-            answer = ("failed", _line(error))
+            answer = ("failed", one_line(error))
         try:
             pipe.send(answer)
         except OSError:
@@ -331,10 +331,6 @@ def _work(pipe: Connection, data_dir: str | Path | None, download: bool) -> None
 
 # What no cell of the study can get past, so that trying the others would only repeat it.
 NO_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _say(pipe: Connection, text: str) -> None:

@@ -297,6 +297,7 @@ def _train(
             first_epoch, first_step, history = state["epoch"], state["step"], state["history"]
             unreached = set(state["unreached"])
 
+    scores: Scores | None = None  # of the network as it is, once it has been evaluated
     last_checkpoint = time.monotonic()
     bounds = _batch_bounds(count, config.batch_size)
     for epoch in range(first_epoch, config.epochs):
@@ -308,6 +309,7 @@ def _train(
             offsets = torch.randint(0, 2 * BORDER + 1, (count, 2), generator=generator).to(device)
             flips = (torch.rand(count, generator=generator) < 0.5).to(device)
 
+        scores = None
         for step in range(first_step, len(bounds)):
             start, end = bounds[step]
             chosen = order[start:end]
@@ -396,8 +398,9 @@ def _train(
         checkpoint(epoch + 1, 0)
         last_checkpoint = time.monotonic()
 
-    test_predictions = predict(network, test_images, data, should_stop)
-    scores = score(test_predictions, data.test_labels, num_classes)
+    if scores is None:
+        test_predictions = predict(network, test_images, data, should_stop)
+        scores = score(test_predictions, data.test_labels, num_classes)
     train_predictions = predict(network, images, data, should_stop)
     memorised_share, recovered_share = memorised_and_recovered(train_predictions, labels)
     reason = reason or _what_went_wrong(scores)
