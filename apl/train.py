@@ -156,6 +156,13 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state))
 
 
+def learning_rate(config: Config, epoch: int, done: float) -> float:
+    """The learning rate in an epoch (from 0) of which the share `done` is done, the step at hand
+    included: a cosine that falls by the epoch, as in the paper's code, after a linear rise."""
+    annealed = config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    return annealed * min(1.0, (epoch + done) / config.warmup) if config.warmup else annealed
+
+
 def _batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     """Start and end of every batch; a last batch of one image joins the one before it, since
     batch norm can't take it."""
@@ -238,7 +245,7 @@ def _train(
     if run is not None:
         _write_setting(run, config, labels, device)
 
-    # Network, loss, optimiser.  The learning rate is set from the epoch, so there is no scheduler.
+    # Network, loss, optimiser.  The learning rate is set from epoch and step: no scheduler to save.
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = make_network(config.network, images.shape[1:], num_classes, config.width)
@@ -301,8 +308,6 @@ def _train(
     last_checkpoint = time.monotonic()
     bounds = _batch_bounds(count, config.batch_size)
     for epoch in range(first_epoch, config.epochs):
-        lr = config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
-        optimiser.param_groups[0]["lr"] = lr
         generator = _generator(config.seed, epoch)
         order = torch.randperm(count, generator=generator).to(device)
         if config.augment:
@@ -312,6 +317,7 @@ def _train(
         scores = None
         for step in range(first_step, len(bounds)):
             start, end = bounds[step]
+            optimiser.param_groups[0]["lr"] = learning_rate(config, epoch, (step + 1) / len(bounds))
             chosen = order[start:end]
             if config.augment:
                 batch = crop_and_flip(cropped, chosen, offsets[start:end], flips[start:end])
@@ -364,7 +370,7 @@ def _train(
         total_loss, right_count, memorised_count, recovered_count = sums.tolist()
         row = {
             "epoch": epoch + 1,
-            "lr": lr,
+            "lr": learning_rate(config, epoch, 1.0),
             "train_loss": total_loss / count,
             "train_accuracy": right_count / count,
             "memorised": memorised_count / corrupted if corrupted else math.nan,
