@@ -15,6 +15,7 @@ from apl.losses import PARAMS, loss_terms
 from apl.networks import NETWORKS
 from apl.noise import METHODS, check_rate
 
+PRECISIONS = ("float32", "tf32", "bf16")
 NOISES = ("none", "sym", "asym", "pair", "human", "matrix")
 
 
@@ -61,12 +62,24 @@ class Config:
     )
     # Fields that came later, with what runs did before they were there, so that old runs stay.
     warmup: float = _option("epochs over which the learning rate rises from 0", default=0.0)
+    precision: str = _option(
+        "of the network in training: float32, tf32 (as float32, with CUDA's faster products), "
+        "bf16 (autocast)",
+        default="tf32",
+    )
+    compile: bool = _option(
+        "train the network through torch.compile, with CUDA graphs on a GPU: half a minute at the "
+        "start, for long runs",
+        default=False,
+        identity=False,
+    )
 
     def __post_init__(self) -> None:
         _require(self.preset in PRESETS, "preset", self.preset, ", ".join(PRESETS))
         _require(self.network in NETWORKS, "network", self.network, ", ".join(NETWORKS))
         _require(self.noise in NOISES, "noise", self.noise, ", ".join(NOISES))
         _require(self.method in METHODS, "method", self.method, ", ".join(METHODS))
+        _require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
         if self.noise == "human":
             _require(self.map in HUMAN_LABELS, "map", self.map, ", ".join(HUMAN_LABELS))
             _require(self.dataset == "cifar10", "dataset", self.dataset, "cifar10 with human noise")
@@ -179,6 +192,8 @@ _COMMON: dict[str, Any] = {
     "augment": False,
     "eval_every": 1,
     "warmup": 0.0,
+    "precision": "tf32",
+    "compile": False,
     "threads": 0,
     "device": "auto",
     "checkpoint_minutes": 10.0,

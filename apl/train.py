@@ -17,8 +17,9 @@ from typing import Any
 import filelock
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import kernels
 from apl.checkpoint import delete_checkpoints, load_checkpoint, save_checkpoint, save_tensors
 from apl.config import Config
 from apl.data import (
@@ -151,6 +152,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def _compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The network through torch.compile; on CUDA a step's launches become one graph."""
+    if device.type == "cpu" and not kernels.has_compiler():
+        raise BadInput("compile needs a C++ compiler (CXX, g++), which is not here: leave it out")
+    # dynamic=False: the smaller last batch of an epoch gets a graph of its own.
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return torch.compile(network, dynamic=False, mode=mode)
+
+
 def _generator(seed: int, epoch: int) -> torch.Generator:
     state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
@@ -232,6 +242,9 @@ def _train(
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    tf32 = config.precision != "float32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
     # Data: images live on the device as uint8, padded once if they will be cropped.
     data, labels = prepare(config, data_dir, download)
@@ -250,6 +263,7 @@ def _train(
         torch.manual_seed(config.seed)
         network = make_network(config.network, images.shape[1:], num_classes, config.width)
     network = network.to(device).train()
+    forward = _compiled(network, device) if config.compile else network
     if criterion is None:
         criterion = make_loss(config.loss, num_classes, **config.loss_params).to(device)
     parameters = dict(network.named_parameters())
@@ -324,8 +338,9 @@ def _train(
             else:
                 batch = images[chosen]
             targets = noisy[chosen]
-            logits = network(to_float(batch, data.mean, data.std))
-            loss = criterion(logits, targets)
+            with autocast:
+                logits = forward(to_float(batch, data.mean, data.std))
+            loss = criterion(logits.float(), targets)
             if not isinstance(loss, Tensor) or not loss.requires_grad:
                 reason = "no-gradient"
                 break
