@@ -187,6 +187,7 @@ def train(
     run: Path | None = None,
     *,
     criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    network: nn.Module | None = None,
     data_dir: str | Path | None = None,
     download: bool = True,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
@@ -198,6 +199,8 @@ def train(
     run: a folder for config.json, noise.npz, history.csv, result.json and model.safetensors; a
     run interrupted there goes on, a finished one is returned as it is.  None writes nothing.
     criterion: another loss than the config's, called as criterion(logits, targets).
+    network: another network than the config's, images [B, C, H, W] to logits [B, K]; it is trained
+    in place, and only without a run folder, whose config would not describe it.
     on_epoch gets each row of the history, say each warning; should_stop is asked after each step,
     and True writes a checkpoint and raises Interrupted.
     Raises BadInput for what does not fit, and when another process is training in the folder.
@@ -206,8 +209,11 @@ def train(
     the epoch (so from images as augmented, by weights as they were); the result's from one pass
     over the training images in evaluation mode at the end.
     """
+    others = (data_dir, download, on_epoch, say, should_stop)
     if run is None:
-        return _train(config, None, criterion, data_dir, download, on_epoch, say, should_stop)
+        return _train(config, None, criterion, network, *others)
+    if network is not None:
+        raise ValueError("a network of your own trains without a run folder: leave out run")
     run.mkdir(parents=True, exist_ok=True)
     links = [path for path in (run, *run.iterdir()) if path.is_symlink()]
     if links:
@@ -216,7 +222,7 @@ def train(
         with filelock.FileLock(run / "run.lock", blocking=False):
             for leftover in run.glob(".*.tmp"):  # of a process that was killed while it wrote
                 leftover.unlink()
-            return _train(config, run, criterion, data_dir, download, on_epoch, say, should_stop)
+            return _train(config, run, criterion, None, *others)
     except filelock.Timeout:
         raise Busy(f"another process is training in {run}") from None
 
@@ -225,6 +231,7 @@ def _train(
     config: Config,
     run: Path | None,
     criterion: Callable[[Tensor, Tensor], Tensor] | None,
+    network: nn.Module | None,
     data_dir: str | Path | None,
     download: bool,
     on_epoch: Callable[[dict[str, float]], None],
@@ -259,9 +266,10 @@ def _train(
         _write_setting(run, config, labels, device)
 
     # Network, loss, optimiser.  The learning rate is set from epoch and step: no scheduler to save.
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        network = make_network(config.network, images.shape[1:], num_classes, config.width)
+    if network is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            network = make_network(config.network, images.shape[1:], num_classes, config.width)
     network = network.to(device).train()
     forward = _compiled(network, device) if config.compile else network
     if criterion is None:

@@ -1,0 +1,63 @@
+"""The report's experiments with losses that learn, beside the accuracies it printed.
+
+    apl study --preset report --network cnn5 --width 32 --train-size 10000 --batch-size 128 \
+        --lr 0.0032 --eval-every 5 --out results/report-redone
+    python benchmarks/report_redone.py
+
+Reads summary.csv and printed.csv of results/report-redone and writes beside.md there.  printed.csv
+holds the "Overall Accuracy" of the report's tables (it prints none for MAE).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from apl.config import PRESETS
+from apl.losses import loss_label
+from apl.results import write_atomic
+
+FOLDER = Path("results", "report-redone")
+
+
+def table(summary: pd.DataFrame, printed: pd.DataFrame, noise: str) -> list[str]:
+    """Markdown lines: a row a loss, and per rate our test accuracy and the printed one, in %."""
+    ours = summary[summary["noise"] == noise].pivot(
+        index="loss", columns="rate", values="test_accuracy"
+    )
+    theirs = printed[printed["noise"] == noise].pivot(
+        index="loss", columns="rate", values="printed"
+    )
+    lines = [
+        "| loss | " + " | ".join(f"{noise} {rate:g}" for rate in ours.columns) + " |",
+        "| --- |" + " --- |" * len(ours.columns),
+    ]
+    for loss in PRESETS["report"].losses:
+        cells = []
+        for rate in ours.columns:
+            there = loss in theirs.index
+            cells.append(
+                f"{ours.loc[loss, rate]:.1%}".replace("%", " %")
+                + (f" ({theirs.loc[loss, rate]:.2f})" if there else " (not printed)")
+            )
+        lines.append(f"| {loss_label(loss)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    summary = pd.read_csv(FOLDER / "summary.csv")
+    printed = pd.read_csv(FOLDER / "printed.csv")
+    lines = [
+        "Accuracy on clean test labels after the last epoch; in brackets what the report printed.",
+        "",
+        *table(summary, printed, "sym"),
+        "",
+        *table(summary, printed, "asym"),
+    ]
+    write_atomic(FOLDER / "beside.md", ("\n".join(lines) + "\n").encode())
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
