@@ -199,7 +199,7 @@ def studies(summary: pd.DataFrame, histories: pd.DataFrame | None = None) -> lis
     runs["rank"] = [order.index(key) for key in keys]
     runs["kind"] = [_kind(noise, table) for noise, table, _ in keys]
     runs["title"] = [_title(*key) for key in keys]
-    runs["setting"] = [_setting(*key) for key in keys]
+    runs["setting"] = [setting_name(*key) for key in keys]
 
     epochs = histories.assign(**{n: 100 * histories[n].astype(float) for n in _SCORES})
     epochs = epochs.merge(
@@ -226,7 +226,8 @@ def _title(noise: str, table: str, x: float) -> str:
     return name if noise == "none" else f"{name.strip()}, {x:g} %"
 
 
-def _setting(noise: str, table: str, x: float) -> str:
+def setting_name(noise: str, table: str, x: float) -> str:
+    """A noise setting as the tables call it: 'sym 0.4' for symmetric noise of x = 40 percent."""
     if noise == "none":
         return "clean"
     if noise == "human" and table:
