@@ -173,7 +173,7 @@ class Finding:
 
     margins: a row a setting, a column a seed, in points; above 0 where the claim holds. Only what
     was used: every setting has every seed.
-    missing: the losses, settings of the paper, and seeds that the study lacks for it.
+    missing: what the study lacks for it: losses, settings of the paper, or seeds that have all.
     """
 
     claim: Claim
@@ -218,7 +218,9 @@ def find(runs: pd.DataFrame, claim: Claim) -> Finding:
     used = _complete(margins.unstack("seed").droplevel("rank"))
     names = [*claim.where.standard, *chosen.sort_values("rank")["setting"]]
     missing = [name for name in dict.fromkeys(names) if name not in used.index]
-    missing += [f"seed {seed}" for seed in sorted(set(chosen["seed"]) - set(used.columns))]
+    missing += [
+        f"a complete seed {seed}" for seed in sorted(set(chosen["seed"]) - set(used.columns))
+    ]
     return Finding(claim, used, tuple(missing))
 
 

@@ -119,7 +119,8 @@ class Part:
     short: Sequence[str]
     facts: Sequence[tuple[str, str]]
     commands: Sequence[str]
-    pictures: Sequence[Picture]
+    pictures: Sequence[Picture]  # of all methods together
+    of_each: Sequence[Picture]  # one for each method
     sections: Mapping[str, Sequence[Block]]  # by the names that the template gives them
     agreement: str
 
@@ -336,18 +337,18 @@ def _how_sure(findings: Sequence[Finding]) -> list[str]:
         "Two runs of the same noise setting and seed have the same wrong labels and the same "
         "initial weights, so losses are compared in pairs. The margin of a claim is averaged over "
         "its settings for each seed; the interval and p are those of a paired t-test over the "
-        "seeds. A positive margin speaks for the claim."
+        "seeds. Margins are in points, of accuracy or of the share of wrong labels memorised; "
+        "a positive one speaks for the claim."
     ]
     tested = [finding.estimate.count for finding in findings if finding.estimate.count > 1]
     if not tested:
         return [*text, "With one seed there is a margin, but no telling how far chance moves it."]
-    few = min(tested)
-    reach = standard_errors(few) / math.sqrt(few)
+    reach = {count: standard_errors(count) / math.sqrt(count) for count in sorted(set(tested))}
+    needed = ", ".join(f"{times:.2f} times with {count} seeds" for count, times in reach.items())
     text.append(
-        f"With {few} seeds this test has {few - 1} degree{'s' * (few > 2)} of freedom: a margin "
-        f"counts only where it exceeds {reach:.2f} times its standard deviation over the seeds. "
-        "It assumes margins that are normally distributed, which so few can't show. "
-        "'Undecided' is no evidence that there is no difference."
+        "So few seeds tell little: a margin counts only where it exceeds its standard deviation "
+        f"over the seeds {needed}, and the test assumes margins that are normally distributed, "
+        "which so few can't show. 'Undecided' is no evidence that there is no difference."
     )
     text.append(
         f"{len(tested)} claims are tested at 5 % each, without correction: about one in twenty "
@@ -363,17 +364,16 @@ def _idea(title: str, findings: Sequence[Finding]) -> Block:
         lacks = f"lacks {', '.join(finding.missing)}" if finding.missing else ""
         known, tested = found.count > 0, found.count > 1
         cells = [
-            Cell(finding.claim.where.name, below=lacks),
+            Cell(finding.verdict, -VERDICTS.index(finding.verdict), verdict=finding.verdict),
             Cell(f"{found.mean:+.2f}" if known else "", found.mean if known else None),
             Cell(f"{found.low:+.2f} to {found.high:+.2f}" if tested else "", found.low),
             Cell(_p(found.p) if tested else "", found.p),
             Cell(str(found.count or ""), found.count),
-            Cell(finding.verdict, VERDICTS.index(finding.verdict), verdict=finding.verdict),
+            Cell(finding.claim.where.name, below=lacks),
         ]
         rows.append((finding.claim.statement, cells))
-    head = ["Claim", "Where", "Margin", "95 % interval", "p", "Seeds", "Verdict"]
-    notes = ["Margins are in points of accuracy or of the share of wrong labels memorised."]
-    notes += [
+    head = ["Claim", "Verdict", "Margin", "95 % interval", "p", "Seeds", "Where"]
+    notes = [
         f"The margin of the claim of {f.claim.least:g} points or more is what exceeds them."
         for f in findings
         if f.claim.least
@@ -424,7 +424,7 @@ def _best(runs: pd.DataFrame) -> list[Block]:
         f"{len(order)} noisy settings, and the four combinations are the best four in "
         f"{order['best_four'].sum()}."
     )
-    head = ["Setting", "Best four, best first", "Best is a combination", "Best four are"]
+    head = ["Setting", "Best four, best first", "Best is a combination", "Best four all are"]
     caption = "The best four losses in each noisy setting"
     return [Block("Which losses lead", [text], Table(caption, head, rows, words=True))]
 
@@ -444,9 +444,24 @@ def _agreement(summary: pd.DataFrame) -> tuple[list[Block], str]:
         str(paper): agreement(summary, rows)
         for paper, rows in published.groupby("paper", sort=False)
     }
-    lines = [f"{paper}: {found}." for paper, found in by_paper.items()]
+    text = [
+        "Every two losses that the study and a paper both ran in the same setting make a pair; it "
+        "counts +1 where both put them in the same order and -1 where they do not. So 1 is the "
+        "same order, -1 the reverse, and about 0 two orders that have nothing in common. "
+        "Apart are the two losses that the paper itself can tell apart, since they differ by more "
+        "than the sum of its standard deviations."
+    ]
+    overall = dict(by_paper)
     if len(by_paper) > 1:
-        lines.append(f"All papers, each within itself: {agreement(summary, published)}.")
+        overall["All papers, each within itself"] = agreement(summary, published)
+    rows = []
+    for paper, found in overall.items():
+        values = (found.overall, len(found.pairs), found.overall_apart, found.pairs["apart"].sum())
+        cells = [_number(value, "d" if k % 2 else "+.2f") for k, value in enumerate(values)]
+        rows.append((paper, cells))
+    head = ["Paper", "Agreement", "Pairs", "Agreement where apart", "Pairs apart"]
+    caption = "Pairs in the same order less pairs in the reverse one, as a share of all pairs"
+    blocks = [Block(text=text, table=Table(caption, head, rows))]
     settings = pd.concat([found.settings for found in by_paper.values()], ignore_index=True)
     several = settings["recipe"].nunique() > 1
     rows = []
@@ -457,19 +472,19 @@ def _agreement(summary: pd.DataFrame) -> tuple[list[Block], str]:
             if one.empty:
                 cells.append(Cell(""))
                 continue
-            tau, losses = float(one["tau"].iloc[0]), int(one["losses"].iloc[0])
-            text = "too few" if math.isnan(tau) else f"{tau:+.2f}"
-            cells.append(Cell(text, None if math.isnan(tau) else tau, f"{losses} losses"))
+            cell = _number(float(one["tau"].iloc[0]), "+.2f")
+            cells.append(dataclasses.replace(cell, below=f"{one['losses'].iloc[0]} losses"))
         rows.append((f"{setting} ({recipe})" if several else str(setting), cells))
-    text = [
-        "Every two losses that the study and a paper both ran in the same setting make a pair; it "
-        "counts +1 where both put them in the same order and -1 where they do not. A paper can "
-        "tell two losses apart where they differ by more than the sum of its standard deviations."
-    ]
     caption = "Kendall's tau-b with the published ranking, over the losses that both ran"
-    table = Table(caption, ["Setting", *by_paper], rows) if rows else None
+    if rows:
+        notes = ["A dash: fewer than three losses, or no order among them."]
+        blocks.append(Block(table=Table(caption, ["Setting", *by_paper], rows, notes)))
     first = next(iter(by_paper))
-    return [Block(text=[*text, *lines], table=table)], f"{first}: {by_paper[first]}"
+    return blocks, f"{first}: {by_paper[first]}"
+
+
+def _number(value: float, form: str) -> Cell:
+    return Cell("-") if math.isnan(value) else Cell(format(value, form), float(value))
 
 
 # ----------------------------------------------------------------------------- what went wrong
@@ -569,7 +584,15 @@ def _list(values: Iterable[Any]) -> str:
 
 # -------------------------------------------------------------------------------- what was run
 
-_OWN_WORDS = {"batch_size", "lr", "momentum", "weight_decay", "clip", "augment", "method"}
+_SETTINGS = {
+    "batch_size": "batch size",
+    "lr": "learning rate",
+    "momentum": "momentum",
+    "weight_decay": "weight decay",
+    "clip": "gradient clipped at",
+    "augment": "augmentation",
+    "method": "labels flipped by",
+}
 _VERSIONS = ("python", "torch", "torchvision", "numpy")
 
 
@@ -601,10 +624,7 @@ def _facts(
         ("Training images", sizes),
         ("Test images", _list(f"{count:,}" for count in sorted(tests))),
     ]
-    shown = [f for f in dataclasses.fields(Config) if f.name in _OWN_WORDS]
-    facts.append(
-        ("Settings", "; ".join(f"{f.name.replace('_', ' ')} {values(f.name)}" for f in shown))
-    )
+    facts.append(("Settings", "; ".join(f"{word} {values(f)}" for f, word in _SETTINGS.items())))
     weights = _list(
         f"{loss_label(config.loss)} ({', '.join(given)})"
         for config in sorted(configs, key=lambda c: (c.loss, c.variant))
@@ -675,21 +695,23 @@ _PICTURES = {
 """By the first words of a picture's name: its kind, and its caption."""
 
 
-def _pictures(summary: pd.DataFrame, histories: pd.DataFrame) -> list[Picture]:
-    """Every picture of one data set and preset."""
-    found = []
+def _pictures(
+    summary: pd.DataFrame, histories: pd.DataFrame
+) -> tuple[list[Picture], list[Picture]]:
+    """Every picture of one data set and preset: of all methods together, and of each method."""
+    together: list[Picture] = []
+    of_each: list[Picture] = []
     with look():
         for name, figure in draw_study(summary, histories):
             key = next(key for key in _PICTURES if name.startswith(key))
             kind, caption = _PICTURES[key]
-            title = "; ".join(figure.get_suptitle().splitlines())
+            title, run = figure.get_suptitle().splitlines()
             data = base64.b64encode(_smaller(render(figure, "png"))).decode()
             uri = f"data:image/png;base64,{data}"
             width = round(96 * figure.get_size_inches()[0])
-            picture = Picture(uri, width, f"{caption}. {title}.", f"{kind}. {title}")
-            found.append((key == "report", picture))
-    # What compares the methods comes before the pictures of one method each.
-    return [picture for _, picture in sorted(found, key=lambda pair: pair[0])]
+            picture = Picture(uri, width, f"{caption}. {title}.", f"{kind}. {title}; {run}.")
+            (of_each if key == "report" else together).append(picture)
+    return together, of_each
 
 
 def _smaller(png: bytes) -> bytes:
@@ -743,22 +765,24 @@ def _part(
             index=False
         )
     }
+    together, of_each = _pictures(summary, histories)
     claims, findings = _claims(summary)
     agreed, line = _agreement(summary)
     verdicts = Counter(finding.verdict for finding in findings)
-    told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS if verdicts[verdict])
+    told = ", ".join(f"{verdict} {verdicts[verdict]}" for verdict in VERDICTS if verdicts[verdict])
     collapsed = int(summary["collapsed"].sum())
     environments = [material.environments[run] for run in configs]
     return Part(
         name=study.caption,
         short=[
             f"{len(summary)} of the {len(grid)} cells of the grid are run; {collapsed} collapsed.",
-            f"Of {len(findings)} claims of the paper: {told}.",
+            f"Of {len(findings)} claims of the paper (Ma et al. 2020): {told}.",
             f"Agreement with the published ranking, {line}.",
         ],
         facts=_facts(study, list(configs.values()), environments, len(grid)),
         commands=_commands(material, study, list(configs.values())),
-        pictures=_pictures(summary, histories),
+        pictures=together,
+        of_each=of_each,
         sections={
             "accuracy": _accuracy(study, published_table(str(summary["dataset"].iloc[0]))),
             "claims": claims,
