@@ -326,8 +326,9 @@ def _claims(summary: pd.DataFrame) -> tuple[list[Block], list[Finding]]:
         title = name if len(found_recipes) > 1 else ""
         blocks.append(Block(title, _how_sure(findings)))
         for idea, group in itertools.groupby(findings, lambda finding: finding.claim.idea):
-            blocks.append(_idea(idea, list(group)))
+            blocks += _idea(idea, [finding for finding in group if len(finding.margins)])
         blocks += _best(runs)
+        blocks += _not_run([finding for finding in findings if not len(finding.margins)])
     return blocks, everything
 
 
@@ -351,36 +352,54 @@ def _how_sure(findings: Sequence[Finding]) -> list[str]:
         "which so few can't show. 'Undecided' is no evidence that there is no difference."
     )
     text.append(
-        f"{len(tested)} claims are tested at 5 % each, without correction: about one in twenty "
-        "that are neither true nor false would be decided by chance."
+        f"{len(tested)} claims are tested at 5 % each, without correction: of margins that are "
+        "truly 0, about one in twenty would be called by chance."
     )
     return text
 
 
-def _idea(title: str, findings: Sequence[Finding]) -> Block:
+def _idea(title: str, findings: Sequence[Finding]) -> list[Block]:
+    """The findings on one idea, those of claims that were run."""
+    if not findings:
+        return []
     rows = []
     for finding in findings:
-        found = finding.estimate
+        found, verdict = finding.estimate, finding.verdict
+        tested = found.count > 1
         lacks = f"lacks {', '.join(finding.missing)}" if finding.missing else ""
-        known, tested = found.count > 0, found.count > 1
         cells = [
-            Cell(finding.verdict, -VERDICTS.index(finding.verdict), verdict=finding.verdict),
-            Cell(f"{found.mean:+.2f}" if known else "", found.mean if known else None),
+            Cell(verdict, -VERDICTS.index(verdict), verdict=verdict),
+            Cell(f"{found.mean:+.2f}", found.mean),
             Cell(f"{found.low:+.2f} to {found.high:+.2f}" if tested else "", found.low),
             Cell(_p(found.p) if tested else "", found.p),
-            Cell(str(found.count or ""), found.count),
+            Cell(str(found.count), found.count),
             Cell(finding.claim.where.name, below=lacks),
         ]
         rows.append((finding.claim.statement, cells))
     head = ["Claim", "Verdict", "Margin", "95 % interval", "p", "Seeds", "Where"]
     notes = [
-        f"The margin of the claim of {f.claim.least:g} points or more is what exceeds them."
-        for f in findings
-        if f.claim.least
+        f"The margin of the claim of {finding.claim.least:g} points or more is what exceeds them."
+        for finding in findings
+        if finding.claim.least
     ]
     table = Table(title, head, rows, notes, words=True)
-    used = [finding for finding in findings if len(finding.margins)]
-    return Block(title, table=table, folded=[_margins(used)] if used else [])
+    return [Block(title, table=table, folded=[_margins(findings)])]
+
+
+def _not_run(findings: Sequence[Finding]) -> list[Block]:
+    """The claims that the study can say nothing of, and what it lacks for them."""
+    if not findings:
+        return []
+    rows = [
+        (
+            finding.claim.statement,
+            [Cell(finding.claim.where.name), Cell(", ".join(finding.missing))],
+        )
+        for finding in findings
+    ]
+    caption = "Claims that were not run"
+    table = Table(caption, ["Claim", "Where", "The study lacks"], rows, words=True)
+    return [Block(folded=[(f"{caption} ({len(rows)})", table)])]
 
 
 def _p(p: float) -> str:
@@ -391,6 +410,7 @@ def _margins(findings: Sequence[Finding]) -> tuple[str, Table]:
     """The margins of some claims in each setting, as a title and a table."""
     named = pd.concat([finding.margins.mean(axis=1) for finding in findings], axis=1)
     settings = list(named.index)
+    several = len({finding.claim.where for finding in findings}) > 1
     rows = []
     for finding in findings:
         cells = []
@@ -403,7 +423,7 @@ def _margins(findings: Sequence[Finding]) -> tuple[str, Table]:
             if len(margins) > 1:
                 text += f" ± {margins.std():.2f}"
             cells.append(Cell(text, float(margins.mean())))
-        where = f" ({finding.claim.where.name})"
+        where = f" ({finding.claim.where.name})" if several else ""
         rows.append((finding.claim.statement + where, cells))
     caption = "Margin in each noise setting, in points, mean ± std over the seeds"
     return "Margins setting by setting", Table(caption, ["Claim", *settings], rows)
@@ -415,16 +435,16 @@ def _best(runs: pd.DataFrame) -> list[Block]:
         return []
     order = best_losses(runs)
     rows = []
-    for row in order.itertuples():
-        leading = ", ".join(map(loss_label, row.losses[:4]))
-        answers = ["yes" if yes else "no" for yes in (row.best, row.best_four)]
-        rows.append((row.setting, [Cell(leading), *map(Cell, answers)]))
+    for row in order.to_dict("records"):
+        leading = ", ".join(map(loss_label, row["losses"][:4]))
+        answers = ["yes" if row[name] else "no" for name in ("best", "best_four")]
+        rows.append((str(row["setting"]), [Cell(leading), *map(Cell, answers)]))
     text = (
         f"By mean accuracy, a combination is the best loss in {order['best'].sum()} of "
         f"{len(order)} noisy settings, and the four combinations are the best four in "
         f"{order['best_four'].sum()}."
     )
-    head = ["Setting", "Best four, best first", "Best is a combination", "Best four all are"]
+    head = ["Setting", "Best four, best first", "Best is a combination", "All four are"]
     caption = "The best four losses in each noisy setting"
     return [Block("Which losses lead", [text], Table(caption, head, rows, words=True))]
 
@@ -438,8 +458,8 @@ def _agreement(summary: pd.DataFrame) -> tuple[list[Block], str]:
     published = published_rows()
     published = published[published["dataset"] == dataset]
     if published.empty:
-        line = f"nothing is published for {dataset} to compare the ranking with"
-        return [Block(text=[f"{line[0].upper()}{line[1:]}."])], line
+        line = f"no paper's figures for {dataset} are at hand"
+        return [Block(text=[f"N{line[1:]}."])], line
     by_paper = {
         str(paper): agreement(summary, rows)
         for paper, rows in published.groupby("paper", sort=False)
@@ -777,7 +797,7 @@ def _part(
         short=[
             f"{len(summary)} of the {len(grid)} cells of the grid are run; {collapsed} collapsed.",
             f"Of {len(findings)} claims of the paper (Ma et al. 2020): {told}.",
-            f"Agreement with the published ranking, {line}.",
+            f"Agreement with the published ranking: {line}.",
         ],
         facts=_facts(study, list(configs.values()), environments, len(grid)),
         commands=_commands(material, study, list(configs.values())),

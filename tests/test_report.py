@@ -273,6 +273,8 @@ def test_cells_that_were_not_run_are_named(tmp_path: Path) -> None:
     assert table["CE"] == ["clean", "1"]
     assert table["NCE+RCE"] == ["sym 0.4", "1"]
     assert "10 of the 12 cells" in page.text
+    not_run = page.tables["Claims that were not run"]
+    assert not_run["NCE is more accurate than CE"] == ["symmetric noise of 0.4 or more", "NCE"]
 
 
 def test_a_folder_with_a_summary_alone_shows_what_it_can(tmp_path: Path) -> None:
