@@ -155,7 +155,7 @@ def read_material(folder: Path) -> Material:
     if folder not in below:
         if (folder / "summary.csv").is_file():
             return Material(name, read_summary(folder), None, {}, {})
-        hint = f"; below it lie {', '.join(map(str, below))}" if below else ""
+        hint = f"; give one of {', '.join(map(str, below))}" if below else ""
         raise BadInput(f"{folder} is no study: it has no finished run and no summary.csv{hint}")
     configs, environments = {}, {}
     for file in sorted(folder.glob("runs/*/config.json")):
@@ -202,7 +202,7 @@ def _accuracy(study: Study, published: pd.DataFrame | None) -> list[Block]:
     runs = study.runs
     seeds = int(runs.groupby(["setting", "method"])["seed"].nunique().max())
     means = runs.groupby(["setting", "method"])["test_accuracy"].mean().dropna()
-    best, count = means.groupby("setting").max().round(2), means.groupby("setting").size()
+    best, count = means.groupby("setting").max(), means.groupby("setting").size()
     rows = [] if published is None else published.to_dict("records")
     theirs = {(r["method"], r["noise"], round(100 * float(r["rate"]), 4)): r for r in rows}
     papers: list[str] = []
@@ -223,8 +223,8 @@ def _accuracy(study: Study, published: pd.DataFrame | None) -> list[Block]:
             if row["paper"] not in papers:
                 papers.append(row["paper"])
             below = mean_std(row["mean"], row["std"]) + _raised(papers.index(row["paper"]))
-        top = count.get(setting, 0) > 1 and round(mean, 2) == best[setting]
-        return Cell(text, mean, below, best=bool(top))
+        top = count.get(setting, 0) > 1 and f"{mean:.2f}" == f"{best[setting]:.2f}"
+        return Cell(text, mean, below, best=top)
 
     def difference(runs: pd.DataFrame) -> Cell:
         row, mean = beside(runs), float(runs["test_accuracy"].mean())
@@ -635,7 +635,8 @@ def _facts(
         return [*facts, ("Settings and machine", text)]
 
     def values(name: str) -> str:
-        return _list(getattr(config, name) for config in configs)
+        found = [getattr(config, name) for config in configs]
+        return _list(("no", "yes")[v] if isinstance(v, bool) else v for v in found)
 
     tests = {int(np.sum(c)) for c in study.runs["confusion"] if len(c)}
     sizes = _list(f"{c.train_size:,}" if c.train_size else "all" for c in configs)

@@ -329,7 +329,7 @@ def test_the_command_writes_the_file_and_says_where(cli: Cli, tmp_path: Path) ->
     cli("report", "results/cifar10-laptop", "--out", "new/page.html")
     first = (tmp_path / "results/cifar10-laptop/report.html").read_bytes()
     assert (tmp_path / "new/page.html").read_bytes() == first
-    with pytest.raises(BadInput, match=r"is no study: .*; below it lie .*cifar10-laptop"):
+    with pytest.raises(BadInput, match=r"is no study: .*; give one of .*cifar10-laptop"):
         read_material(tmp_path / "results")
 
 
