@@ -248,9 +248,18 @@ def balanced_subset(labels: Labels, count: int) -> Labels:
 
 def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 [B, H, W, C] to normalised float32 [B, C, H, W] in channels-last memory."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device)
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
     return (images.float() * scale - shift).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=32)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    # Once per device: to copy them anew in each step would make a GPU wait for the copy.
+    with torch.inference_mode(False):  # an inference tensor could not take part in training later
+        scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        return scale, torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device)
 
 
 BORDER = 4  # pixels of zeros around an image before a random crop, as in the paper

@@ -11,6 +11,7 @@ from apl.errors import BadInput
 
 NETWORKS = {
     "cnn8": "8 layers (paper, CIFAR-10): 3 x (conv-conv-maxpool), widths w, 2w, 3.06w, FC 4w",
+    "cnn5": "5 layers (laptop): 5x5 conv stride 2, 2 x (conv-maxpool), widths w, 1.5w, 2w, FC 8w",
     "cnn4": "4 layers (paper, MNIST): 2 x (conv-maxpool), widths w/2, w, FC 2w",
     "resnet34": "ResNet-34 (paper, CIFAR-100) with the 3x3 stem of the CIFAR literature",
     "mlp": "2 hidden layers of width w, for the smallest images",
@@ -20,8 +21,8 @@ NETWORKS = {
 def make_network(name: str, image_shape: Sequence[int], num_classes: int, width: int) -> nn.Module:
     """A network for images of shape (H, W, C), initialised from torch's global random state.
 
-    width: channels of the first block (cnn8: 64 is the paper's), last conv width (cnn4: 64 is the
-    paper's), hidden units (mlp); resnet34 at 64 is the standard one and takes no other width.
+    width: channels of the first block (cnn8: 64 is the paper's; cnn5), last conv width (cnn4: 64
+    is the paper's), hidden units (mlp); resnet34 at 64 is the standard one and takes no other.
     Convolutions are Kaiming-uniform and linear layers Xavier-uniform, as in the paper's code; a
     bias that batch norm would cancel is left out.
     """
@@ -33,6 +34,19 @@ def make_network(name: str, image_shape: Sequence[int], num_classes: int, width:
             blocks += [*_conv(before, after), *_conv(after, after), nn.MaxPool2d(2)]
         features = widths[-1] * (height // 8) * (image_width // 8)
         network = nn.Sequential(*blocks, nn.Flatten(), *_head(features, 4 * width, num_classes))
+    elif name == "cnn5":
+        widths = (width, 3 * width // 2, 2 * width)
+        network = nn.Sequential(
+            nn.Conv2d(channels, widths[0], 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.ReLU(),
+            *_conv(widths[0], widths[1]),
+            nn.MaxPool2d(2),
+            *_conv(widths[1], widths[2]),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            *_head(widths[2] * (height // 8) * (image_width // 8), 8 * width, num_classes),
+        )
     elif name == "cnn4":
         network = nn.Sequential(
             *_conv(channels, width // 2),

@@ -17,8 +17,9 @@ from typing import Any
 import filelock
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import kernels
 from apl.checkpoint import delete_checkpoints, load_checkpoint, save_checkpoint, save_tensors
 from apl.config import Config
 from apl.data import (
@@ -151,9 +152,25 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def _compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The network through torch.compile; on CUDA a step's launches become one graph."""
+    if device.type == "cpu" and not kernels.has_compiler():
+        raise BadInput("compile needs a C++ compiler (CXX, g++), which is not here: leave it out")
+    # dynamic=False: the smaller last batch of an epoch gets a graph of its own.
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return torch.compile(network, dynamic=False, mode=mode)
+
+
 def _generator(seed: int, epoch: int) -> torch.Generator:
     state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
+
+
+def learning_rate(config: Config, epoch: int, done: float) -> float:
+    """The learning rate in an epoch (from 0) of which the share `done` is done, the step at hand
+    included: a cosine that falls by the epoch, as in the paper's code, after a linear rise."""
+    annealed = config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    return annealed * min(1.0, (epoch + done) / config.warmup) if config.warmup else annealed
 
 
 def _batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
@@ -225,6 +242,9 @@ def _train(
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    tf32 = config.precision != "float32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
     # Data: images live on the device as uint8, padded once if they will be cropped.
     data, labels = prepare(config, data_dir, download)
@@ -238,11 +258,12 @@ def _train(
     if run is not None:
         _write_setting(run, config, labels, device)
 
-    # Network, loss, optimiser.  The learning rate is set from the epoch, so there is no scheduler.
+    # Network, loss, optimiser.  The learning rate is set from epoch and step: no scheduler to save.
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = make_network(config.network, images.shape[1:], num_classes, config.width)
     network = network.to(device).train()
+    forward = _compiled(network, device) if config.compile else network
     if criterion is None:
         criterion = make_loss(config.loss, num_classes, **config.loss_params).to(device)
     parameters = dict(network.named_parameters())
@@ -301,8 +322,6 @@ def _train(
     last_checkpoint = time.monotonic()
     bounds = _batch_bounds(count, config.batch_size)
     for epoch in range(first_epoch, config.epochs):
-        lr = config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
-        optimiser.param_groups[0]["lr"] = lr
         generator = _generator(config.seed, epoch)
         order = torch.randperm(count, generator=generator).to(device)
         if config.augment:
@@ -312,14 +331,16 @@ def _train(
         scores = None
         for step in range(first_step, len(bounds)):
             start, end = bounds[step]
+            optimiser.param_groups[0]["lr"] = learning_rate(config, epoch, (step + 1) / len(bounds))
             chosen = order[start:end]
             if config.augment:
                 batch = crop_and_flip(cropped, chosen, offsets[start:end], flips[start:end])
             else:
                 batch = images[chosen]
             targets = noisy[chosen]
-            logits = network(to_float(batch, data.mean, data.std))
-            loss = criterion(logits, targets)
+            with autocast:
+                logits = forward(to_float(batch, data.mean, data.std))
+            loss = criterion(logits.float(), targets)
             if not isinstance(loss, Tensor) or not loss.requires_grad:
                 reason = "no-gradient"
                 break
@@ -364,7 +385,7 @@ def _train(
         total_loss, right_count, memorised_count, recovered_count = sums.tolist()
         row = {
             "epoch": epoch + 1,
-            "lr": lr,
+            "lr": learning_rate(config, epoch, 1.0),
             "train_loss": total_loss / count,
             "train_accuracy": right_count / count,
             "memorised": memorised_count / corrupted if corrupted else math.nan,

@@ -4,7 +4,7 @@
 can; `apl.make_loss` is the door most users want.
 """
 
-from kernels.dispatch import BACKENDS, Backend, backends, loss
+from kernels.dispatch import BACKENDS, Backend, backends, has_compiler, loss
 from kernels.reference import BASES, REDUCTIONS, Base, Reduction, Term, reference_loss, simplify
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Reduction",
     "Term",
     "backends",
+    "has_compiler",
     "loss",
     "reference_loss",
     "simplify",

@@ -217,7 +217,7 @@ def _choose(backend: Backend, logits: Tensor, weight: Tensor | None) -> str:
     if device != "cpu":
         return "reference"
     large = not tracing and logits.numel() >= closed_form.COMPILE_FROM
-    return "compiled" if large and _has_compiler() else "eager"
+    return "compiled" if large and has_compiler() else "eager"
 
 
 class _Triton(NamedTuple):
@@ -262,7 +262,8 @@ def interpreted() -> bool:
 
 
 @functools.cache
-def _has_compiler() -> bool:
+def has_compiler() -> bool:
+    """Whether Inductor finds the C++ compiler that it needs for CPU code."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
 
 
@@ -276,7 +277,7 @@ def backends() -> list[tuple[str, bool, str]]:
     cuda = torch.cuda.is_available()
     problem = _triton_problem("cuda" if cuda else "cpu", torch.float32)
     triton_why = problem or ("interpreted" if interpreted() else "one kernel for value and grad")
-    compiler = _has_compiler()
+    compiler = has_compiler()
     compiled_why = "Inductor with a C++ compiler" if compiler else "no C++ compiler (CXX, g++)"
     if cuda:
         auto = "reference" if problem else "triton"

@@ -150,7 +150,13 @@ def test_data_folder_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert data_folder("given") == Path("given")
 
 
-SHAPES = {"cnn8": (32, 32, 3), "cnn4": (28, 28, 1), "resnet34": (32, 32, 3), "mlp": (8, 8, 1)}
+SHAPES = {
+    "cnn8": (32, 32, 3),
+    "cnn5": (32, 32, 3),
+    "cnn4": (28, 28, 1),
+    "resnet34": (32, 32, 3),
+    "mlp": (8, 8, 1),
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -1,0 +1,158 @@
+"""What makes training fast, as far as it can be counted: syncs, graph breaks, equal results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import kernels
+from apl.config import Config, make_config
+from apl.errors import BadInput
+from apl.losses import make_loss
+from apl.networks import NETWORKS, make_network
+from apl.train import learning_rate, train
+
+# What makes the host wait for a GPU: a number or a size read from a tensor, or values that come
+# from Python lists (copied from memory that is not pinned).
+SYNCS = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "equal"}
+
+needs_compiler = pytest.mark.skipif(not kernels.has_compiler(), reason="needs a C++ compiler")
+
+
+class CountSyncs(TorchDispatchMode):
+    """Counts every operation on tensors that would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        moved = (kwargs or {}).get("device")
+        if name in SYNCS or (name == "_to_copy" and moved is not None):
+            self.seen[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def config(**given: Any) -> Config:
+    return make_config(**{"train_size": 320, "epochs": 2, "threads": 1, "device": "cpu", **given})
+
+
+def syncs(loss: str, **given: Any) -> Counter[str]:
+    # The reference backend is what devices without a kernel run.  The closed form is for the CPU
+    # alone, where to read a number costs nothing, and does so.
+    criterion = make_loss(loss, 10, backend="reference")
+    asked = config(loss=loss, network="mlp", width=16, **given)
+    train(asked, criterion=criterion, say=lambda text: None)  # fills what is computed only once
+    with CountSyncs() as counter:
+        train(asked, criterion=criterion, say=lambda text: None)
+    return counter.seen
+
+
+@pytest.mark.parametrize("loss", ["ce", "nce_rce", "nfl_mae", "gce"])
+def test_no_step_waits_for_the_device(loss: str) -> None:
+    """Four times as many steps, not one wait more."""
+    assert syncs(loss, batch_size=20) == syncs(loss, batch_size=80)
+
+
+def test_a_wait_in_a_step_is_counted() -> None:
+    class Waits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.loss = make_loss("ce", 10)
+
+        def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            loss: torch.Tensor = self.loss(logits, targets)
+            return loss if loss.item() > 0 else -loss
+
+    asked = config(loss="ce", batch_size=20, network="mlp", width=16)
+    with CountSyncs() as counter:
+        train(asked, criterion=Waits(), say=lambda text: None)
+    assert counter.seen["_local_scalar_dense"] >= 2 * 16
+
+
+def test_augmentation_does_not_wait_either() -> None:
+    assert syncs("ce", augment=True, batch_size=20) == syncs("ce", augment=True, batch_size=80)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_and_losses_are_one_graph(name: str) -> None:
+    """torch.compile sees the whole step: no graph break in the network or in the loss."""
+    small = name in ("mlp", "cnn4")
+    shape = (8, 8, 1) if small else (32, 32, 3)
+    network = make_network(name, shape, 10, 64).train()
+    criterion = make_loss("nce_rce", 10)
+
+    def step(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return criterion(network(images), targets)
+
+    images = torch.randn(4, shape[2], *shape[:2])
+    explained = torch._dynamo.explain(step)(images, torch.randint(10, (4,)))
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
+
+
+@needs_compiler
+def test_compiled_training_is_training() -> None:
+    """The same run, compiled: the same up to the rounding of fused sums."""
+    rows: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+    for compiled, seen in rows.items():
+        train(
+            config(compile=compiled, network="mlp", width=32),
+            on_epoch=seen.append,
+            say=lambda text: None,
+        )
+    for eager, fused in zip(rows[False], rows[True], strict=True):
+        assert fused["train_loss"] == pytest.approx(eager["train_loss"], rel=1e-3)
+        assert fused["test_accuracy"] == pytest.approx(eager["test_accuracy"], abs=0.02)
+
+
+def test_compile_without_a_compiler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    kernels.has_compiler.cache_clear()
+    try:
+        with pytest.raises(BadInput, match="compile needs a C\\+\\+ compiler"):
+            train(config(compile=True), say=lambda text: None)
+    finally:
+        kernels.has_compiler.cache_clear()
+
+
+def test_bf16_trains_with_float32_weights_and_loss() -> None:
+    seen: list[tuple[torch.dtype, torch.dtype]] = []
+    criterion = make_loss("nce_rce", 10)
+
+    def watched(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = criterion(logits, targets)
+        seen.append((logits.dtype, loss.dtype))
+        return loss
+
+    exact = train(config(epochs=6), say=lambda text: None)
+    rough = train(config(epochs=6, precision="bf16"), criterion=watched, say=lambda text: None)
+    assert set(seen) == {(torch.float32, torch.float32)}
+    assert rough["test_accuracy"] != exact["test_accuracy"]  # it did compute in bf16
+    assert rough["test_accuracy"] == pytest.approx(exact["test_accuracy"], abs=0.1)
+
+
+def test_precision_and_warmup_belong_to_a_run_and_compile_does_not() -> None:
+    assert "precision=bf16" in config(precision="bf16").name
+    assert "warmup=1" in config(warmup=1.0).name
+    assert config(compile=True).name == config().name
+    with pytest.raises(BadInput, match="precision is 'fp8'; accepted: float32, tf32, bf16"):
+        config(precision="fp8")
+
+
+def test_warmup_rises_and_meets_the_cosine() -> None:
+    asked = config(epochs=10, warmup=2.0, lr=0.1)
+    rates = [learning_rate(asked, e, done) for e in range(10) for done in (0.25, 0.5, 0.75, 1.0)]
+    plain = [learning_rate(config(epochs=10, lr=0.1), e, 1.0) for e in range(10)]
+    assert rates[0] == pytest.approx(0.1 / 8)
+    assert rates[:8] == sorted(rates[:8])
+    assert rates[7] == pytest.approx(plain[1])
+    assert rates[11::4] == pytest.approx(plain[2:])
