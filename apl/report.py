@@ -607,10 +607,12 @@ def _list(values: Iterable[Any]) -> str:
 _SETTINGS = {
     "batch_size": "batch size",
     "lr": "learning rate",
+    "warmup": "warm-up epochs",
     "momentum": "momentum",
     "weight_decay": "weight decay",
     "clip": "gradient clipped at",
     "augment": "augmentation",
+    "precision": "precision",
     "method": "labels flipped by",
 }
 _VERSIONS = ("python", "torch", "torchvision", "numpy")
@@ -681,8 +683,10 @@ def _commands(material: Material, study: Study, configs: Sequence[Config]) -> li
                 make_config(**dict(zip(names, map(_plain, row), strict=True)))
                 for row in study.runs[names].itertuples(index=False)
             ]
-        except BadInput:  # of an older apl, or not of apl: it can't be told
+        except BadInput:  # not of this apl
             cells = []
+        if [cell.epochs for cell in cells] != study.runs["epochs"].tolist():
+            cells = []  # the preset was another one when these ran
     first = study.runs.iloc[0]
     usual = f"{first['dataset']}-{first['preset']}"
     folder = f"results/{usual}" if material.name == usual else material.name

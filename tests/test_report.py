@@ -39,7 +39,6 @@ def write_study(folder: Path, summary: pd.DataFrame, histories: pd.DataFrame) ->
         config = make_config(
             **{name: row[name] for name in ("preset", "dataset", "loss", "noise", "map", "rate")},
             seed=int(row["seed"]),
-            epochs=int(row["epochs"]),
         )
         run = folder / "runs" / config.name
         run.mkdir(parents=True)
