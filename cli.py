@@ -464,6 +464,33 @@ def _plot(found: Path, pictures: bool = True) -> None:
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="a study folder, as `apl study` names it")],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="the .html to write, else report.html in the study")
+    ] = None,
+) -> None:
+    """Write a study as one HTML file: tables, pictures, and which claims of the paper hold.
+
+    The file needs nothing else, no network either. A study whose run folders are gone is read from
+    its summary.csv.
+
+    Example: `apl report results/digits-quick`
+    """
+    from apl.report import make_report, read_material  # matplotlib takes a second to load
+
+    path = out_file or folder / "report.html"
+    if path.is_dir():
+        raise BadInput(f"out is {path}, a folder; accepted: the name of a file")
+    made = make_report(read_material(folder))
+    for line in made.agreement:
+        out.print(f"agreement with the published ranking: {line}", markup=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, made.html.encode())
+    out.print(f"wrote {path}", markup=False)
+
+
+@app.command()
 def losses() -> None:
     """List the losses: formula, active or passive, tolerant to symmetric noise or not.
 

@@ -112,17 +112,22 @@ class Config:
         return {name: getattr(self, name) for name in PARAMS}
 
     @property
-    def variant(self) -> str:
-        """What differs from the preset, as 'lr=0.5,width=8'; '' where nothing does."""
+    def overrides(self) -> dict[str, Any]:
+        """The settings that are not the preset's; noise, rate, map and seed are no settings."""
         base = make_config(
             self.preset,
             **{name: getattr(self, name) for name in ("dataset", "loss", *_SETTING)},
         )
-        return ",".join(
-            f"{f.name}={_text(getattr(self, f.name))}"
+        return {
+            f.name: getattr(self, f.name)
             for f in dataclasses.fields(Config)
             if f.metadata.get("identity", True) and getattr(self, f.name) != getattr(base, f.name)
-        )
+        }
+
+    @property
+    def variant(self) -> str:
+        """What differs from the preset, as 'lr=0.5,width=8'; '' where nothing does."""
+        return ",".join(f"{name}={_text(value)}" for name, value in self.overrides.items())
 
     @property
     def name(self) -> str:

@@ -181,8 +181,10 @@ def _rate(row: pd.Series[Any]) -> float:
     return float(round(100 * row["rate"], 4))
 
 
-def _studies(summary: pd.DataFrame, histories: pd.DataFrame) -> list[Study]:
-    """The summary and its histories, by data set and preset."""
+def studies(summary: pd.DataFrame, histories: pd.DataFrame | None = None) -> list[Study]:
+    """The summary and its histories (None where they are not needed), by data set and preset."""
+    if histories is None:
+        histories = pd.DataFrame(columns=["run", "epoch", *_SCORES])
     runs = summary.assign(**{name: 100 * summary[name].astype(float) for name in _SCORES})
     runs[["variant", "map", "reason"]] = runs[["variant", "map", "reason"]].fillna("")
     runs["x"] = [_rate(row) for _, row in runs.iterrows()]
@@ -197,7 +199,7 @@ def _studies(summary: pd.DataFrame, histories: pd.DataFrame) -> list[Study]:
     runs["rank"] = [order.index(key) for key in keys]
     runs["kind"] = [_kind(noise, table) for noise, table, _ in keys]
     runs["title"] = [_title(*key) for key in keys]
-    runs["setting"] = [_setting(*key) for key in keys]
+    runs["setting"] = [setting_name(*key) for key in keys]
 
     epochs = histories.assign(**{n: 100 * histories[n].astype(float) for n in _SCORES})
     epochs = epochs.merge(
@@ -224,7 +226,8 @@ def _title(noise: str, table: str, x: float) -> str:
     return name if noise == "none" else f"{name.strip()}, {x:g} %"
 
 
-def _setting(noise: str, table: str, x: float) -> str:
+def setting_name(noise: str, table: str, x: float) -> str:
+    """A noise setting as the tables call it: 'sym 0.4' for symmetric noise of x = 40 percent."""
     if noise == "none":
         return "clean"
     if noise == "human" and table:
@@ -255,6 +258,7 @@ _LOOK = {
     "figure.constrained_layout.h_pad": 0.09,
     "figure.constrained_layout.w_pad": 0.09,
     "svg.hashsalt": "apl",  # else the ids in an svg are random
+    "text.parse_math": False,  # names come from files, and a '$' in one is no formula
 }
 _LOCK = threading.RLock()
 ACCURACY = "Test accuracy (%)"
@@ -686,10 +690,10 @@ PICTURES: tuple[Callable[[Study], Pictures], ...] = (
 
 def draw_study(summary: pd.DataFrame, histories: pd.DataFrame) -> Iterator[tuple[str, Any]]:
     """Every picture that the data allow, as (name, figure); draw and save them under `look()`."""
-    studies = _studies(summary, histories)
-    for study in studies:
+    parts = studies(summary, histories)
+    for study in parts:
         first = study.runs.iloc[0]
-        prefix = f"{first['dataset']}_{first['preset']}_" if len(studies) > 1 else ""
+        prefix = f"{first['dataset']}_{first['preset']}_" if len(parts) > 1 else ""
         for picture in PICTURES:
             for name, figure in picture(study):
                 yield prefix + name, figure
@@ -722,12 +726,20 @@ def plot_transition(
 
 def _save(figure: Any, path: Path) -> list[Path]:
     written = []
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-        data = io.BytesIO()
-        figure.savefig(data, format=kind, dpi=150, metadata=metadata)
+    for kind in _METADATA:
         written.append(path.with_name(f"{path.name}.{kind}"))
-        write_atomic(written[-1], data.getvalue())
+        write_atomic(written[-1], render(figure, kind))
     return written
+
+
+_METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
+
+
+def render(figure: Any, kind: str) -> bytes:
+    """A figure as a 'png' or 'svg' file; the same figure gives the same bytes."""
+    data = io.BytesIO()
+    figure.savefig(data, format=kind, dpi=150, metadata=_METADATA[kind])
+    return data.getvalue()
 
 
 # ----------------------------------------------------------------------------------------- table
@@ -740,7 +752,7 @@ def results_table(summary: pd.DataFrame, published: pd.DataFrame | None = None) 
     print them; it adds a second table, ours beside theirs.
     """
     parts = []
-    for study in _studies(summary, pd.DataFrame(columns=["run", "epoch", *_SCORES])):
+    for study in studies(summary):
         parts += [f"**{study.caption}**", _main_table(study), _notes(study)]
         if published is not None:
             parts.append(_beside_published(study, published))
@@ -760,7 +772,7 @@ def _main_table(study: Study) -> str:
                 row.append("")
                 continue
             mean, std, count = scores.loc[(rank, method)]
-            cell = _mean_std(mean, std)
+            cell = mean_std(mean, std)
             column = scores.loc[rank, "mean"]
             if column.count() > 1 and f"{mean:.2f}" == f"{column.max():.2f}":
                 cell = f"**{cell}**"
@@ -819,8 +831,8 @@ def _beside_published(study: Study, published: pd.DataFrame) -> str:
             [
                 _escape(first["method"]),
                 first["setting"],
-                _mean_std(mean, std),
-                _mean_std(row["mean"], row["std"]),
+                mean_std(mean, std),
+                mean_std(row["mean"], row["std"]),
                 f"{mean - row['mean']:+.2f}",
                 _escape(row["paper"]),
             ]
@@ -828,7 +840,8 @@ def _beside_published(study: Study, published: pd.DataFrame) -> str:
     return _markdown(table) if len(table) > 1 else ""
 
 
-def _mean_std(mean: float, std: float) -> str:
+def mean_std(mean: float, std: float) -> str:
+    """'87.38 ± 0.16'; without a deviation where there is one seed, '-' where there is nothing."""
     if math.isnan(mean):
         return "-"
     return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} ± {std:.2f}"

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from apl.config import Config
+from apl.config import NOISES, Config
 from apl.errors import BadInput, one_line
 from apl.noise import NoisyLabels, check_transition
 
@@ -273,3 +273,44 @@ def write_summary(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     tidy = pd.concat([tidy, pd.DataFrame(per_class, index=tidy.index)], axis=1)
     write_atomic(study / "summary.csv", tidy.to_csv(index=False, lineterminator="\n").encode())
     return summary, histories
+
+
+_SUMMARY_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("run", "dataset", "preset", "loss", "noise", "map", "variant", "reason"), str),
+    **dict.fromkeys(("rate", *_RESULT_NUMBERS), float),
+    **dict.fromkeys(("seed", "epochs"), int),
+    **dict.fromkeys(("collapsed", "too_short"), bool),
+}
+
+
+def read_summary(study: Path) -> pd.DataFrame:
+    """The runs that summary.csv tells of, as `read_study` has them, for a study whose run folders
+    are not at hand: confusion and transition are empty."""
+    path = study / "summary.csv"
+    try:
+        tidy = pd.read_csv(path, dtype=_SUMMARY_TYPES)
+        summary = tidy[list(_SUMMARY_TYPES)].copy()
+        accuracies = tidy.filter(regex="^acc_").astype(float)
+    except FileNotFoundError:
+        raise BadInput(f"{path} is missing") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{path} is no summary of this apl ({one_line(error)})") from None
+    words = ["variant", "map", "reason"]  # empty ones are read as nan
+    summary[words] = summary[words].fillna("")
+    unknown = sorted(set(summary["noise"].astype(str)) - set(NOISES))
+    if summary.empty or unknown:
+        problem = f"noise is {unknown[0]!r}" if unknown else "there is no run in it"
+        raise BadInput(f"{path} is no summary of this apl ({problem})")
+    classes = {  # a study may hold several data sets, each with its own columns
+        dataset: list(rows.columns[rows.notna().any()])
+        for dataset, rows in accuracies.groupby(summary["dataset"])
+    }
+    columns = [classes.get(dataset, []) for dataset in summary["dataset"]]
+    summary["class_names"] = [[name.removeprefix("acc_") for name in names] for names in columns]
+    summary["per_class_accuracy"] = [
+        accuracies.loc[row, names].tolist()
+        for row, names in zip(summary.index, columns, strict=True)
+    ]
+    for name in ("confusion", "transition"):
+        summary[name] = [[] for _ in summary.index]
+    return summary

@@ -14,6 +14,7 @@ import faulthandler
 import itertools
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import time
@@ -24,10 +25,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from apl.config import PRESETS, Config, make_config
+from apl.config import NOISES, PRESETS, Config, make_config
 from apl.data import load_dataset
 from apl.errors import BadInput, Busy, Interrupted, one_line
-from apl.losses import PARAMS, parse_loss
+from apl.losses import LOSSES, PARAMS, parse_loss
 from apl.results import is_finished, write_summary
 from apl.train import choose_device, keep_freed_memory, train
 
@@ -89,6 +90,75 @@ def _rates(
     if noise in ("none", "human", "matrix"):  # their labels are given, there is no rate to choose
         return (0.0,)
     return defaults.get(noise, defaults["sym"]) if rates is None else rates
+
+
+def study_commands(cells: Sequence[Config]) -> list[str]:
+    """The `apl study` commands that make these cells, the inverse of `make_grid`: one for each
+    choice of settings and of rates.  Of a grid with holes they make the whole."""
+    alike: dict[tuple[tuple[str, Any], ...], list[Config]] = {}
+    for cell in cells:
+        options = {"preset": cell.preset, "dataset": cell.dataset, **cell.overrides}
+        if cell.map != _usual_map(cell):
+            options["map"] = cell.map
+        alike.setdefault(tuple(options.items()), []).append(cell)
+    commands = []
+    for chosen, group in alike.items():
+        options = dict(chosen)
+        preset = PRESETS[options.pop("preset")]
+        if options["dataset"] == preset.dataset:
+            del options["dataset"]
+        for noises, rates in _shared_rates(group, preset.rates):
+            made = [cell for cell in group if cell.noise in noises]
+            losses = {cell.loss for cell in made}
+            words = ["apl", "study", "--preset", group[0].preset]
+            if losses != set(preset.losses):
+                ranks = {loss: rank for rank, loss in enumerate(LOSSES)}
+                ordered = sorted(losses, key=lambda loss: (ranks.get(loss, len(ranks)), loss))
+                words += ["--losses", ",".join(ordered)]
+            if set(noises) != set(preset.rates):
+                words += ["--noise", ",".join(noises)]
+            if rates is not None:
+                words += ["--rates", ",".join(map(str, rates))]
+            seeds = 1 + max(cell.seed for cell in made)
+            if seeds != preset.seeds:
+                words += ["--seeds", str(seeds)]
+            for name, value in options.items():
+                flag = name.replace("_", "-")
+                if isinstance(value, bool):
+                    words.append(f"--{flag}" if value else f"--no-{flag}")
+                else:
+                    words += [f"--{flag}", str(value)]
+            commands.append(shlex.join(words))
+    return commands
+
+
+def _usual_map(cell: Config) -> str:
+    """The map that the cell's kind of noise has where none is given."""
+    if cell.noise == "matrix":
+        return ""
+    return make_config(cell.preset, dataset=cell.dataset, noise=cell.noise).map
+
+
+def _shared_rates(
+    cells: Sequence[Config], defaults: dict[str, tuple[float, ...]]
+) -> list[tuple[list[str], tuple[float, ...] | None]]:
+    """The noise types that one command can make, with its rates; None for the preset's own."""
+    found: dict[str, set[float]] = {}
+    for cell in cells:
+        found.setdefault(cell.noise, set()).add(cell.rate)
+    shared: dict[tuple[float, ...] | None, list[str]] = {}
+    unrated = []
+    for noise in (noise for noise in NOISES if noise in found):
+        usual = _rates(defaults, noise, None)
+        if _rates(defaults, noise, ()) == usual:
+            unrated.append(noise)
+        else:
+            rates = tuple(sorted(found[noise]))
+            shared.setdefault(None if rates == tuple(sorted(usual)) else rates, []).append(noise)
+    if unrated:  # they go with any rates
+        first = next(iter(shared), None)
+        shared[first] = [*unrated, *shared.get(first, [])]
+    return [(noises, rates) for rates, noises in shared.items()]
 
 
 GPU_WORKERS = 4  # to a GPU: each holds a context of its own in the GPU's memory

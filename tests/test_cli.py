@@ -18,7 +18,10 @@ from apl import LOSSES
 from apl.data import SOURCES
 
 FAST = ("--train-size", "300", "--epochs", "3", "--threads", "1")
-COMMANDS = ("noise", "train", "evaluate", "study", "plot", "losses", "datasets", "doctor", "verify")
+COMMANDS = (
+    *("noise", "train", "evaluate", "study", "plot", "report"),
+    *("losses", "datasets", "doctor", "verify"),
+)
 
 
 def test_the_commands_of_the_readme_work_as_written(cli: Cli, tmp_path: Path) -> None:
@@ -132,6 +135,9 @@ def test_help_shows_an_example_and_exits_0(cli: Cli, command: str) -> None:
         (("study", "--preset", "laptop", "--no-download", "--data-dir", "void"), "is not in void"),
         (("plot", "nowhere"), "there is no folder nowhere"),
         (("plot", "."), "there is no finished run"),
+        (("report", "nowhere"), "there is no folder nowhere"),
+        (("report", "."), ". is no study: it has no finished run and no summary.csv"),
+        (("report", ".", "--out", "."), "out is ., a folder; accepted: the name of a file"),
         (("evaluate", "nowhere"), "there is no run folder nowhere"),
         (("evaluate", ".", "--labels", "dirty"), "labels is 'dirty'; accepted: clean, noisy"),
         (("nonsense",), "No such command 'nonsense'"),

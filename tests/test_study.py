@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,10 +17,11 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from apl.config import make_config
+import cli
+from apl.config import Config, make_config
 from apl.errors import BadInput
 from apl.results import find_studies, is_finished, read_study
-from apl.study import Progress, default_workers, make_grid, run_study
+from apl.study import Progress, default_workers, make_grid, run_study, study_commands
 from apl.train import train
 
 SMALL: dict[str, Any] = {"train_size": 200, "epochs": 2, "threads": 1}
@@ -65,6 +67,50 @@ def test_a_loss_parameter_goes_to_the_losses_that_take_it() -> None:
 def test_bad_grids(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput, match=message):
         make_grid(**{"preset": "quick", **arguments})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"preset": "laptop"},
+        {"preset": "quick", "losses": ["ce", "2*nce + 0.5*mae"], "noises": ["none", "pair"]},
+        {"preset": "quick", "dataset": "mnist", "noises": ["sym"], "rates": [0.05], "seeds": 1},
+        {"preset": "paper", "losses": ["ce", "nce_rce"], "alpha": 2.5, "augment": False},
+        {"preset": "report", "noises": ["asym"], "map": "paper", "lr": 5e-5, "clip": 1.0},
+        {"preset": "laptop", "noises": ["human", "sym"], "rates": [0.3]},
+    ],
+    ids=["preset", "own loss", "data set", "settings", "map", "human"],
+)
+def test_the_commands_of_a_study_make_its_cells_again(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Config] = []
+
+    def collect(cells: list[Config], *_: object, **__: object) -> Progress:
+        made.extend(cells)
+        return Progress(cells)
+
+    monkeypatch.setattr(cli, "run_study", collect)
+    cells = make_grid(**given)
+    for command in study_commands(cells):
+        assert cli.run(shlex.split(command)[1:]) == 0
+    assert {(c.name, *c.identity().items()) for c in made} == {
+        (c.name, *c.identity().items()) for c in cells
+    }
+    assert len(made) == len(cells)
+
+
+def test_different_rates_and_maps_take_a_command_each() -> None:
+    cells = [
+        *make_grid("laptop", ["ce"], ["sym"], [0.6], 1),
+        *make_grid("laptop", ["ce"], ["none", "asym"], [0.4], 1),
+        *make_grid("laptop", ["ce"], ["human"], seeds=1, map="aggre"),
+    ]
+    assert study_commands(cells) == [
+        "apl study --preset laptop --losses ce --noise none,sym --rates 0.6 --seeds 1",
+        "apl study --preset laptop --losses ce --noise asym --rates 0.4 --seeds 1",
+        "apl study --preset laptop --losses ce --noise human --seeds 1 --map aggre",
+    ]
 
 
 def test_workers_do_not_change_results_and_finished_cells_never_run_again(tmp_path: Path) -> None:

@@ -1,0 +1,350 @@
+"""Which claims of Ma et al. 2020 a study bears out, and how far its ranking agrees with published
+ones.
+
+Two runs with the same setting and seed have the same noisy labels and the same initial weights, so
+losses are compared in pairs: their margin is taken seed by seed, and judged by a t-test over seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from apl.config import PRESETS
+from apl.losses import PARAMS, loss_label
+from apl.plots import setting_name, studies
+
+CONFIDENCE = 0.95
+COMBINATIONS = ("nce_mae", "nce_rce", "nfl_mae", "nfl_rce")
+_RUN = ["loss", "rank", "seed"]  # what tells apart the runs of one recipe
+
+# ---------------------------------------------------------------------------------------- claims
+
+
+@dataclass(frozen=True)
+class Where:
+    """The noise settings that a claim is about."""
+
+    name: str
+    noises: tuple[str, ...]
+    low: float = 0.0
+    high: float = 1.0
+
+    def covers(self, noise: str, rate: float) -> bool:
+        """Whether a kind of noise and its rate (0 to 1) belong to them."""
+        return noise in self.noises and self.low - 1e-9 <= rate <= self.high + 1e-9
+
+    @property
+    def standard(self) -> list[str]:
+        """Those of them that the paper ran, by name."""
+        return [
+            setting_name(noise, "", 100 * rate)
+            for noise, rates in PRESETS["paper"].rates.items()
+            for rate in rates
+            if self.covers(noise, rate)
+        ]
+
+
+CLEAN = Where("clean labels", ("none",))
+NOISY = Where("all noisy settings", ("sym", "asym", "pair", "human", "matrix"))
+SYM = Where("symmetric noise", ("sym",))
+HIGH_SYM = Where("symmetric noise of 0.4 or more", ("sym",), low=0.4)
+SYM_06 = Where("symmetric noise of 0.6", ("sym",), low=0.6, high=0.6)
+ASYM = Where("asymmetric noise", ("asym",))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That some losses do better than others, in some settings.
+
+    better, worse: where there are several, the best of `better` (with `every`, each of them) is
+    ahead of each of `worse`; an empty `worse` stands for every other loss of the study.
+    score: a column of the summary, of which more is better, but less of 'memorised'.
+    least: by how many points at the least.
+    """
+
+    idea: str
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+    where: Where
+    score: str = "test_accuracy"
+    least: float = 0.0
+    every: bool = False
+
+    @property
+    def statement(self) -> str:
+        """The claim as a sentence, without its settings."""
+        verb = "memorises less than" if self.score == "memorised" else "is more accurate than"
+        worse = " and ".join(map(loss_label, self.worse)) or "every other loss of the study"
+        if len(self.better) == 1:
+            who = loss_label(self.better[0])
+        else:
+            names = ", ".join(map(loss_label, self.better))
+            who = f"{'Each' if self.every else 'The best'} of {names}"
+        margin = f", by {self.least:g} points or more" if self.least else ""
+        return f"{who} {verb} {worse}{margin}"
+
+
+_PARTS = {both: tuple(both.split("_")) for both in COMBINATIONS}
+_ROBUST = "Normalising a loss makes it robust"
+_UNDERFIT = "Robustness is not enough: a robust loss alone underfits"
+_BOTH_PARTS = "A combination of an active and a passive loss beats both of its parts"
+_EARLIER = "The combinations beat the earlier robust losses"
+_MEMORY = "CE memorises wrong labels, a combination does not"
+_BEST = "The four combinations are the best losses under noise"
+
+CLAIMS: tuple[Claim, ...] = (
+    *(
+        Claim(_ROBUST, (f"n{loss}",), (loss,), HIGH_SYM, score)
+        for score in ("test_accuracy", "memorised")
+        for loss in ("ce", "fl")
+    ),
+    *(
+        Claim(_UNDERFIT, (fits,), (robust,), CLEAN)
+        for fits, robust in (("ce", "nce"), ("fl", "nfl"), ("ce", "mae"), ("ce", "rce"))
+    ),
+    *(
+        Claim(_BOTH_PARTS, (both,), (part,), NOISY)
+        for both in COMBINATIONS
+        for part in _PARTS[both]
+    ),
+    *(
+        Claim(_EARLIER, (both,), (earlier,), where)
+        for where in (HIGH_SYM, ASYM)
+        for both in COMBINATIONS
+        for earlier in ("gce", "sce")
+    ),
+    Claim(_MEMORY, ("nce_rce",), ("ce",), SYM, "memorised"),
+    Claim(_MEMORY, ("nce_rce",), ("ce",), SYM_06, least=15.0),
+    Claim(_BEST, COMBINATIONS, (), NOISY),
+    Claim(_BEST, COMBINATIONS, (), NOISY, every=True),
+)
+"""What Ma et al. 2020 say of their losses, as far as a study of accuracies can tell."""
+
+
+# ------------------------------------------------------------------------------------ statistics
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % t-interval, and the two-sided p of its being 0.
+
+    Of one value there is only the mean, the others are nan.
+    """
+
+    count: int
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Student's t over values that are independent of each other, as seeds are."""
+    sample = pd.Series(values, dtype=float)
+    count, mean = len(sample), float(sample.mean())
+    if count < 2:
+        return Estimate(count, mean, math.nan, math.nan, math.nan)
+    error = float(sample.std()) / math.sqrt(count)
+    if error <= 1e-12 * abs(mean):  # the same each time, up to rounding
+        return Estimate(count, mean, mean, mean, 0.0 if mean else 1.0)
+    reach = standard_errors(count) * error
+    p = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
+    return Estimate(count, mean, mean - reach, mean + reach, p)
+
+
+def standard_errors(count: int) -> float:
+    """How many standard errors a 95 % t-interval of `count` values reaches to either side."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+
+
+VERDICTS = ("holds", "contradicted", "undecided", "one seed only", "not run")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a study says to a claim.
+
+    margins: a row a setting, a column a seed, in points; above 0 where the claim holds. Only what
+    was used: every setting has every seed.
+    missing: what the study lacks for it: losses, settings of the paper, or seeds that have all.
+    """
+
+    claim: Claim
+    margins: pd.DataFrame
+    missing: tuple[str, ...]
+
+    @property
+    def estimate(self) -> Estimate:
+        """The margin, averaged over the settings, over the seeds."""
+        return estimate(self.margins.mean().tolist())
+
+    @property
+    def verdict(self) -> str:
+        """One of VERDICTS."""
+        found = self.estimate
+        if not found.count:
+            return "not run"
+        if found.count == 1:
+            return "one seed only"
+        if found.low > 0:
+            return "holds"
+        return "contradicted" if found.high < 0 else "undecided"
+
+
+def find(runs: pd.DataFrame, claim: Claim) -> Finding:
+    """Judge a claim by runs of one recipe, as `recipes` has them."""
+    there = [claim.where.covers(*key) for key in zip(runs["noise"], runs["x"] / 100, strict=True)]
+    chosen = runs[there]
+    table = chosen.set_index(["rank", "setting", "seed", "loss"])[claim.score].unstack("loss")
+    if table.empty:
+        return Finding(claim, pd.DataFrame(), (claim.where.name,))
+    worse = list(claim.worse or sorted(set(table.columns) - set(claim.better)))
+    lacking = [loss for loss in (*claim.better, *worse) if loss not in table.columns]
+    missing = [*map(loss_label, lacking), *(["any other loss"] if not worse else [])]
+    if missing:
+        return Finding(claim, pd.DataFrame(), tuple(missing))
+    if claim.score == "memorised":
+        table = -table
+    ours = table[list(claim.better)]
+    ahead = (ours.min if claim.every else ours.max)(axis=1, skipna=False)
+    margins = ahead - table[worse].max(axis=1, skipna=False) - claim.least
+    used = _complete(margins.unstack("seed").droplevel("rank"))
+    names = [*claim.where.standard, *chosen.sort_values("rank")["setting"]]
+    missing = [name for name in dict.fromkeys(names) if name not in used.index]
+    missing += [
+        f"a complete seed {seed}" for seed in sorted(set(chosen["seed"]) - set(used.columns))
+    ]
+    return Finding(claim, used, tuple(missing))
+
+
+def _complete(margins: pd.DataFrame) -> pd.DataFrame:
+    """The settings and seeds that have every margin: whole seeds, since these are what is counted;
+    where no seed is whole, whole settings."""
+    some = margins.dropna(how="all").dropna(axis=1, how="all")
+    seeds = some.dropna(axis=1)
+    return seeds if len(seeds.columns) else some.dropna()
+
+
+def recipes(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The runs that differ in nothing but loss, noise and seed, by data set, preset and whatever
+    else was set; with the columns of `apl.plots.Study.runs`.
+
+    The parameters of a loss belong to the loss: of one that was run with several, the preset's are
+    taken, else the first in alphabetical order.
+    """
+    found = []
+    for study in studies(summary):
+        runs = study.runs.sort_values(["rank", "loss", "seed", "variant"])
+        for rest, part in runs.groupby(runs["variant"].map(_without_loss_params)):
+            first = part.iloc[0]
+            name = f"{first['dataset']}, preset {first['preset']}{f', {rest}' if rest else ''}"
+            found.append((name, part.drop_duplicates(_RUN)))
+    return found
+
+
+def _without_loss_params(variant: str) -> str:
+    kept = [part for part in variant.split(",") if part.partition("=")[0] not in PARAMS]
+    return ",".join(kept)
+
+
+def best_losses(runs: pd.DataFrame) -> pd.DataFrame:
+    """For each noisy setting the losses in order of their mean accuracy, best first, whether the
+    best is one of the four combinations, and whether the best four are these."""
+    noisy = runs[(runs["noise"] != "none") & runs["test_accuracy"].notna()]
+    rows = []
+    for (_, setting), part in noisy.groupby(["rank", "setting"]):
+        means = part.groupby("loss")["test_accuracy"].mean()
+        order = list(means.sort_values(ascending=False, kind="stable").index)
+        if len(order) > 1:
+            four = set(order[:4]) == set(COMBINATIONS)
+            rows.append((setting, order, order[0] in COMBINATIONS, four))
+    return pd.DataFrame(rows, columns=["setting", "losses", "best", "best_four"])
+
+
+# ------------------------------------------------------------------------------------- agreement
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the ranking of the losses agrees with a published one.
+
+    pairs: a row for each two losses that a paper and the study ran in the same setting: recipe,
+    paper, setting, first, second; ours and theirs, the first's mean less the second's in points;
+    apart, whether theirs exceeds the sum of the two published deviations; agrees, 1 where ours has
+    the sign of theirs, -1 where it has the other one, 0 where one of them is 0.
+    settings: a row for each setting: recipe, paper, setting, losses (how many both have), and
+    Kendall's tau-b over them, nan for fewer than three.
+    """
+
+    pairs: pd.DataFrame
+    settings: pd.DataFrame
+
+    @property
+    def overall(self) -> float:
+        """(Concordant - discordant) / pairs: 1 for the same order, -1 for the reverse, about 0 for
+        one that has nothing to do with it; nan where there is no pair."""
+        return float(self.pairs["agrees"].mean())
+
+    @property
+    def overall_apart(self) -> float:
+        """The same over the pairs that the paper itself can tell apart."""
+        return float(self.pairs.loc[self.pairs["apart"], "agrees"].mean())
+
+    def __str__(self) -> str:
+        if self.pairs.empty:
+            return "no two losses in common in any setting"
+        pairs = len(self.pairs)
+        text = f"{self.overall:+.2f} over {pairs} pair{'s' * (pairs != 1)} of losses"
+        apart = int(self.pairs["apart"].sum())
+        if apart:
+            text += f", {self.overall_apart:+.2f} over the {apart} that the paper can tell apart"
+        return f"{text} (1: same order, -1: reverse)"
+
+
+_PAIR = ["recipe", "paper", "setting", "first", "second", "ours", "theirs", "apart", "agrees"]
+_SETTING = ["recipe", "paper", "setting", "losses", "tau"]
+
+
+def agreement(summary: pd.DataFrame, published: pd.DataFrame) -> Agreement:
+    """Compare the order of the losses with published rows, pair by pair.
+
+    summary: a row a run, as `apl.results.read_study` reads it; published: rows as those of
+    `apl.published.published_rows`, of one paper or of several, each compared by itself. Pairs are
+    formed within one recipe, paper and setting only.
+    """
+    pairs, settings = [], []
+    for recipe, runs in recipes(summary):
+        standard = runs[runs["map"].isin(["", "paper"])].dropna(subset=["test_accuracy"])
+        for (_, setting), part in standard.groupby(["rank", "setting"]):
+            first = part.iloc[0]
+            rows = published[
+                (published["dataset"] == first["dataset"])
+                & (published["noise"] == first["noise"])
+                & ((100 * published["rate"] - first["x"]).abs() < 1e-6)
+            ]
+            ours = part.groupby("loss")["test_accuracy"].mean()
+            for paper, theirs in rows.groupby("paper", sort=False):
+                one = theirs.drop_duplicates("method").set_index("method")
+                both = one.loc[one.index.isin(ours.index)].assign(ours=ours)
+                if len(both) < 2:
+                    continue
+                tau = math.nan
+                if len(both) > 2:
+                    tau = float(stats.kendalltau(both["ours"], both["mean"]).statistic)
+                settings.append((recipe, paper, setting, len(both), tau))
+                for a, b in itertools.combinations(both.index, 2):
+                    here = both.at[a, "ours"] - both.at[b, "ours"]
+                    there = both.at[a, "mean"] - both.at[b, "mean"]
+                    apart = abs(there) > both.at[a, "std"] + both.at[b, "std"]
+                    sign = int(np.sign(here) * np.sign(there))
+                    pairs.append((recipe, paper, setting, a, b, here, there, apart, sign))
+    frame = pd.DataFrame(pairs, columns=_PAIR)
+    frame["apart"] = frame["apart"].astype(bool)
+    return Agreement(frame, pd.DataFrame(settings, columns=_SETTING))

@@ -1,0 +1,306 @@
+"""The claims and the agreement, against numbers worked out by hand and by scipy."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from apl.claims import (
+    CLAIMS,
+    CLEAN,
+    COMBINATIONS,
+    HIGH_SYM,
+    NOISY,
+    Claim,
+    Finding,
+    Where,
+    agreement,
+    best_losses,
+    estimate,
+    find,
+    recipes,
+)
+from apl.published import published_rows
+
+Key = tuple[str, str, float, int]  # loss, noise, rate, seed
+
+
+def summary_of(accuracies: Mapping[Key, float], **more: Any) -> pd.DataFrame:
+    """A summary with these test accuracies, in percent; more: columns set alike in all rows."""
+    rows = [
+        {
+            "run": f"{loss}-{noise}-{rate}-{seed}",
+            "dataset": "cifar10",
+            "preset": "paper",
+            "loss": loss,
+            "variant": "",
+            "noise": noise,
+            "map": "paper" if noise == "asym" else "",
+            "rate": rate,
+            "seed": seed,
+            "epochs": 120,
+            "collapsed": False,
+            "reason": "",
+            "too_short": False,
+            "test_accuracy": accuracy / 100,
+            "train_accuracy": 0.5,
+            "memorised": 1 - accuracy / 100 if rate else math.nan,
+            "recovered": 0.5,
+            **more,
+        }
+        for (loss, noise, rate, seed), accuracy in accuracies.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def judge(accuracies: Mapping[Key, float], claim: Claim) -> Finding:
+    ((_, runs),) = recipes(summary_of(accuracies))
+    return find(runs, claim)
+
+
+NCE_CE = Claim("", ("nce",), ("ce",), HIGH_SYM)
+HAND = {
+    ("nce", "sym", 0.4, 0): 80.0,
+    ("ce", "sym", 0.4, 0): 60.0,
+    ("nce", "sym", 0.6, 0): 70.0,
+    ("ce", "sym", 0.6, 0): 40.0,
+    ("nce", "sym", 0.4, 1): 78.0,
+    ("ce", "sym", 0.4, 1): 62.0,
+    ("nce", "sym", 0.6, 1): 72.0,
+    ("ce", "sym", 0.6, 1): 48.0,
+    ("nce", "sym", 0.4, 2): 79.0,
+    ("ce", "sym", 0.4, 2): 61.0,
+    ("nce", "sym", 0.6, 2): 71.0,
+    ("ce", "sym", 0.6, 2): 44.0,
+    ("nce", "sym", 0.2, 0): 10.0,  # no setting of the claim
+    ("ce", "sym", 0.2, 0): 90.0,
+}
+
+
+def test_margins_are_paired_by_seed_and_setting_and_the_interval_is_students() -> None:
+    found = judge(HAND, NCE_CE)
+    assert found.margins.loc["sym 0.4"].tolist() == pytest.approx([20, 16, 18])
+    assert found.margins.loc["sym 0.6"].tolist() == pytest.approx([30, 24, 27])
+    # Seed means 25, 20, 22.5: mean 22.5, std 2.5; t(0.975, 2) = 4.30265.
+    assert found.estimate.mean == pytest.approx(22.5)
+    reach = 4.30265 * 2.5 / math.sqrt(3)
+    assert found.estimate.low == pytest.approx(22.5 - reach, abs=1e-4)
+    assert found.estimate.high == pytest.approx(22.5 + reach, abs=1e-4)
+    reference = stats.ttest_1samp([25.0, 20.0, 22.5], 0)
+    assert found.estimate.p == pytest.approx(reference.pvalue)
+    assert found.verdict == "holds"
+    assert found.missing == ("sym 0.8",)
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdict", "mean"),
+    [
+        (replace(NCE_CE, least=15.0), "holds", 7.5),
+        (replace(NCE_CE, least=20.0), "undecided", 2.5),
+        (replace(NCE_CE, least=50.0), "contradicted", -27.5),
+        (replace(NCE_CE, score="memorised"), "holds", 22.5),
+        (replace(NCE_CE, better=("ce",), worse=("nce",)), "contradicted", -22.5),
+        (replace(NCE_CE, worse=()), "holds", 22.5),
+        (replace(NCE_CE, where=Where("sym 0.2", ("sym",), 0.2, 0.2)), "one seed only", -80),
+        (replace(NCE_CE, where=CLEAN), "not run", math.nan),
+        (replace(NCE_CE, worse=("gce",)), "not run", math.nan),
+    ],
+)
+def test_verdicts(claim: Claim, verdict: str, mean: float) -> None:
+    found = judge(HAND, claim)
+    assert found.verdict == verdict
+    assert found.estimate.mean == pytest.approx(mean, nan_ok=True)
+
+
+def test_what_is_missing_is_named() -> None:
+    assert judge(HAND, replace(NCE_CE, worse=("gce",))).missing == ("GCE",)
+    assert judge(HAND, replace(NCE_CE, where=CLEAN)).missing == ("clean labels",)
+    assert "any other loss" in judge(HAND, replace(NCE_CE, better=("ce", "nce"), worse=())).missing
+
+
+def test_a_seed_that_lacks_a_setting_is_left_out_and_named() -> None:
+    partly = {key: value for key, value in HAND.items() if key != ("ce", "sym", 0.6, 2)}
+    found = judge(partly, NCE_CE)
+    assert list(found.margins.columns) == [0, 1]
+    assert found.missing == ("sym 0.8", "a complete seed 2")
+    # Where no seed is whole, the settings that every seed has.
+    for key in (("ce", "sym", 0.6, 0), ("ce", "sym", 0.6, 1), ("nce", "sym", 0.6, 2)):
+        partly.pop(key)
+    partly[("nce", "sym", 0.8, 0)] = partly[("ce", "sym", 0.8, 0)] = 20.0
+    partly[("nce", "sym", 0.6, 1)] = partly[("ce", "sym", 0.6, 1)] = 20.0
+    partly[("nce", "sym", 0.8, 2)] = partly[("ce", "sym", 0.8, 2)] = 20.0
+    found = judge(partly, NCE_CE)
+    assert list(found.margins.index) == ["sym 0.4"]
+    assert found.margins.shape == (1, 3)
+    assert found.missing == ("sym 0.6", "sym 0.8")
+
+
+def test_a_run_without_accuracy_takes_its_seed_away() -> None:
+    found = judge({**HAND, ("nce", "sym", 0.4, 1): math.nan}, NCE_CE)
+    assert list(found.margins.columns) == [0, 2]
+
+
+def test_the_best_and_each_of_several() -> None:
+    accuracies = {
+        (loss, "sym", 0.4, seed): value + seed
+        for seed in (0, 1)
+        for loss, value in {**dict.fromkeys(COMBINATIONS, 80.0), "ce": 60.0, "mae": 70.0}.items()
+    }
+    accuracies[("nfl_rce", "sym", 0.4, 0)] = 65.0
+    best = Claim("", COMBINATIONS, (), NOISY)
+    assert judge(accuracies, best).margins.to_numpy().tolist() == [[pytest.approx(10)] * 2]
+    every = judge(accuracies, replace(best, every=True))
+    assert every.margins.to_numpy().tolist() == [[pytest.approx(-5), pytest.approx(10)]]
+
+
+def test_the_best_four_of_each_setting() -> None:
+    accuracies = {
+        (loss, "sym", rate, 0): 50.0 + place
+        for rate in (0.2, 0.4)
+        for place, loss in enumerate(["ce", "mae", *COMBINATIONS])
+    }
+    accuracies[("ce", "sym", 0.4, 0)] = 54.5
+    ((_, runs),) = recipes(summary_of(accuracies))
+    order = best_losses(runs)
+    assert order["losses"][0] == ["nfl_rce", "nfl_mae", "nce_rce", "nce_mae", "mae", "ce"]
+    assert order["losses"][1][:2] == ["nfl_rce", "ce"]
+    assert order["best"].tolist() == [True, True]
+    assert order["best_four"].tolist() == [True, False]
+
+
+floats = st.floats(-50, 50).map(lambda value: round(value, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(floats, min_size=1, max_size=8))
+def test_estimate_is_scipys_and_odd_in_its_values(values: list[float]) -> None:
+    found, mirrored = estimate(values), estimate([-value for value in values])
+    assert mirrored.mean == pytest.approx(-found.mean, abs=1e-12)
+    if len(values) == 1:
+        assert math.isnan(found.low)
+        assert math.isnan(found.p)
+        return
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
+    assert found.low <= found.mean <= found.high
+    if np.std(values) > 1e-6:
+        reference = stats.ttest_1samp(values, 0)
+        assert found.p == pytest.approx(reference.pvalue, rel=1e-6, abs=1e-12)
+        interval = reference.confidence_interval(0.95)
+        assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+accuracies = st.floats(10, 90).map(lambda value: round(value, 2))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(accuracies, min_size=12, max_size=12))
+def test_swapping_the_losses_negates_the_margin(values: list[float]) -> None:
+    keys = itertools.product(("ce", "nce"), ("sym",), (0.4, 0.6), (0, 1, 2))
+    table = dict(zip(keys, values, strict=True))
+    one = judge(table, NCE_CE)
+    other = judge(table, replace(NCE_CE, better=("ce",), worse=("nce",)))
+    assert one.estimate.mean == pytest.approx(-other.estimate.mean, abs=1e-9)
+    assert one.estimate.low == pytest.approx(-other.estimate.high, abs=1e-9)
+    mirror = {"holds": "contradicted", "contradicted": "holds"}
+    assert other.verdict == mirror.get(one.verdict, one.verdict)
+
+
+def test_every_claim_of_the_list_is_one_of_its_own_and_can_be_read() -> None:
+    assert len(set(CLAIMS)) == len(CLAIMS)
+    for claim in CLAIMS:
+        assert claim.statement[0].isupper()
+        assert claim.where.standard, claim
+    ideas = list(dict.fromkeys(claim.idea for claim in CLAIMS))
+    assert [idea for idea, _ in itertools.groupby(claim.idea for claim in CLAIMS)] == ideas
+
+
+def test_a_recipe_holds_what_differs_in_loss_noise_and_seed_only() -> None:
+    summary = pd.concat(
+        [
+            summary_of(HAND),
+            summary_of(HAND, variant="lr=0.5"),
+            summary_of({("nce_rce", "sym", 0.4, 0): 1.0}, variant="alpha=2,lr=0.5"),
+            summary_of({("nce_rce", "sym", 0.4, 0): 2.0}, variant="alpha=3,lr=0.5"),
+        ]
+    )
+    (first, plain), (second, other) = recipes(summary)
+    assert (first, second) == ("cifar10, preset paper", "cifar10, preset paper, lr=0.5")
+    assert len(plain) == len(HAND)
+    assert len(other) == len(HAND) + 1
+    assert other.set_index("loss").loc["nce_rce", "test_accuracy"] == pytest.approx(1.0)
+
+
+def published(**means: float) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "dataset": "cifar10",
+            "noise": "sym",
+            "rate": 0.4,
+            "method": list(means),
+            "mean": list(means.values()),
+            "std": 0.5,
+            "paper": "A",
+        }
+    )
+
+
+def test_agreement_by_hand() -> None:
+    ours = summary_of(
+        {("ce", "sym", 0.4, 0): 50, ("nce", "sym", 0.4, 0): 60, ("mae", "sym", 0.4, 0): 70}
+    )
+    found = agreement(ours, published(ce=40.0, nce=80.0, mae=79.5, gce=1.0))
+    # ce < nce: agrees; ce < mae: agrees; nce < mae: the paper has it the other way, within its std.
+    assert found.pairs["agrees"].tolist() == [1, 1, -1]
+    assert found.pairs["apart"].tolist() == [True, True, False]
+    assert found.overall == pytest.approx(1 / 3)
+    assert found.overall_apart == 1
+    assert found.settings[["setting", "losses"]].to_numpy().tolist() == [["sym 0.4", 3]]
+    tau = stats.kendalltau([50, 60, 70], [40, 80, 79.5]).statistic
+    assert found.settings["tau"].tolist() == [pytest.approx(tau)]
+    assert "+0.33 over 3 pairs" in str(found)
+
+
+def test_agreement_needs_three_losses_for_tau_and_two_for_a_pair() -> None:
+    ours = summary_of({("ce", "sym", 0.4, 0): 50, ("nce", "sym", 0.4, 0): 60})
+    two = agreement(ours, published(ce=1.0, nce=2.0))
+    assert math.isnan(two.settings["tau"].iloc[0])
+    assert two.overall == 1
+    none = agreement(ours, published(ce=1.0))
+    assert math.isnan(none.overall)
+    assert math.isnan(none.overall_apart)
+    assert "no two losses" in str(none)
+    other_map = ours.assign(noise="asym", map="report")
+    assert agreement(other_map, published(ce=1.0, nce=2.0).assign(noise="asym")).pairs.empty
+
+
+@pytest.mark.parametrize("paper", published_rows()["paper"].unique())
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_paper_agrees_with_itself_and_not_with_its_reverse(paper: str, sign: int) -> None:
+    rows = published_rows()
+    rows = rows[rows["paper"] == paper]
+    ours = {
+        (row["method"], row["noise"], row["rate"], seed): 50 + sign * (row["mean"] - 50) / 2
+        for row in rows.to_dict("records")
+        for seed in (0, 1)
+    }
+    found = agreement(summary_of(ours), rows)
+    ties = found.pairs["agrees"] == 0
+    assert (found.pairs.loc[~ties, "agrees"] == sign).all()
+    assert found.overall_apart == sign or math.isnan(found.overall_apart)
+    assert found.settings["tau"].dropna().to_numpy() == pytest.approx(sign)
+
+
+def test_agreement_compares_each_paper_by_itself() -> None:
+    ours = summary_of({("ce", "sym", 0.4, 0): 50, ("nce", "sym", 0.4, 0): 60})
+    both = pd.concat([published(ce=1.0), published(nce=9.0).assign(paper="B")])
+    assert agreement(ours, both).pairs.empty
