@@ -1,4 +1,4 @@
-"""Images per second of training on the CPU: our loop, the ordinary way, a bare step, the limit.
+"""Images per second of training on the CPU: our loop, the ordinary way, a bare step, the limits.
 
     python benchmarks/training.py [--data-dir DIR] [--threads 2] [--network cnn8] [--width 64]
                                   [--steps 8] [--rounds 3]
@@ -11,15 +11,19 @@ of them.  Prints a Markdown table.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import itertools
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import torchvision
+from losses import naive_nce_rce
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -30,7 +34,6 @@ from apl.data import crop_and_flip, data_folder, pad, to_float
 from apl.errors import Interrupted
 from apl.networks import make_network
 from apl.train import keep_freed_memory, prepare, train
-from benchmarks.losses import naive_nce_rce
 
 WARM_UP = 2  # steps of a round that are not counted
 BATCH = 128
@@ -85,6 +88,13 @@ def ordinary_way(config: Config, folder: Path) -> Generator[None, None, None]:
         yield
 
 
+def ordinary_seconds(config: Config, folder: Path, steps: int) -> float:
+    """Seconds per step of the ordinary way, measured in a process without our memory setting."""
+    torch.set_num_threads(config.threads)
+    with contextlib.closing(ordinary_way(config, folder)) as step:
+        return timed(step.__next__, steps)
+
+
 def bare_step(config: Config, layout: torch.memory_format, compiled: bool) -> Callable[[], None]:
     """Forward, backward and update on one random batch: no data path, no metrics, no clipping."""
     network = make_network(config.network, (32, 32, 3), 10, config.width).to(memory_format=layout)
@@ -110,6 +120,34 @@ def data_path(config: Config, folder: Path) -> Callable[[], object]:
     offsets = torch.randint(0, 9, (BATCH, 2))
     flips = torch.rand(BATCH) < 0.5
     return lambda: to_float(crop_and_flip(padded, indices, offsets, flips), data.mean, data.std)
+
+
+def updates(config: Config) -> dict[str, Callable[[], object]]:
+    """The optimiser's step in every form torch has, and the clipping before it."""
+    found: dict[str, Callable[[], object]] = {}
+    forms = {"for-loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+    for name, form in forms.items():
+        network = make_network(config.network, (32, 32, 3), 10, config.width)
+        for parameter in network.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        optimiser = torch.optim.SGD(network.parameters(), 0.0, 0.9, weight_decay=1e-4, **form)
+        found[f"update, {name}"] = optimiser.step
+    parameters = list(network.parameters())
+    found["clipping the gradient"] = lambda: nn.utils.clip_grad_norm_(parameters, 1e9)
+    return found
+
+
+def evaluation(config: Config, size: int) -> Callable[[], object]:
+    """The forward pass of 2,048 images without gradients, `size` at a time."""
+    network = make_network(config.network, (32, 32, 3), 10, config.width).eval()
+    images = torch.randn(2048, 3, 32, 32).to(memory_format=torch.channels_last)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            for batch in images.split(size):
+                network(batch)
+
+    return forward
 
 
 def timed(call: Callable[[], object], steps: int) -> float:
@@ -165,43 +203,57 @@ def main() -> None:
         "bare step, channels-last": bare_step(config, torch.channels_last, False),
         "bare step, compiled": bare_step(config, torch.channels_last, True),
     }
-    prepared = data_path(config, folder)
+    parts = {"data path": data_path(config, folder), **updates(config)}
+    sizes = {size: evaluation(config, size) for size in (128, 512, 2048)}
     side = 2048
     a, b = torch.randn(side, side), torch.randn(side, side)
+    channels, maps = 256, torch.randn(64, 256, 32, 32).to(memory_format=torch.channels_last)
+    filters = torch.randn(channels, channels, 3, 3).to(memory_format=torch.channels_last)
     best: dict[str, float] = {}
 
     def keep(name: str, seconds: float) -> None:
         best[name] = min(seconds, best.get(name, math.inf))
 
-    for round_ in range(given.rounds + 1):
-        if round_ == 1:
-            # From here on as in `apl train`; the ordinary way has the first round too, without.
-            keep_freed_memory()
-        with contextlib.closing(ordinary_way(config, folder)) as steps:
-            keep("ordinary way", timed(steps.__next__, given.steps))
-        if round_ == 0:
-            continue
+    keep_freed_memory()  # as `apl train` does
+    context = multiprocessing.get_context("spawn")
+    elsewhere = concurrent.futures.ProcessPoolExecutor(1, context)
+    for _ in range(given.rounds):
+        ordinary = elsewhere.submit(ordinary_seconds, config, folder, given.steps)
+        keep("ordinary way", ordinary.result())
         keep("our loop", our_loop(config, folder, given.steps))
-        keep("data path", timed(prepared, 5 * given.steps))
+        for name, part in parts.items():
+            keep(name, timed(part, 5 * given.steps))
         for name, step in bare.items():
             keep(name, timed(step, given.steps))
+        for size, forward in sizes.items():
+            keep(f"evaluation, {size} at a time", timed(forward, 1))
         keep("matmul", timed(lambda: a @ b, given.steps))
+        keep("convolution", timed(lambda: F.conv2d(maps, filters, padding=1), given.steps))
 
     work = 3 * 2 * multiply_adds(make_network(given.network, (32, 32, 3), 10, given.width))
-    peak = 2 * side**3 / best.pop("matmul")
-    share = best.pop("data path") / best["our loop"]
-    rates = {name: BATCH / seconds for name, seconds in best.items()}
-    rates["limit: float32 matmul"] = peak / work
-    print(f"{given.network} width {given.width}, {given.threads} threads, matmul {peak / 1e9:.0f}")
-    print("GFLOP/s\n\n| way | images/s | over the ordinary way | of the limit |")
-    print("| --- | --- | --- | --- |")
-    for name in ("ordinary way", "our loop", *bare, "limit: float32 matmul"):
-        rate = rates[name]
-        print(
-            f"| {name} | {rate:.0f} | {rate / rates['ordinary way']:.2f} "
-            f"| {rate / rates['limit: float32 matmul']:.0%} |"
-        )
-    print(f"\nThe data path takes {share:.1%} of a step of our loop.")
+    peaks = {
+        "float32 matmul": 2 * side**3 / best["matmul"],
+        "large convolution": 2 * 9 * channels * maps.numel() / best["convolution"],
+    }
+    rates = {name: BATCH / best[name] for name in ("ordinary way", "our loop", *bare)}
+    limits = {f"limit: {name}": peak / work for name, peak in peaks.items()}
+    speeds = ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items())
+    print(f"{given.network} width {given.width}, {given.threads} threads; {speeds}\n")
+    print(
+        "| way | images/s | over the ordinary way | "
+        + " | ".join(limits).replace("limit: ", "of the ")
+        + " |"
+    )
+    print("| --- | --- | --- |" + " --- |" * len(limits))
+    for name, rate in {**rates, **limits}.items():
+        shares = " | ".join(f"{rate / limit:.0%}" for limit in limits.values())
+        print(f"| {name} | {rate:.0f} | {rate / rates['ordinary way']:.2f} | {shares} |")
+    print("\n| part of a step | of our step |\n| --- | --- |")
+    for name in parts:
+        print(f"| {name} | {best[name] / best['our loop']:.2%} |")
+    print("\n| evaluation | images/s |\n| --- | --- |")
+    for size in sizes:
+        print(f"| {size} at a time | {2048 / best[f'evaluation, {size} at a time']:.0f} |")
 
 
 if __name__ == "__main__":
