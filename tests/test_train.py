@@ -352,3 +352,16 @@ def test_the_fused_loss_trains_like_the_reference(loss: str) -> None:
     assert curves["auto"] == pytest.approx(curves["reference"], rel=2e-3)
     ends = [result["test_accuracy"] for result in results.values()]
     assert ends[0] == pytest.approx(ends[1], abs=0.02)
+
+
+def test_a_network_of_ones_own_is_trained_in_place(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = make_network("mlp", (8, 8, 1), 10, 16)
+    before = [p.clone() for p in network.parameters()]
+    result = train(small(epochs=8), network=network, say=lambda text: None)
+    assert result["test_accuracy"] > 0.5
+    after = list(network.parameters())
+    assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    with pytest.raises(ValueError, match="leave out run"):
+        train(small(), tmp_path / "run", network=network)
+    assert not (tmp_path / "run").exists()
