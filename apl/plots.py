@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,17 @@ def method_label(loss: str, variant: str) -> str:
     return f"{loss_label(loss)} ({variant})" if variant else loss_label(loss)
 
 
+def shared_settings(variants: Iterable[str]) -> tuple[str, ...]:
+    """The settings, beside their preset's, that all runs of a study have: they tell none apart."""
+    parts = [variant.split(",") for variant in variants]
+    return tuple(part for part in parts[0] if part and all(part in others for others in parts))
+
+
+def own_settings(variant: str, shared: Sequence[str]) -> str:
+    """What is left of a run's variant without the settings that all runs of its study have."""
+    return ",".join(part for part in variant.split(",") if part not in shared)
+
+
 def method_styles(methods: Sequence[tuple[str, str]]) -> dict[str, Style]:
     """A style by label for each (loss, variant), in the order of the tables.
 
@@ -126,22 +138,25 @@ class Study:
 
     runs: the summary with columns method, kind (a panel), x (noise rate in %), title and setting
     (the noise setting's name in pictures and tables) and rank (their order);
-    epochs: the histories with method, kind, x, title and rank of their run.
+    epochs: the histories with method, kind, x, title and rank of their run;
+    shared: settings that all runs have beside their preset's, and so are no part of a method.
     """
 
     runs: pd.DataFrame
     epochs: pd.DataFrame
     styles: dict[str, Style]
+    shared: tuple[str, ...]
 
     @property
     def caption(self) -> str:
         """What was run, for the second line of every picture."""
         first = self.runs.iloc[0]
         seeds = self.runs.groupby(["method", "rank"])["seed"].nunique()
-        return (
+        text = (
             f"{first['dataset']}, preset {first['preset']}, {_span(self.runs['epochs'], 'epoch')}, "
             f"{_span(seeds, 'seed')}"
         )
+        return ", ".join([text, *self.shared])
 
     @property
     def spread(self) -> str:
@@ -190,9 +205,15 @@ def studies(summary: pd.DataFrame, histories: pd.DataFrame | None = None) -> lis
     runs["x"] = [_rate(row) for _, row in runs.iterrows()]
     clean = (runs["x"] == 0) & ~runs["noise"].isin(["human", "matrix"])  # those keep their name
     runs.loc[clean, "noise"], runs.loc[clean, "map"] = "none", ""
-    runs["method"] = [
-        method_label(*pair) for pair in zip(runs["loss"], runs["variant"], strict=True)
+    groups = runs.groupby(["dataset", "preset"])["variant"]
+    shared = {key: shared_settings(variants) for key, variants in groups}
+    runs["own"] = [
+        own_settings(variant, shared[dataset, preset])
+        for variant, dataset, preset in zip(
+            runs["variant"], runs["dataset"], runs["preset"], strict=True
+        )
     ]
+    runs["method"] = [method_label(*pair) for pair in zip(runs["loss"], runs["own"], strict=True)]
     keys = list(zip(runs["noise"], runs["map"], runs["x"], strict=True))
     names = list(_KINDS)
     order = sorted(set(keys), key=lambda key: (names.index(key[0]), *key[1:]))
@@ -205,12 +226,13 @@ def studies(summary: pd.DataFrame, histories: pd.DataFrame | None = None) -> lis
     epochs = epochs.merge(
         runs[["run", "dataset", "preset", "method", "kind", "x", "title", "rank"]], on="run"
     )
-    styles = method_styles(list(zip(runs["loss"], runs["variant"], strict=True)))
+    styles = method_styles(list(zip(runs["loss"], runs["own"], strict=True)))
     return [
         Study(
             part,
             epochs[(epochs["dataset"] == dataset) & (epochs["preset"] == preset)],
             {label: style for label, style in styles.items() if label in set(part["method"])},
+            shared[dataset, preset],
         )
         for (dataset, preset), part in runs.groupby(["dataset", "preset"])
     ]
@@ -279,7 +301,8 @@ def _canvas(
     width = size[0] * min(1.0, 17 / (size[0] * cols))  # a page wide at most
     # The legend and the title need room also where there is one small panel.
     figure = Figure(figsize=(width * cols + 2.2, size[1] * rows + 0.9), layout="constrained")
-    figure.suptitle(f"{title}\n{caption}", linespacing=1.4)
+    lines = textwrap.fill(caption, int(9 * figure.get_figwidth()))  # 9 characters to an inch fit
+    figure.suptitle(f"{title}\n{lines}", linespacing=1.4)
     return figure, figure.subplots(rows, cols, squeeze=False, **subplots)
 
 
@@ -453,8 +476,8 @@ def _report(study: Study) -> Pictures:
             handles = _class_bars(right, study, panel, kind)
         if handles:
             figure.legend(handles=handles, loc="outside right center", handlelength=1.4)
-        loss, variant = runs.iloc[0][["loss", "variant"]]
-        slug = _slug(f"{loss} {variant}")
+        loss, own = runs.iloc[0][["loss", "own"]]
+        slug = _slug(f"{loss} {own}")
         while slug in taken:  # '2*nce' and '2 nce' differ in the specification alone
             slug += "_"
         taken.add(slug)
@@ -607,12 +630,12 @@ def _memorised_recovered(study: Study) -> Pictures:
 def _vanilla_vs_normalised(study: Study) -> Pictures:
     """Each loss beside its normalised form, a row a kind of noise."""
     runs = study.runs.dropna(subset=["test_accuracy"])
-    done = set(zip(runs["loss"], runs["variant"], strict=True))
+    done = set(zip(runs["loss"], runs["own"], strict=True))
     pairs = [
-        (method_label(loss, variant), method_label(f"n{loss}", variant))
-        for variant in sorted({variant for _, variant in done})
+        (method_label(loss, own), method_label(f"n{loss}", own))
+        for own in sorted({own for _, own in done})
         for loss in LOSSES
-        if (loss, variant) in done and (f"n{loss}", variant) in done
+        if (loss, own) in done and (f"n{loss}", own) in done
     ]
     if not pairs:
         return

@@ -46,6 +46,7 @@ from apl.plots import (
     look,
     mean_std,
     method_label,
+    own_settings,
     render,
     setting_name,
     studies,
@@ -520,7 +521,7 @@ def _grid(study: Study, unfinished: Iterable[Config]) -> set[tuple[str, str, int
             continue
         clean = config.rate == 0 and config.noise != "human"
         noise, table = ("none", "") if clean else (config.noise, config.map)
-        methods.add(method_label(config.loss, config.variant))
+        methods.add(method_label(config.loss, own_settings(config.variant, study.shared)))
         settings.add(setting_name(noise, table, 100 * config.rate))
         seeds.add(config.seed)
     return set(itertools.product(methods, settings, seeds))
@@ -730,7 +731,8 @@ def _pictures(
         for name, figure in draw_study(summary, histories):
             key = next(key for key in _PICTURES if name.startswith(key))
             kind, caption = _PICTURES[key]
-            title, run = figure.get_suptitle().splitlines()
+            title, *lines = figure.get_suptitle().splitlines()
+            run = " ".join(lines)
             data = base64.b64encode(_smaller(render(figure, "png"))).decode()
             uri = f"data:image/png;base64,{data}"
             width = round(96 * figure.get_size_inches()[0])

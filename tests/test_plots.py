@@ -23,6 +23,7 @@ from apl.plots import (
     plot_study,
     plot_transition,
     results_table,
+    studies,
 )
 from apl.published import published_table
 
@@ -281,3 +282,17 @@ def test_transition_of_labels(tmp_path: Path) -> None:
     written = plot_transition(labels, ["a", "b", "c"], tmp_path / "x_sym-0.3", "x")
     assert [path.name for path in written] == ["x_sym-0.3.png", "x_sym-0.3.svg"]
     assert all(path.stat().st_size > 3000 for path in written)
+
+
+def test_settings_that_all_runs_share_are_told_once_and_name_no_method() -> None:
+    summary, histories = study(["ce", "nce_rce"], seeds=(1,))
+    given = "width=32,train_size=5000,lr=0.032"
+    (one,) = studies(summary.assign(variant=given), histories)
+    assert list(one.styles) == ["CE", "NCE+RCE"]
+    assert one.caption.endswith("1 seed, width=32, train_size=5000, lr=0.032")
+    other = summary.assign(
+        variant=[f"{given},alpha=2" if loss == "nce_rce" else given for loss in summary["loss"]]
+    )
+    (two,) = studies(other, histories)
+    assert list(two.styles) == ["CE", "NCE+RCE (alpha=2)"]
+    assert studies(summary, histories)[0].shared == ()
