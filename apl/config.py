@@ -68,8 +68,8 @@ class Config:
         default="tf32",
     )
     compile: bool = _option(
-        "train the network through torch.compile, with CUDA graphs on a GPU: half a minute at the "
-        "start, for long runs",
+        "train the network through torch.compile, with CUDA graphs on a GPU: it compiles at the "
+        "start, so for long runs",
         default=False,
         identity=False,
     )

@@ -153,7 +153,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network through torch.compile; on CUDA a step's launches become one graph."""
+    """The network through torch.compile; on CUDA its launches become graphs."""
     if device.type == "cpu" and not kernels.has_compiler():
         raise BadInput("compile needs a C++ compiler (CXX, g++), which is not here: leave it out")
     # dynamic=False: the smaller last batch of an epoch gets a graph of its own.
