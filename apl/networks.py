@@ -37,9 +37,7 @@ def make_network(name: str, image_shape: Sequence[int], num_classes: int, width:
     elif name == "cnn5":
         widths = (width, 3 * width // 2, 2 * width)
         network = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 5, stride=2, padding=2, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
+            *_conv(channels, widths[0], 5, stride=2),
             *_conv(widths[0], widths[1]),
             nn.MaxPool2d(2),
             *_conv(widths[1], widths[2]),
@@ -83,8 +81,9 @@ def make_network(name: str, image_shape: Sequence[int], num_classes: int, width:
     return _channels_last(network)
 
 
-def _conv(before: int, after: int) -> list[nn.Module]:
-    return [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+def _conv(before: int, after: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
+    layer = nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
+    return [layer, nn.BatchNorm2d(after), nn.ReLU()]
 
 
 def _head(features: int, hidden: int, num_classes: int) -> list[nn.Module]:

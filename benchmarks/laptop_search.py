@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from apl.config import make_config
+from apl.evaluate import Scores
 from apl.networks import make_network
 from apl.results import write_atomic
 from apl.train import keep_freed_memory, train
@@ -174,9 +176,7 @@ def run(job: tuple[int, str, str | None]) -> dict[str, Any]:
         "loss": loss,
         "test_accuracy": result["test_accuracy"],
         "memorised": result["memorised"],
-        "never_predicted": sum(
-            column == 0 for column in map(sum, zip(*result["confusion"], strict=True))
-        ),
+        "never_predicted": len(Scores(np.array(result["confusion"])).never_predicted),
         "seconds": round(time.perf_counter() - began, 1),
     }
 
