@@ -26,8 +26,11 @@ import pandas as pd
 from PIL import Image
 
 from apl.claims import (
+    ASYM,
     CLAIMS,
+    CLEAN,
     COMBINATIONS,
+    SYM,
     VERDICTS,
     Finding,
     agreement,
@@ -475,6 +478,13 @@ def _agreement(summary: pd.DataFrame) -> tuple[list[Block], str]:
     overall = dict(by_paper)
     if len(by_paper) > 1:
         overall["All papers, each within itself"] = agreement(summary, published)
+        kinds = [
+            (where, summary[list(map(where.covers, summary["noise"], summary["rate"]))])
+            for where in (CLEAN, SYM, ASYM)
+        ]
+        for where, runs in kinds:
+            if 0 < len(runs) < len(summary):
+                overall[f"All papers, {where.name}"] = agreement(runs, published)
     rows = []
     for paper, found in overall.items():
         values = (found.overall, len(found.pairs), found.overall_apart, found.pairs["apart"].sum())

@@ -161,6 +161,23 @@ def test_the_whole_study_is_in_the_page(whole: tuple[Path, str]) -> None:
 
 
 @pytest.mark.xdist_group("report")
+def test_the_agreement_is_told_by_kind_of_noise(whole: tuple[Path, str]) -> None:
+    table = Page(whole[1]).tables[
+        "Pairs in the same order less pairs in the reverse one, as a share of all pairs"
+    ]
+    kinds = [
+        table[f"All papers, {name}"]
+        for name in ("clean labels", "symmetric noise", "asymmetric noise")
+    ]
+    everything = table["All papers, each within itself"]
+    for share, pairs in ((0, 1), (2, 3)):
+        counts = [int(row[pairs]) for row in kinds]
+        assert sum(counts) == int(everything[pairs])
+        mean = sum(float(row[share]) * n for row, n in zip(kinds, counts, strict=True))
+        assert mean / sum(counts) == pytest.approx(float(everything[share]), abs=0.011)
+
+
+@pytest.mark.xdist_group("report")
 def test_every_picture_is_embedded_and_nothing_is_loaded(whole: tuple[Path, str]) -> None:
     folder, html = whole
     page = Page(html)
