@@ -23,8 +23,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from apl.evaluate import HARDLY_MEMORISED, is_tolerant
-from apl.losses import LOSSES, loss_label
+from apl.losses import LOSSES, PARAMS, loss_label
 from apl.noise import NoisyLabels
+from apl.published import published_table
 from apl.results import write_atomic
 
 # ---------------------------------------------------------------------------------------- styles
@@ -137,7 +138,8 @@ class Study:
     """Runs of one data set and preset, ready to draw: everything in percent.
 
     runs: the summary with columns method, kind (a panel), x (noise rate in %), title and setting
-    (the noise setting's name in pictures and tables) and rank (their order);
+    (the noise setting's name in pictures and tables), rank (their order) and standard (whether the
+    loss and the noise are those of the papers, so that a published figure can stand beside);
     epochs: the histories with method, kind, x, title and rank of their run;
     shared: settings that all runs have beside their preset's, and so are no part of a method.
     """
@@ -156,7 +158,7 @@ class Study:
             f"{first['dataset']}, preset {first['preset']}, {_span(self.runs['epochs'], 'epoch')}, "
             f"{_span(seeds, 'seed')}"
         )
-        return ", ".join([text, *self.shared])
+        return ", ".join([text, *(part for part in self.shared if part.split("=")[0] != "epochs")])
 
     @property
     def spread(self) -> str:
@@ -213,6 +215,10 @@ def studies(summary: pd.DataFrame, histories: pd.DataFrame | None = None) -> lis
             runs["variant"], runs["dataset"], runs["preset"], strict=True
         )
     ]
+    runs["standard"] = runs["map"].isin(["", "paper"]) & (runs["own"] == "")
+    for (dataset, preset), settings in shared.items():
+        if any(setting.partition("=")[0] in PARAMS for setting in settings):
+            runs.loc[(runs["dataset"] == dataset) & (runs["preset"] == preset), "standard"] = False
     runs["method"] = [method_label(*pair) for pair in zip(runs["loss"], runs["own"], strict=True)]
     keys = list(zip(runs["noise"], runs["map"], runs["x"], strict=True))
     names = list(_KINDS)
@@ -592,17 +598,21 @@ def _per_epoch(
         study.caption, title, len(rows), cols, (width, 0.85 * width), sharey=True
     )
     shown: set[str] = set()
-    extra: list[Any] = []
+    chance: list[Any] = []
+    published: list[Any] = []
     for line, (score, panels) in zip(grid, rows, strict=True):
         line[0].set_ylabel(labels[score])
         for axes in line[len(panels) :]:
             axes.set_visible(False)
         for axes, panel in zip(line, panels, strict=False):
             _draw(axes, study, panel, "epoch", score)
-            extra = _chance(axes, study) if score == "test_accuracy" else []
+            if score == "test_accuracy":
+                chance = _chance(axes, study)
+                published = _mark_published(axes, study, panel) or published
             axes.set_title(panel["title"].iloc[0].capitalize())
             shown |= set(panel["method"])
-    _legend(figure, study, [method for method in study.styles if method in shown], extra)
+    methods = [method for method in study.styles if method in shown]
+    _legend(figure, study, methods, [*chance, *published])
     return figure
 
 
@@ -613,6 +623,29 @@ def _accuracy_per_epoch(study: Study) -> Pictures:
         title = f"Test accuracy per epoch{study.spread}"
         figure = _per_epoch(study, title, rows, {"test_accuracy": ACCURACY})
         yield "accuracy_per_epoch", figure
+
+
+def _mark_published(axes: Any, study: Study, panel: pd.DataFrame) -> list[Any]:
+    """At the right edge of curves over epochs, where the papers' runs ended; its legend entry.
+
+    Only for the papers' own recipe: of others it is no surprise that they end elsewhere.
+    """
+    runs = study.runs[study.runs["standard"] & (study.runs["rank"] == panel["rank"].iloc[0])]
+    first = study.runs.iloc[0]
+    published = published_table(first["dataset"]) if first["preset"] == "paper" else None
+    if published is None or runs.empty:
+        return []
+    noise, x = runs.iloc[0][["noise", "x"]]
+    here = (published["noise"] == noise) & ((100 * published["rate"] - x).abs() < 1e-6)
+    ends = published[here].set_index("method")["mean"]
+    drawn = runs[runs["loss"].isin(ends.index)].drop_duplicates("loss")
+    if drawn.empty:
+        return []
+    mark: dict[str, Any] = {"marker": "<", "markersize": 7, "mec": "white", "mew": 0.6}
+    edge = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+    for loss, method in zip(drawn["loss"], drawn["method"], strict=True):
+        axes.plot(1.02, ends[loss], color=study.styles[method].color, **edge, **mark)
+    return [Line2D([], [], color="#555555", ls="none", label="published (last epoch)", **mark)]
 
 
 def _memorised_recovered(study: Study) -> Pictures:
@@ -842,7 +875,7 @@ def _beside_published(study: Study, published: pd.DataFrame) -> str:
         (row["method"], row["noise"], round(100 * float(row["rate"]), 4)): row
         for row in published.to_dict("records")
     }
-    standard = study.runs[study.runs["map"].isin(["", "paper"]) & (study.runs["variant"] == "")]
+    standard = study.runs[study.runs["standard"]]
     table = [["Method", "Noise", "Here", "Published", "Difference", "Paper"]]
     for _, runs in standard.groupby(["rank", "method"]):
         first = runs.iloc[0]

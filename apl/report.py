@@ -213,8 +213,8 @@ def _accuracy(study: Study, published: pd.DataFrame | None) -> list[Block]:
 
     def beside(runs: pd.DataFrame) -> dict[Any, Any] | None:
         first = runs.iloc[0]
-        standard = first["map"] in ("", "paper") and not first["variant"]
-        return theirs.get((first["loss"], first["noise"], first["x"])) if standard else None
+        key = first["loss"], first["noise"], first["x"]
+        return theirs.get(key) if first["standard"] else None
 
     def ours(runs: pd.DataFrame) -> Cell:
         setting, mean = runs.iloc[0]["setting"], float(runs["test_accuracy"].mean())

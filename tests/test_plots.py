@@ -277,6 +277,43 @@ def test_published_figures_stand_beside_ours() -> None:
     assert row["paper"] in table
 
 
+def test_settings_shared_by_a_study_keep_the_published_figures_and_changed_losses_do_not() -> None:
+    summary, _ = study(["ce", "nce_rce"], GRID[:3], seeds=(0,))
+    published = published_table("cifar10")
+    shorter = summary.assign(variant="epochs=20,precision=bf16")
+    assert "20 epochs, 1 seed, precision=bf16**" in results_table(shorter)
+    assert "Published" in results_table(shorter, published)
+    assert "Published" not in results_table(summary.assign(variant="epochs=50,A=-6"), published)
+    one = summary.assign(variant=["beta=2" * (loss == "nce_rce") for loss in summary["loss"]])
+    beside = results_table(one, published).split("Published")[1]
+    assert "| CE " in beside
+    assert "NCE+RCE" not in beside
+
+
+def test_where_published_runs_end_is_marked_in_the_papers_own_recipe_only() -> None:
+    grid = [GRID[0], GRID[3]]
+    summary, histories = study(["ce", "nce_rce", "2*nce + mae"], grid, seeds=(0,), epochs=5)
+    published = published_table("cifar10")
+    assert published is not None
+    ends = published.set_index(["method", "noise", "rate"])["mean"]
+
+    def marked(preset: str) -> list[list[float]]:
+        with look():
+            figures = dict(draw_study(summary.assign(preset=preset), histories))
+            figure = figures["accuracy_per_epoch"]
+            assert text_faults(figure) == []
+        named = any(text.get_text() == "published (last epoch)" for text in figure.findobj(Text))
+        assert named == (preset == "paper")
+        return [
+            [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "<"]
+            for axes in figure.axes
+        ]
+
+    wanted = [[ends[loss, noise, rate] for loss in ("ce", "nce_rce")] for noise, _, rate in grid]
+    assert marked("paper") == wanted
+    assert marked("laptop") == [[], []]
+
+
 def test_transition_of_labels(tmp_path: Path) -> None:
     labels = corrupt(np.repeat(np.arange(3), 50), symmetric(3, 0.3))
     written = plot_transition(labels, ["a", "b", "c"], tmp_path / "x_sym-0.3", "x")
