@@ -31,28 +31,28 @@ def make_network(name: str, image_shape: Sequence[int], num_classes: int, width:
         widths = (width, 2 * width, 49 * width // 16)
         blocks: list[nn.Module] = []
         for before, after in zip((channels, *widths[:2]), widths, strict=True):
-            blocks += [*_conv(before, after), *_conv(after, after), nn.MaxPool2d(2)]
+            blocks += [*conv(before, after), *conv(after, after), nn.MaxPool2d(2)]
         features = widths[-1] * (height // 8) * (image_width // 8)
-        network = nn.Sequential(*blocks, nn.Flatten(), *_head(features, 4 * width, num_classes))
+        network = nn.Sequential(*blocks, nn.Flatten(), *head(features, 4 * width, num_classes))
     elif name == "cnn5":
         widths = (width, 3 * width // 2, 2 * width)
         network = nn.Sequential(
-            *_conv(channels, widths[0], 5, stride=2),
-            *_conv(widths[0], widths[1]),
+            *conv(channels, widths[0], 5, stride=2),
+            *conv(widths[0], widths[1]),
             nn.MaxPool2d(2),
-            *_conv(widths[1], widths[2]),
+            *conv(widths[1], widths[2]),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            *_head(widths[2] * (height // 8) * (image_width // 8), 8 * width, num_classes),
+            *head(widths[2] * (height // 8) * (image_width // 8), 8 * width, num_classes),
         )
     elif name == "cnn4":
         network = nn.Sequential(
-            *_conv(channels, width // 2),
+            *conv(channels, width // 2),
             nn.MaxPool2d(2),
-            *_conv(width // 2, width),
+            *conv(width // 2, width),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            *_head(width * (height // 4) * (image_width // 4), 2 * width, num_classes),
+            *head(width * (height // 4) * (image_width // 4), 2 * width, num_classes),
         )
     elif name == "mlp":
         network = nn.Sequential(
@@ -60,7 +60,7 @@ def make_network(name: str, image_shape: Sequence[int], num_classes: int, width:
             nn.Linear(height * image_width * channels, width, bias=False),
             nn.BatchNorm1d(width),
             nn.ReLU(),
-            *_head(width, width, num_classes),
+            *head(width, width, num_classes),
         )
     elif name == "resnet34":
         if width != 64 or channels != 3:
@@ -73,24 +73,32 @@ def make_network(name: str, image_shape: Sequence[int], num_classes: int, width:
         return _channels_last(resnet)
     else:
         raise BadInput(f"unknown network {name!r}; accepted: {', '.join(NETWORKS)}")
+    return initialise(network)
+
+
+def conv(before: int, after: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
+    """Convolution, batch norm, ReLU; the image loses nothing but by the stride."""
+    padding = 0 if size == stride else size // 2
+    layer = nn.Conv2d(before, after, size, stride, padding, bias=False)
+    return [layer, nn.BatchNorm2d(after), nn.ReLU()]
+
+
+def head(features: int, hidden: int, num_classes: int) -> list[nn.Module]:
+    """The hidden layer and the logits; BadInput where the images left no features."""
+    if features == 0:
+        raise BadInput("the images are too small for this network; try --network mlp")
+    linear = nn.Linear(features, hidden, bias=False)
+    return [linear, nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, num_classes)]
+
+
+def initialise(network: nn.Sequential) -> nn.Module:
+    """The weights as the paper's code begins with them, in the memory format of our batches."""
     for layer in network:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_uniform_(layer.weight)
         elif isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
     return _channels_last(network)
-
-
-def _conv(before: int, after: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
-    layer = nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
-    return [layer, nn.BatchNorm2d(after), nn.ReLU()]
-
-
-def _head(features: int, hidden: int, num_classes: int) -> list[nn.Module]:
-    if features == 0:
-        raise BadInput("the images are too small for this network; try --network mlp")
-    linear = nn.Linear(features, hidden, bias=False)
-    return [linear, nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, num_classes)]
 
 
 def _channels_last(network: nn.Module) -> nn.Module:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from apl.config import make_config
 from apl.evaluate import Scores
-from apl.networks import make_network
+from apl.networks import conv, head, initialise, make_network
 from apl.results import write_atomic
 from apl.train import keep_freed_memory, train
 
@@ -40,49 +40,36 @@ class Recipe(NamedTuple):
     rate: float = 0.6
 
 
-def conv(before: int, after: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
-    padding = 0 if size == stride else size // 2
-    layer = nn.Conv2d(before, after, size, stride, padding, bias=False)
-    return [layer, nn.BatchNorm2d(after), nn.ReLU()]
-
-
-def finish(layers: list[nn.Module], features: int, hidden: int) -> nn.Sequential:
+def finish(layers: list[nn.Module], features: int, hidden: int) -> nn.Module:
     """The layers with the head and the initialisation of the paper's networks."""
-    head = (nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU())
-    network = nn.Sequential(*layers, nn.Flatten(), *head, nn.Linear(hidden, 10))
-    for layer in network:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_uniform_(layer.weight)
-        elif isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-    return network.to(memory_format=torch.channels_last)
+    return initialise(nn.Sequential(*layers, nn.Flatten(), *head(features, hidden, 10)))
 
 
-def patches() -> nn.Sequential:
+def patches() -> nn.Module:
     """2x2 patches, then four convolutions: 7 layers."""
     pool = nn.MaxPool2d(2)
     stem = [*conv(3, 32, 2, 2), *conv(32, 32), *conv(32, 48), pool]
     return finish([*stem, *conv(48, 48), *conv(48, 64), pool], 16 * 64, 128)
 
 
-def early_patches() -> nn.Sequential:
+def early_patches() -> nn.Module:
     """As `patches`, pooled one convolution earlier and wider after it."""
     pool = nn.MaxPool2d(2)
     stem = [*conv(3, 32, 2, 2), *conv(32, 32), pool, *conv(32, 64), *conv(64, 64), pool]
     return finish([*stem, *conv(64, 96)], 16 * 96, 128)
 
 
-def five_layers(first: int, second: int, third: int) -> nn.Sequential:
+def five_layers(first: int, second: int, third: int) -> nn.Module:
     """cnn5 in other widths."""
     pool = nn.MaxPool2d(2)
     stem = [*conv(3, first, 5, 2), *conv(first, second), pool]
     return finish([*stem, *conv(second, third), pool], 16 * third, 256)
 
 
-def zero_head() -> nn.Sequential:
+def zero_head() -> nn.Module:
     """`patches` that begins with all logits zero."""
     network = patches()
-    last = network[-1]
+    *_, last = network.children()
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
