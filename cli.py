@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import typer
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -52,6 +54,8 @@ app = typer.Typer(
 )
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+MANY_CLASSES = 12  # 80 columns have no room for a column for each of more
 
 DataDir = Annotated[
     Path | None, typer.Option(help="where data sets lie; else $APL_DATA, else the user's cache")
@@ -151,21 +155,38 @@ def noise(
 
 
 def _noise_table(config: Config, names: Sequence[str], labels: NoisyLabels) -> Table:
-    table = Table(title=f"{config.noise} noise of {config.dataset}: rows true, columns given, in %")
+    title = f"{config.noise} noise of {config.dataset}: rows true, columns given, in %"
+    shares = 100 * labels.empirical
+    wrong = [f"{100 - shares[k, k]:.1f}" for k in range(len(names))]
+    return class_table(title, names, ("wrong", wrong), shares, "most frequent wrong label", ".1f")
+
+
+def class_table(
+    title: str,
+    names: Sequence[str],
+    of_each: tuple[str, Sequence[str]],
+    matrix: npt.NDArray[Any],
+    most: str,
+    form: str,
+) -> Table:
+    """A row a class: its name, a figure `of_each` (heading, figures), and its row of a matrix.
+
+    Of many classes there is no room for a column each: the largest off the diagonal stands alone,
+    under the heading `most`.  Ten classes with names of ten letters fit 80 columns.
+    """
+    table = Table(title=title, box=box.SIMPLE, padding=0)
+    wide = len(names) > MANY_CLASSES
     table.add_column("class")
-    table.add_column("wrong", justify="right")
-    wide = len(names) > 12
-    for name in names if not wide else ["most frequent wrong label"]:
-        table.add_column(str(name)[:6] if not wide else name, justify="right")
-    empirical = labels.empirical
+    for heading in (of_each[0], *([most] if wide else [name[:5] for name in names])):
+        table.add_column(heading, justify="right")
     for k, name in enumerate(names):
-        shares = [f"{100 * share:.1f}" if share else "·" for share in empirical[k]]
+        cells = [format(value, form) if value else "·" for value in matrix[k]]
         if wide:
-            others = empirical[k].copy()
-            others[k] = -1
+            others = matrix[k].copy()
+            others[k] = 0
             top = int(others.argmax())
-            shares = [f"{names[top]} {100 * others[top]:.1f}"]
-        table.add_row(name, f"{100 * (1 - empirical[k, k]):.1f}", *shares)
+            cells = [f"{names[top]} {cells[top]}" if others[top] else "·"]
+        table.add_row(name, of_each[1][k], *cells)
     return table
 
 
@@ -291,20 +312,9 @@ def evaluate(
     scores, config, result = evaluate_run(run, labels, data_dir, not no_download)
     names = result["class_names"]
     out.print(f"{loss_label(config.loss)}: {scores.accuracy:.2%} on the {labels} test labels")
-    table = Table(title="rows: label, columns: prediction")
-    table.add_column("class")
-    table.add_column("accuracy", justify="right")
-    wide = len(names) > 12
-    for name in names if not wide else ["most frequent mistake"]:
-        table.add_column(name if wide else name[:6], justify="right")
-    for k, name in enumerate(names):
-        counts = [str(count) if count else "·" for count in scores.confusion[k]]
-        if wide:
-            mistakes = scores.confusion[k].copy()
-            mistakes[k] = 0
-            counts = [f"{names[int(mistakes.argmax())]} {mistakes.max()}"]
-        table.add_row(name, f"{scores.per_class[k]:.1%}", *counts)
-    out.print(table)
+    accuracies = [f"{share:.1%}" for share in scores.per_class]
+    title, most = "rows: label, columns: prediction", "most frequent mistake"
+    out.print(class_table(title, names, ("right", accuracies), scores.confusion, most, "d"))
     out.print(_result_table("last epoch, as trained", result))
     _print_verdicts(config, result)
 

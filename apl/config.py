@@ -148,6 +148,15 @@ class Config:
             if f.metadata.get("identity", True)
         }
 
+    def is_identity(self, stored: object) -> bool:
+        """Whether what `identity` gave, now or before some fields were there, is this run's."""
+        later = {
+            f.name: f.default
+            for f in dataclasses.fields(self)
+            if f.default is not dataclasses.MISSING and f.metadata.get("identity", True)
+        }
+        return isinstance(stored, dict) and {**later, **stored} == self.identity()
+
 
 _SETTING = ("noise", "rate", "map", "seed")  # fields that say which cell of a study a run is
 

@@ -138,7 +138,7 @@ def load_network(run: Path, config: Config, data: Dataset) -> nn.Module:
     path = run / "model.safetensors"
     try:
         tensors, state = load_tensors(path)
-        if state.get("config") != config.identity():
+        if not config.is_identity(state.get("config")):
             raise BadInput(f"{path} is another run's, not that of its config.json: train it again")
         network.load_state_dict(tensors)
     except FileNotFoundError:

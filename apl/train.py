@@ -310,7 +310,7 @@ def _train(
     found = load_checkpoint(run) if run is not None else None
     if found:
         tensors, state, problems = found
-        if tensors and state.get("config") != config.identity():
+        if tensors and not config.is_identity(state.get("config")):
             problems, tensors = [*problems, f"the checkpoint in {run} is another run's"], {}
         for problem in problems:
             say(f"{problem}; going on from {'the one before it' if tensors else 'the start'}")

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, Cli
+from rich.console import Console
 
 from apl import LOSSES
 from apl.data import SOURCES
+from cli import class_table
 
 FAST = ("--train-size", "300", "--epochs", "3", "--threads", "1")
 COMMANDS = (
@@ -191,3 +193,22 @@ def test_another_package_named_kernels_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "Hugging Face's `kernels` has the same import name" in done.stderr.splitlines()[-1]
+
+
+def test_tables_of_classes_fit_a_terminal() -> None:
+    def lines(names: list[str], form: str) -> list[list[str]]:
+        matrix = 100.0 * np.eye(len(names))
+        matrix[1, 0] = 30
+        shares = [f"{10 * k}.0%" for k in range(len(names))]
+        console = Console(width=80)
+        with console.capture() as shown:
+            console.print(class_table("title", names, ("share", shares), matrix, "most", form))
+        rows = [line.split() for line in shown.get().splitlines()]
+        return [row for row in rows if row and row[0] in names]
+
+    cifar10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+    few = lines(cifar10, ".1f")
+    assert few[1] == ["automobile", "10.0%", "30.0", "100.0", *"········"]
+    assert [row[2 + k] for k, row in enumerate(few)] == ["100.0"] * 10
+    many = lines([f"class{k}" for k in range(20)], ".0f")
+    assert [row[2:] for row in many[:3]] == [["·"], ["class0", "30"], ["·"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -335,6 +336,30 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: Path, finishe
     train(small(), tmp_path / "run", say=said.append)
     assert "is another run's; going on from the start" in said[0]
     assert differing(tmp_path / "run", finished) == []
+
+
+def before_later_fields(path: Path) -> None:
+    """Rewrite weights or a checkpoint as an apl without the fields that came later wrote them."""
+    tensors, state = load_tensors(path)
+    for field in dataclasses.fields(Config):
+        if field.default is not dataclasses.MISSING:
+            state["config"].pop(field.name, None)
+    save_tensors(path, tensors, state)
+
+
+def test_runs_from_before_a_setting_was_there_stay(run: Path, tmp_path: Path) -> None:
+    accuracy = evaluate_run(run)[0].accuracy
+    before_later_fields(run / "model.safetensors")
+    assert evaluate_run(run)[0].accuracy == accuracy
+
+    begun = tmp_path / "begun"
+    looks = iter(range(8))
+    with pytest.raises(Interrupted):
+        train(small(), begun, should_stop=lambda: next(looks, None) is None)
+    before_later_fields(begun / CURRENT)
+    said: list[str] = []
+    train(small(), begun, say=said.append)
+    assert not any("another run's" in line for line in said)
 
 
 def test_other_arguments_in_a_run_folder(run: Path) -> None:
