@@ -19,6 +19,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.live import Live
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -416,10 +417,11 @@ def _study_table(progress: StudyProgress) -> Table:
     settings = list(dict.fromkeys((cell.noise, cell.rate) for cell in progress.cells))
     done, total = len(progress.results), len(progress.cells)
     left = "" if progress.seconds_left is None else f", {_duration(progress.seconds_left)} left"
-    table = Table(title=f"{done} of {total} cells{left}; clean test accuracy in %")
-    table.add_column("loss")
+    title = f"{done} of {total} cells{left}; clean test accuracy in %"
+    table = Table(title=title, box=box.SIMPLE, padding=0)  # so that nine settings fit 80 columns
+    table.add_column("loss", no_wrap=True)
     for kind, rate in settings:
-        table.add_column(kind if kind == "none" else f"{kind} {rate:g}", justify="right")
+        table.add_column(kind if kind == "none" else f"{kind}\n{rate:g}", justify="right")
     for loss in dict.fromkeys(cell.loss for cell in progress.cells):
         row = []
         for setting in settings:
@@ -465,7 +467,10 @@ def _plot(found: Path, pictures: bool = True) -> None:
     summary, histories = write_summary(found)
     table = results_table(summary, published_table(summary["dataset"].iloc[0]))
     write_atomic(found / "table.md", table.encode())
-    out.print(table, markup=False)
+    if out.is_terminal:  # into its width, where the file's lines would be broken in two
+        out.print(Markdown(table), soft_wrap=False)
+    else:
+        out.print(table, markup=False)
     out.print(f"wrote {found / 'summary.csv'} and {found / 'table.md'}")
     if pictures:
         for picture in plot_study(summary, histories, found / "pictures"):
@@ -555,7 +560,7 @@ def verify_command() -> None:
     table = Table(title="noise rates up to which the noisy risk has the clean minimiser")
     table.add_column("loss", no_wrap=True)
     bounds = [f"sym K={k}" for k in (few, some, many)]
-    for name in ("sum const", "highest", "in Lemma 2", "grad err", *bounds, f"pair K={many}"):
+    for name in ("sum const", "max L", "in Lemma 2", "grad err", *bounds, f"pair K={many}"):
         table.add_column(name, justify="right")
     for verdict in verdicts:
         rates = [verdict.symmetric[k] for k in (few, some, many)] + [verdict.pair[many]]
