@@ -54,7 +54,9 @@ class Config:
     clip: float = _option("bound on the norm of the gradient; 0 for none")
     augment: bool = _option("random crop (pad 4) and horizontal flip")
     eval_every: int = _option("epochs between two looks at the test images; the last always is one")
-    threads: int = _option("CPU threads; 0 for all cores", identity=False)
+    threads: int = _option(
+        "CPU threads; 0: all cores for one run, one for each cell of a study", identity=False
+    )
     device: str = _option("auto, cpu, cuda, cuda:1, mps", identity=False)
     checkpoint_minutes: float = _option(
         "minutes between checkpoints inside an epoch; one is written after every epoch too",

@@ -1,11 +1,10 @@
 """The report's experiments with losses that learn, beside the accuracies it printed.
 
-    apl study --preset report --network cnn5 --width 32 --train-size 5000 --batch-size 128 \
-        --lr 0.032 --eval-every 5 --out results/report-redone
     python benchmarks/report_redone.py
 
-Reads summary.csv and printed.csv of results/report-redone and writes beside.md there.  printed.csv
-holds the "Overall Accuracy" of the report's tables 3 to 17 (it prints none for MAE).
+Reads summary.csv and printed.csv of results/report-redone and writes beside.md there, which says
+how the study was made.  printed.csv holds the "Overall Accuracy" of the report's tables 3 to 17 (it
+prints none for MAE).
 """
 
 from __future__ import annotations
@@ -28,13 +27,17 @@ Its losses, its noise rates, its map of asymmetric noise, 15 epochs, alpha = bet
 in % on clean labels after the last epoch, one seed; in brackets what the report printed.
 
 Changed, to fit two CPU cores: 5,000 training images instead of 50,000, and batches of 128, not of
-4, with the learning rate raised so that the sum over all steps stays the same (0.032 instead of
+4, with the learning rate raised so that its sum over all steps stays the same (0.032 instead of
 0.0001); the network is `cnn5`, since the report does not say which small one it used. The report
 scored against noisy test labels; here they are clean.
 
 The report's figures are those of networks that had never learned: a loss computed in numpy lets no
 gradient through, so each of them answers one class to every image, and 15 epochs or 120 make no
 difference. The same losses with a gradient, on a tenth of the images:
+
+    apl study --preset report --network cnn5 --width 32 --train-size 5000 --batch-size 128 \\
+        --lr 0.032 --eval-every 5 --out results/report-redone
+    python benchmarks/report_redone.py
 """
 
 
