@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import math
 import multiprocessing
@@ -195,6 +196,7 @@ def main() -> None:
         threads=given.threads,
         device="cpu",
     )
+    half = dataclasses.replace(config, precision="bf16")
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
 
@@ -221,6 +223,7 @@ def main() -> None:
         ordinary = elsewhere.submit(ordinary_seconds, config, folder, given.steps)
         keep("ordinary way", ordinary.result())
         keep("our loop", our_loop(config, folder, given.steps))
+        keep("our loop, bf16", our_loop(half, folder, given.steps))
         for name, part in parts.items():
             keep(name, timed(part, 5 * given.steps))
         for name, step in bare.items():
@@ -235,7 +238,8 @@ def main() -> None:
         "float32 matmul": 2 * side**3 / best["matmul"],
         "large convolution": 2 * 9 * channels * maps.numel() / best["convolution"],
     }
-    rates = {name: BATCH / best[name] for name in ("ordinary way", "our loop", *bare)}
+    loops = ("our loop", "our loop, bf16")
+    rates = {name: BATCH / best[name] for name in ("ordinary way", *loops, *bare)}
     limits = {f"limit: {name}": peak / work for name, peak in peaks.items()}
     speeds = ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in peaks.items())
     print(f"{given.network} width {given.width}, {given.threads} threads; {speeds}\n")

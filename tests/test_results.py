@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from apl.config import PRESETS
-from apl.results import read_config, write_summary
+from apl.published import published_rows
+from apl.results import read_config, read_study, write_summary
 from apl.study import make_grid
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -59,7 +60,22 @@ def test_the_report_redone_learned() -> None:
     assert (100 * both["test_accuracy"] > both["printed"]).mean() > 0.9
 
 
-@pytest.mark.parametrize("study", ["cifar10-laptop", "report-redone"])
+def test_the_papers_protocol_heads_for_its_figures() -> None:
+    """NCE+RCE within two published deviations already, CE past its best and still memorising."""
+    folder = RESULTS / "cifar10-paper-50-epochs"
+    summary, histories = read_study(folder)
+    published = published_rows().set_index(["dataset", "noise", "rate", "method", "paper"])
+    theirs = published.loc[("cifar10", "sym", 0.6, "nce_rce", "Ma et al., ICML 2020")]
+    ours = summary.set_index("loss")
+    assert abs(100 * ours.at["nce_rce", "test_accuracy"] - theirs["mean"]) < 2 * theirs["std"]
+    ce = histories[histories["run"] == ours.at["ce", "run"]]
+    assert ce["test_accuracy"].max() > ours.at["ce", "test_accuracy"] + 0.05
+    assert ce["memorised"].iloc[-1] == ce["memorised"].max()
+    for run in (folder / "runs").iterdir():
+        assert read_config(run).overrides == {"epochs": 50, "precision": "bf16"}
+
+
+@pytest.mark.parametrize("study", ["cifar10-laptop", "cifar10-paper-50-epochs", "report-redone"])
 def test_no_weights_are_committed(study: str) -> None:
     ignored = (RESULTS.parent / ".gitignore").read_text().splitlines()
     assert {"results/**/*.safetensors", "results/**/*.npz", "results/**/log.txt"} <= set(ignored)
