@@ -33,7 +33,7 @@ from apl.evaluate import Scores, budget_verdict, evaluate_run
 from apl.losses import LOSSES, loss_label
 from apl.networks import NETWORKS
 from apl.noise import NoiseWarning, NoisyLabels
-from apl.published import published_table
+from apl.published import published_rows
 from apl.results import (
     environment,
     find_studies,
@@ -150,7 +150,7 @@ def noise(
     write_noise(path, labels)
     from apl.plots import plot_transition  # matplotlib takes a second to load
 
-    stem = path.with_suffix("")
+    stem = path.with_name(path.name.removesuffix(".npz"))  # a rate has a dot too
     pictures = plot_transition(labels, data.class_names, stem, stem.name.replace("_", ", "))
     out.print("wrote " + ", ".join(map(str, (path, *pictures))))
 
@@ -465,7 +465,7 @@ def _plot(found: Path, pictures: bool = True) -> None:
     from apl.plots import plot_study, results_table  # matplotlib takes a second to load
 
     summary, histories = write_summary(found)
-    table = results_table(summary, published_table(summary["dataset"].iloc[0]))
+    table = results_table(summary, published_rows())
     write_atomic(found / "table.md", table.encode())
     if out.is_terminal:  # into its width, where the file's lines would be broken in two
         out.print(Markdown(table), soft_wrap=False)

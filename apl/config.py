@@ -11,7 +11,7 @@ from typing import Any
 
 from apl.data import HUMAN_LABELS, SOURCES
 from apl.errors import BadInput
-from apl.losses import PARAMS, loss_terms
+from apl.losses import PARAMS, loss_name, loss_terms
 from apl.networks import NETWORKS
 from apl.noise import METHODS, check_rate
 
@@ -328,6 +328,8 @@ def make_config(preset: str = "quick", **given: Any) -> Config:
         raise BadInput(f"preset is {preset!r}; accepted: {', '.join(PRESETS)}")
     chosen = PRESETS[preset]
     given = {name: value for name, value in given.items() if value is not None}
+    if "loss" in given:
+        given["loss"] = loss_name(given["loss"])
     dataset = given.get("dataset", chosen.dataset)
     if dataset not in SOURCES:
         raise BadInput(f"dataset is {dataset!r}; accepted: {', '.join(SOURCES)}")

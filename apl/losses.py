@@ -113,6 +113,14 @@ def loss_label(spec: str) -> str:
     return LOSSES[spec].label if spec in LOSSES else spec
 
 
+def loss_name(spec: str) -> str:
+    """The name of a loss that is given by its name in any case or by its label ('NCE+RCE'); any
+    other text, such as a sum, as it is."""
+    labels = {loss.label: name for name, loss in LOSSES.items()}
+    text = spec.strip()
+    return labels.get(text, text.lower() if text.lower() in LOSSES else text)
+
+
 def parse_loss(spec: str) -> list[tuple[float, Loss]]:
     """A name or a sum like '2*nce + 0.5*norm(mae)' as weighted named losses.
 

@@ -215,6 +215,9 @@ def studies(summary: pd.DataFrame, histories: pd.DataFrame | None = None) -> lis
             runs["variant"], runs["dataset"], runs["preset"], strict=True
         )
     ]
+    # A rate of 0 of any kind of noise is one and the same training: it counts once.
+    same = ["dataset", "preset", "loss", "variant", "noise", "map", "x", "seed"]
+    runs = runs[~(clean & runs.duplicated(same))].copy()
     runs["standard"] = runs["map"].isin(["", "paper"]) & (runs["own"] == "")
     for (dataset, preset), settings in shared.items():
         if any(setting.partition("=")[0] in PARAMS for setting in settings):
@@ -672,7 +675,8 @@ def _vanilla_vs_normalised(study: Study) -> Pictures:
     ]
     if not pairs:
         return
-    kinds = study.kinds
+    paired = runs[runs["method"].isin([method for pair in pairs for method in pair])]
+    kinds = [kind for kind in study.kinds if not study.panel(paired, kind).empty]
     title = f"Vanilla against normalised loss (test accuracy, last epoch{study.spread})"
     figure, grid = _canvas(study.caption, title, len(kinds), len(pairs), (4.0, 3.4), sharey=True)
     extra = []
@@ -680,6 +684,9 @@ def _vanilla_vs_normalised(study: Study) -> Pictures:
         line[0].set_ylabel(ACCURACY)
         for axes, pair in zip(line, pairs, strict=True):
             panel = study.panel(runs[runs["method"].isin(pair)], kind)
+            if panel.empty:  # this pair was not run with this noise, or not yet
+                axes.set_visible(False)
+                continue
             _draw(axes, study, panel, "x", "test_accuracy")
             extra = _chance(axes, study)
             axes.set_title(f"{pair[0]} / {pair[1]}: {_panel_title(panel, kind).lower()}")
@@ -804,14 +811,15 @@ def render(figure: Any, kind: str) -> bytes:
 def results_table(summary: pd.DataFrame, published: pd.DataFrame | None = None) -> str:
     """The results in Markdown: a row a method, a column a noise setting, mean ± std in percent.
 
-    published: columns method (label or name), noise, rate, mean, std, paper, in percent as papers
-    print them; it adds a second table, ours beside theirs.
+    published: rows as those of `apl.published.published_rows`, the first of several for one cell
+    being taken; it adds a second table, ours beside theirs.
     """
     parts = []
     for study in studies(summary):
         parts += [f"**{study.caption}**", _main_table(study), _notes(study)]
         if published is not None:
-            parts.append(_beside_published(study, published))
+            here = published["dataset"] == study.runs["dataset"].iloc[0]
+            parts.append(_beside_published(study, published[here]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -873,7 +881,7 @@ def _beside_published(study: Study, published: pd.DataFrame) -> str:
     """Ours beside theirs, for the methods and noise settings that both have."""
     theirs = {
         (row["method"], row["noise"], round(100 * float(row["rate"]), 4)): row
-        for row in published.to_dict("records")
+        for row in published.drop_duplicates(["method", "noise", "rate"]).to_dict("records")
     }
     standard = study.runs[study.runs["standard"]]
     table = [["Method", "Noise", "Here", "Published", "Difference", "Paper"]]

@@ -807,12 +807,12 @@ def _part(
     agreed, line = _agreement(summary)
     verdicts = Counter(finding.verdict for finding in findings)
     told = ", ".join(f"{verdict} {verdicts[verdict]}" for verdict in VERDICTS if verdicts[verdict])
-    collapsed = int(summary["collapsed"].sum())
+    runs, collapsed = len(study.runs), int(summary["collapsed"].sum())
     environments = [material.environments[run] for run in configs]
     return Part(
         name=study.caption,
         short=[
-            f"{len(summary)} of the {len(grid)} cells of the grid are run; {collapsed} collapsed.",
+            f"{runs} of the {len(grid)} cells of the grid are run; {collapsed} collapsed.",
             f"Of {len(findings)} claims of the paper (Ma et al. 2020): {told}.",
             f"Agreement with the published ranking: {line}.",
         ],

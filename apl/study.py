@@ -288,8 +288,9 @@ def _summarise(study: Path, progress: Progress) -> None:
     if any(is_finished(study / "runs" / cell.name) for cell in progress.cells):
         try:
             write_summary(study)
-        except OSError as error:
-            problem = f"{study / 'summary.csv'} can't be written ({error.strerror})"
+        except (OSError, BadInput) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            problem = f"{study / 'summary.csv'} can't be written ({why})"
             progress.messages.append(f"{problem}; `apl plot {study}` writes it later")
 
 

@@ -25,7 +25,7 @@ from apl.plots import (
     results_table,
     studies,
 )
-from apl.published import published_table
+from apl.published import published_rows, published_table
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 TWELVE = "ce fl gce sce mae rce nce nfl nce_mae nce_rce nfl_mae nfl_rce".split()
@@ -319,6 +319,33 @@ def test_transition_of_labels(tmp_path: Path) -> None:
     written = plot_transition(labels, ["a", "b", "c"], tmp_path / "x_sym-0.3", "x")
     assert [path.name for path in written] == ["x_sym-0.3.png", "x_sym-0.3.svg"]
     assert all(path.stat().st_size > 3000 for path in written)
+
+
+def test_pairs_that_were_run_with_some_kinds_of_noise_only_are_drawn() -> None:
+    summary, histories = study(["ce", "nce", "fl", "nfl", "mae"], GRID[1:], seeds=(0,), epochs=2)
+    without = {"ce": "asym", "nce": "asym", "fl": "sym", "nfl": "sym"}
+    kept = [
+        noise != without.get(loss)
+        for loss, noise in zip(*summary[["loss", "noise"]].T.values, strict=True)
+    ]
+    with look():
+        figures = dict(draw_study(summary[kept], histories))
+    drawn = [axes.get_visible() for axes in figures["vanilla_vs_normalised"].axes]
+    assert drawn == [True, False, False, True]
+
+
+def test_a_rate_of_zero_counts_once_whatever_its_kind() -> None:
+    summary, _ = study(["ce"], [("none", "", 0.0), ("sym", "", 0.0), ("sym", "", 0.2)])
+    (one,) = studies(summary)
+    assert one.runs.groupby("setting").size().to_dict() == {"clean": 3, "sym 0.2": 3}
+    assert "n = " not in results_table(summary).replace("n says", "")
+
+
+def test_published_figures_are_those_of_the_data_set() -> None:
+    cifar, _ = study(["ce"], GRID[1:2], seeds=(0,))
+    other = cifar.assign(dataset="cifar100", run="other")
+    table = results_table(pd.concat([cifar, other], ignore_index=True), published_rows())
+    assert table.count("Published") == 1
 
 
 def test_settings_that_all_runs_share_are_told_once_and_name_no_method() -> None:

@@ -263,6 +263,8 @@ def test_presets_are_the_protocols() -> None:
     assert (report.map, report.dataset) == ("report", "cifar10")
     assert PRESETS["report"].rates["asym"] == (0.1, 0.2, 0.23, 0.33)
     assert make_config("paper", loss="nce_mae").beta == 0.5  # the code's MAE is half of ours
+    for given in ("NCE_MAE", " nce_mae", "NCE+MAE"):  # one loss, however it is written
+        assert make_config("paper", loss=given) == make_config("paper", loss="nce_mae")
     for weights in PUBLISHED_WEIGHTS.values():
         assert set(weights) <= set(LOSSES)
 
