@@ -17,8 +17,8 @@ import pandas as pd
 from scipy import stats
 
 from apl.config import PRESETS
-from apl.losses import PARAMS, loss_label
-from apl.plots import setting_name, studies
+from apl.losses import loss_label
+from apl.plots import sets_loss, setting_name, studies
 
 CONFIDENCE = 0.95
 COMBINATIONS = ("nce_mae", "nce_rce", "nfl_mae", "nfl_rce")
@@ -250,7 +250,7 @@ def recipes(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _without_loss_params(variant: str) -> str:
-    kept = [part for part in variant.split(",") if part.partition("=")[0] not in PARAMS]
+    kept = [part for part in variant.split(",") if not sets_loss(part)]
     return ",".join(kept)
 
 

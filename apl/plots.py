@@ -101,6 +101,11 @@ def own_settings(variant: str, shared: Sequence[str]) -> str:
     return ",".join(part for part in variant.split(",") if part not in shared)
 
 
+def sets_loss(variant: str) -> bool:
+    """Whether a parameter of the loss is among the settings that differ from the preset's."""
+    return any(part.partition("=")[0] in PARAMS for part in variant.split(","))
+
+
 def method_styles(methods: Sequence[tuple[str, str]]) -> dict[str, Style]:
     """A style by label for each (loss, variant), in the order of the tables.
 
@@ -218,10 +223,8 @@ def studies(summary: pd.DataFrame, histories: pd.DataFrame | None = None) -> lis
     # A rate of 0 of any kind of noise is one and the same training: it counts once.
     same = ["dataset", "preset", "loss", "variant", "noise", "map", "x", "seed"]
     runs = runs[~(clean & runs.duplicated(same))].copy()
-    runs["standard"] = runs["map"].isin(["", "paper"]) & (runs["own"] == "")
-    for (dataset, preset), settings in shared.items():
-        if any(setting.partition("=")[0] in PARAMS for setting in settings):
-            runs.loc[(runs["dataset"] == dataset) & (runs["preset"] == preset), "standard"] = False
+    theirs = ~runs["variant"].map(sets_loss).astype(bool)
+    runs["standard"] = runs["map"].isin(["", "paper"]) & (runs["own"] == "") & theirs
     runs["method"] = [method_label(*pair) for pair in zip(runs["loss"], runs["own"], strict=True)]
     keys = list(zip(runs["noise"], runs["map"], runs["x"], strict=True))
     names = list(_KINDS)
