@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from apl.errors import BadInput, one_line
-from apl.results import write_atomic
+from apl.runs import write_atomic
 
 CURRENT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
 

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from apl.data import HUMAN_LABELS, SOURCES
+from apl.data.sources import HUMAN_LABELS, SOURCES
 from apl.errors import BadInput
 from apl.losses import PARAMS, loss_name, loss_terms
 from apl.networks import NETWORKS

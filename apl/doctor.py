@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from apl.data import SOURCES, available, data_folder
+from apl.data.sources import SOURCES, available, data_folder
 from apl.errors import BadInput
 from apl.losses import loss_terms
 from apl.train import choose_device
@@ -23,15 +23,6 @@ def diagnosis(data_dir: str | Path | None = None) -> list[tuple[str, str]]:
         (f"data set {name}", "there" if available(name, data_dir) else "not there")
         for name in SOURCES
     ]
-    foreign = _version("kernels")
-    if foreign:
-        found.append(
-            (
-                "kernels",
-                f"Hugging Face's `kernels` {foreign} is installed too; it has the import name of "
-                "our package, and whichever was installed last wins: use separate environments",
-            )
-        )
     return found
 
 
@@ -54,7 +45,7 @@ def kernel_table(loss: str, static: bool, arch: int, seconds: float) -> list[dic
     """Rows of `apl bench kernels`: the compiled code where `static`, else times on the GPU."""
     if static:
         try:
-            from kernels import static as compiled
+            from apl.kernels import static as compiled
         except ImportError as error:
             raise BadInput(f"--static needs triton for Linux: {error}") from None
         if arch not in compiled.ARCHITECTURES:
@@ -66,7 +57,7 @@ def kernel_table(loss: str, static: bool, arch: int, seconds: float) -> list[dic
             "there is no CUDA device to time; --static shows the compiled code without one, and "
             "benchmarks/losses.py times the CPU"
         )
-    from kernels import bench
+    from apl.kernels import bench
 
     try:
         terms = loss_terms(loss, 10)

@@ -1,6 +1,6 @@
 """Names and expressions to losses: `make_loss("nce_rce", 10)`, `make_loss("2*nce + 0.5*mae", 10)`.
 
-What a base loss is stands in `kernels.reference`; here stands how bases combine and what they
+What a base loss is stands in `apl.kernels.reference`; here stands how bases combine and what they
 are called.
 """
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-import kernels
-from kernels import BACKENDS, BASES, REDUCTIONS, Backend, Reduction, Term, simplify
+import apl.kernels as kernels
+from apl.kernels import BACKENDS, BASES, REDUCTIONS, Backend, Reduction, Term, simplify
 
 Recipe = tuple[tuple[str, str | float], ...]  # (base or norm(base), weight or the weight's name)
 
@@ -277,8 +277,8 @@ def make_loss(
     weight: a factor per class [K]; ignore_index: the target of rows that do not count.
     alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A (rce):
     where the loss takes them; None means its default.
-    backend: how it is computed ('triton', 'compiled', 'eager', 'reference'); `kernels.backends()`
-    says what 'auto' takes on this machine.
+    backend: how it is computed ('triton', 'compiled', 'eager', 'reference');
+    `apl.kernels.backends()` says what 'auto' takes on this machine.
 
     >>> criterion = make_loss("nce_rce", num_classes=10)
     >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from apl.config import NOISES, PRESETS, Config, make_config
-from apl.data import load_dataset
+from apl.data.sources import load_dataset
 from apl.errors import BadInput, Busy, Interrupted, one_line
 from apl.losses import LOSSES, PARAMS, parse_loss
-from apl.results import is_finished, write_summary
+from apl.runs import is_finished, write_summary
 from apl.train import choose_device, keep_freed_memory, train
 
 SUMMARY_SECONDS = 30.0  # between two writings of summary.csv while a study runs

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import kernels
+import apl.kernels as kernels
 from apl.checkpoint import delete_checkpoints, load_checkpoint, save_checkpoint, save_tensors
 from apl.config import Config
-from apl.data import (
+from apl.data.sources import (
     BORDER,
     Dataset,
     balanced_subset,
@@ -33,14 +33,6 @@ from apl.data import (
     to_float,
 )
 from apl.errors import BadInput, Busy, Interrupted
-from apl.evaluate import (
-    HARDLY_MEMORISED,
-    Scores,
-    is_tolerant,
-    memorised_and_recovered,
-    predict,
-    score,
-)
 from apl.losses import make_loss
 from apl.networks import make_network
 from apl.noise import (
@@ -52,7 +44,7 @@ from apl.noise import (
     read_matrix,
     symmetric,
 )
-from apl.results import (
+from apl.runs import (
     FORMAT,
     environment,
     is_finished,
@@ -62,6 +54,14 @@ from apl.results import (
     write_history,
     write_json,
     write_noise,
+)
+from apl.scores import (
+    HARDLY_MEMORISED,
+    Scores,
+    is_tolerant,
+    memorised_and_recovered,
+    predict,
+    score,
 )
 
 FIRST_STEPS = 5  # steps within which a gradient must have reached every parameter

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apl.kernels import Term
+from apl.kernels.reference import row_losses
 from apl.losses import LOSSES, loss_terms
 from apl.noise import Matrix, pair_flip, symmetric
-from kernels import Term
-from kernels.reference import row_losses
 
 FLOOR = 1e-12  # stands for a probability of 0, whose logarithm the losses take
 LATTICE = {2: 64, 3: 24, 4: 12, 5: 8, 6: 7, 7: 6, 8: 5, 9: 5, 10: 5}  # steps along an edge, by K

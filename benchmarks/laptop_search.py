@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from apl.config import make_config
-from apl.evaluate import Scores
 from apl.networks import conv, head, initialise, make_network
-from apl.results import write_atomic
+from apl.runs import write_atomic
+from apl.scores import Scores
 from apl.train import keep_freed_memory, train
 
 

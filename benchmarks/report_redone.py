@@ -15,7 +15,7 @@ import pandas as pd
 
 from apl.config import PRESETS
 from apl.losses import loss_label
-from apl.results import write_atomic
+from apl.runs import write_atomic
 
 FOLDER = Path("results", "report-redone")
 

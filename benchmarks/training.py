@@ -31,7 +31,7 @@ from torchvision import transforms
 
 from apl import make_loss
 from apl.config import Config, make_config
-from apl.data import crop_and_flip, data_folder, pad, to_float
+from apl.data.sources import crop_and_flip, data_folder, pad, to_float
 from apl.errors import Interrupted
 from apl.networks import make_network
 from apl.train import keep_freed_memory, prepare, train

@@ -1,11 +1,11 @@
 """Losses on tensors: logits, targets, values, gradients, and nothing else.
 
-`kernels.reference` is the specification, `kernels.loss` the same thing as fast as this machine
-can; `apl.make_loss` is the door most users want.
+`apl.kernels.reference` is the specification, `apl.kernels.loss` the same thing as fast as this
+machine can; `apl.make_loss` is the door most users want.
 """
 
-from kernels.dispatch import BACKENDS, Backend, backends, has_compiler, loss
-from kernels.reference import BASES, REDUCTIONS, Base, Reduction, Term, reference_loss, simplify
+from .dispatch import BACKENDS, Backend, backends, has_compiler, loss
+from .reference import BASES, REDUCTIONS, Base, Reduction, Term, reference_loss, simplify
 
 __all__ = [
     "BACKENDS",

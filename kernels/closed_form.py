@@ -1,6 +1,6 @@
 """The loss and its gradient in closed form, in plain torch: the fused path of the CPU.
 
-The gradient form is that of `kernels.triton_loss`; phi and phi' come from the specification, so
+The gradient form is that of `apl.kernels.triton_loss`; phi and phi' come from the specification, so
 a new base needs nothing here.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from kernels.reference import BASES, Reduction, Term
+from .reference import BASES, Reduction, Term
 
 # Elements from which `auto` compiles the closed form.  Below, eager torch is as fast or nearly so
 # and starts at once; above, a call costs enough that Inductor's seconds come back, and it is

@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from kernels import closed_form
-from kernels.reference import BASES, Reduction, Term, reference_loss
+from . import closed_form
+from .reference import BASES, Reduction, Term, reference_loss
 
 Backend = Literal["auto", "triton", "compiled", "eager", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -228,7 +228,7 @@ class _Triton(NamedTuple):
 @functools.cache
 def _triton() -> _Triton:
     try:
-        from kernels import triton_loss
+        from . import triton_loss
     except Exception as error:  # not installed, or installed and broken
         return _Triton(None, f"triton cannot be imported ({error})")
     return _Triton(triton_loss, "")

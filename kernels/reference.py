@@ -33,7 +33,7 @@ class Base:
     phi(log_p, *params) maps log-probabilities of any shape to losses of that shape; params are
     floats in the order of `params` (name -> default).  slope(log_p, *params) is its derivative
     d phi / d log_p, a number where it is one for every log_p: the closed form of
-    `kernels.closed_form` needs it, the specification does not (autograd finds it from phi).
+    `apl.kernels.closed_form` needs it, the specification does not (autograd finds it from phi).
     `total(num_classes, *params)` is the constant sum_j phi(l_j) where it is one for every l (then
     the loss is tolerant to symmetric noise as it stands, Lemma 1), else None.
     """

@@ -1,7 +1,7 @@
 """What the compiled kernels look like, read from their cubins: no GPU needed.
 
-Every specialisation goes through the launch code of `kernels.triton_loss` up to the point where a
-kernel would start, is compiled for a given NVIDIA architecture, and is taken apart with the
+Every specialisation goes through the launch code of `apl.kernels.triton_loss` up to the point
+where a kernel would start, is compiled for a given NVIDIA architecture, and is taken apart with the
 cuobjdump and nvdisasm of triton's own wheel.
 """
 
@@ -25,8 +25,8 @@ from triton.backends.driver import DriverBase
 from triton.backends.nvidia import compiler as nvidia
 from triton.runtime import driver
 
-from kernels import triton_loss
-from kernels.reference import BASES, Term
+from . import triton_loss
+from .reference import BASES, Term
 
 ARCHITECTURES = (80, 90, 100)
 SIZES = (10, 100, 1000, 4096, 131072)

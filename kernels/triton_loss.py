@@ -11,7 +11,7 @@ where only normalised terms t spread over the classes.  So one kernel serves the
 being compile-time structure and their weights and parameters run-time scalars.  A new base needs
 one device function here, entered in `DEVICE`.
 
-This file imports triton: import it only through `kernels.dispatch`, which does without.
+This file imports triton: import it only through `apl.kernels.dispatch`, which does without.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.reference import Term
+from .reference import Term
 
 # --- Base losses on the device ---
 # (log_p, p, params) -> (phi(log_p), its derivative), all float32, p = exp(log_p)

@@ -10,10 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import kernels
-from kernels import BASES, Term, reference_loss
-from kernels.bench import measure
-from kernels.triton_loss import DEVICE, LONGEST_ROW, loss_and_grad, plan
+import apl.kernels as kernels
+from apl.kernels import BASES, Term, reference_loss
+from apl.kernels.bench import measure
+from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, loss_and_grad, plan
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from apl.claims import (
+from apl.report.claims import (
     CLAIMS,
     CLEAN,
     COMBINATIONS,
@@ -30,7 +30,7 @@ from apl.claims import (
     find,
     recipes,
 )
-from apl.published import published_rows
+from apl.report.published import published_rows
 
 Key = tuple[str, str, float, int]  # loss, noise, rate, seed
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,8 @@ from conftest import ROOT, Cli
 from rich.console import Console
 
 from apl import LOSSES
-from apl.data import SOURCES
-from cli import class_table
+from apl.cli import class_table
+from apl.data.sources import SOURCES
 
 FAST = ("--train-size", "300", "--epochs", "3", "--threads", "1")
 COMMANDS = (
@@ -182,17 +181,6 @@ def test_doctor_and_static_bench_say_what_is_there(cli: Cli) -> None:
     assert all(word in shown for word in ("torch", "triton", "loss backend auto", "data folder"))
     done = cli("bench", "kernels", "--static", "--arch", "75", code=2)
     assert "arch is 75; accepted: 80, 90, 100" in done.stderr or "needs triton" in done.stderr
-
-
-def test_another_package_named_kernels_is_told(tmp_path: Path) -> None:
-    (tmp_path / "kernels").mkdir()
-    (tmp_path / "kernels" / "__init__.py").write_text("def get_kernel(): ...\n")
-    shutil.copytree(ROOT / "apl", tmp_path / "apl")
-    done = subprocess.run(
-        [sys.executable, "-c", "import apl"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert "Hugging Face's `kernels` has the same import name" in done.stderr.splitlines()[-1]
 
 
 def test_tables_of_classes_fit_a_terminal() -> None:

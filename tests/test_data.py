@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apl.data import (
+from apl.data.sources import (
     BORDER,
     HUMAN_LABELS,
     balanced_subset,

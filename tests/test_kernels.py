@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import kernels
+import apl.kernels as kernels
 from apl import LOSSES, make_loss
-from kernels import BASES, Term, closed_form, reference_loss
+from apl.kernels import BASES, Term, closed_form, reference_loss
 
 ROOT = Path(__file__).parents[1]
 CPU = ("eager", "compiled", "reference")
@@ -283,7 +283,8 @@ def test_backends_says_what_there_is_and_why():
 
 def test_triton_on_the_cpu_gives_way_with_one_warning():
     script = """
-import warnings, torch, kernels
+import warnings, torch
+import apl.kernels as kernels
 terms = [kernels.Term("ce", 1.0, True)]
 z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
 with warnings.catch_warnings(record=True) as caught:
@@ -302,7 +303,8 @@ def test_without_triton_everything_else_works(tmp_path):
     (tmp_path / "triton").mkdir()
     (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('no triton here')\n")
     script = """
-import torch, kernels
+import torch
+import apl.kernels as kernels
 from apl import make_loss
 print(make_loss("nce_rce", 3)(torch.zeros(2, 3), torch.tensor([0, 1])).item())
 print(make_loss("nce_rce", 3, backend="triton")(torch.zeros(2, 3), torch.tensor([0, 1])).item())
@@ -323,7 +325,8 @@ def test_a_kernel_that_cannot_be_launched_gives_way_with_one_warning():
     script = """
 import os, triton
 os.environ["TRITON_INTERPRET"] = "1"  # too late: the kernels are compiled ones, and have no device
-import torch, kernels
+import torch
+import apl.kernels as kernels
 terms = [kernels.Term("ce", 1.0, True)]
 z, y = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
 for _ in range(2):
@@ -337,7 +340,8 @@ print(torch.allclose(value, kernels.reference_loss(z, y, terms)), kernels.backen
 
 def test_a_closed_form_without_a_compiler_runs_uncompiled(tmp_path):
     script = """
-import torch, kernels
+import torch
+import apl.kernels as kernels
 terms = [kernels.Term("ce", 1.0, True)]
 z, y = torch.randn(3000, 100), torch.randint(100, (3000,))
 expected = kernels.reference_loss(z, y, terms)

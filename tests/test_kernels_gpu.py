@@ -14,8 +14,8 @@ if torch.cuda.is_available():
 
 def test_rows_beyond_32_bits():
     """More logits than 2**31, where the card has room for them."""
-    import kernels
-    from kernels import Term, reference_loss
+    import apl.kernels as kernels
+    from apl.kernels import Term, reference_loss
 
     n, k = 2**31 // 32768 + 8, 32768
     if torch.cuda.mem_get_info()[0] < 3 * 2 * n * k:

@@ -3,8 +3,8 @@
 import pytest
 
 pytest.importorskip("triton.backends.nvidia")
-from kernels import static
-from kernels.triton_loss import LONGEST_ROW
+from apl.kernels import static
+from apl.kernels.triton_loss import LONGEST_ROW
 
 # One process for all of them: the cubins are compiled once a session.
 pytestmark = pytest.mark.xdist_group("static")

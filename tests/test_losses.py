@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from apl import LOSSES, make_loss
+from apl.kernels import BASES, Term, simplify
 from apl.losses import loss_terms, parse_loss
-from kernels import BASES, Term, simplify
 
 mpmath.mp.dps = 50
 

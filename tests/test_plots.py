@@ -15,7 +15,7 @@ from matplotlib.text import Text
 
 from apl.losses import LOSSES
 from apl.noise import corrupt, symmetric
-from apl.plots import (
+from apl.report.pictures import (
     STYLES,
     draw_study,
     look,
@@ -25,7 +25,7 @@ from apl.plots import (
     results_table,
     studies,
 )
-from apl.published import published_rows, published_table
+from apl.report.published import published_rows, published_table
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 TWELVE = "ce fl gce sce mae rce nce nfl nce_mae nce_rce nfl_mae nfl_rce".split()

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kill_stress import FILES, differing, in_child, stress, train_quietly
 
-import cli as command_line
+import apl.cli as command_line
 from apl.checkpoint import (
     CURRENT,
     PREVIOUS,
@@ -35,11 +35,11 @@ from apl.checkpoint import (
     save_tensors,
 )
 from apl.config import Config, make_config
-from apl.data import human_labels, load_dataset
+from apl.data.sources import human_labels, load_dataset
 from apl.errors import BadInput, Interrupted
-from apl.evaluate import evaluate_run
 from apl.noise import find_map, read_matrix
-from apl.results import FORMAT, read_config, read_noise, read_study, write_atomic
+from apl.runs import FORMAT, read_config, read_noise, read_study, write_atomic
+from apl.scores import evaluate_run
 from apl.study import make_grid, run_study
 from apl.train import train
 

@@ -19,14 +19,14 @@ from conftest import Cli
 from PIL import Image
 from test_plots import GRID, TWELVE, study
 
-from apl.claims import CLAIMS
 from apl.config import make_config
 from apl.errors import BadInput
 from apl.losses import LOSSES
-from apl.plots import draw_study, look
-from apl.published import published_table
-from apl.report import make_report, read_material
-from apl.results import HISTORY_COLUMNS, read_study, write_history, write_json, write_summary
+from apl.report.claims import CLAIMS
+from apl.report.page import make_report, read_material
+from apl.report.pictures import draw_study, look
+from apl.report.published import published_table
+from apl.runs import HISTORY_COLUMNS, read_study, write_history, write_json, write_summary
 
 ENVIRONMENT = {"device": "cpu", "python": "3.12.1", "torch": "2.9.0", "git_commit": "0123abc"}
 RESULT = """collapsed reason too_short test_accuracy train_accuracy memorised recovered class_names

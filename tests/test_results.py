@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from apl.config import PRESETS
-from apl.published import published_rows
-from apl.results import read_config, read_study, write_summary
+from apl.report.published import published_rows
+from apl.runs import read_config, read_study, write_summary
 from apl.study import make_grid
 
 RESULTS = Path(__file__).parents[1] / "results"

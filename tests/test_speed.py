@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import kernels
+import apl.kernels as kernels
 from apl.config import Config, make_config
 from apl.errors import BadInput
 from apl.losses import make_loss

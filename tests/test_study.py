@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-import cli
+import apl.cli as cli
 from apl.config import Config, make_config
 from apl.errors import BadInput
-from apl.results import find_studies, is_finished, read_study
+from apl.runs import find_studies, is_finished, read_study
 from apl.study import Progress, default_workers, make_grid, run_study, study_commands
 from apl.train import train
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from apl.checkpoint import load_tensors
 from apl.config import PRESETS, PUBLISHED_WEIGHTS, Config, make_config
-from apl.data import SOURCES, load_dataset
+from apl.data.sources import SOURCES, load_dataset
 from apl.errors import BadInput
-from apl.evaluate import Scores, budget_verdict, evaluate_run, memorised_and_recovered, score
 from apl.losses import LOSSES, make_loss
 from apl.networks import make_network
 from apl.noise import NoisyLabels
-from apl.results import read_noise
+from apl.runs import read_noise
+from apl.scores import Scores, budget_verdict, evaluate_run, memorised_and_recovered, score
 from apl.train import _batch_bounds, prepare, train
 
 

@@ -13,7 +13,7 @@ def published_rows() -> pd.DataFrame:
     Ma et al. 2020 is the authors' notebook, since it says more than the paper; papers that ran
     the same protocol follow.
     """
-    with resources.files("apl").joinpath("published.csv").open(encoding="utf-8") as file:
+    with resources.files("apl.report").joinpath("published.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)
 
 

@@ -22,11 +22,11 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from apl.evaluate import HARDLY_MEMORISED, is_tolerant
 from apl.losses import LOSSES, PARAMS, loss_label
 from apl.noise import NoisyLabels
-from apl.published import published_table
-from apl.results import write_atomic
+from apl.report.published import published_table
+from apl.runs import write_atomic
+from apl.scores import HARDLY_MEMORISED, is_tolerant
 
 # ---------------------------------------------------------------------------------------- styles
 
@@ -768,7 +768,7 @@ def draw_study(summary: pd.DataFrame, histories: pd.DataFrame) -> Iterator[tuple
 def plot_study(summary: pd.DataFrame, histories: pd.DataFrame, folder: Path) -> list[Path]:
     """Write every picture that the data allow into `folder`, as .png and .svg.
 
-    summary: a row a run; histories: a row a run and epoch (both as `apl.results` reads them).
+    summary: a row a run; histories: a row a run and epoch (both as `apl.runs` reads them).
     The same data give the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)

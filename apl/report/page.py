@@ -1,7 +1,7 @@
 """A study as one HTML file that needs nothing else: what was run, the tables, every picture, which
 claims of the paper hold here, and what went wrong.
 
-The contents are put together here; how they look is written in `report.html.jinja`, which escapes
+The contents are put together here; how they look is written in `page.jinja`, which escapes
 every name that comes from a file.
 """
 
@@ -25,7 +25,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from apl.claims import (
+from apl.config import PRESETS, Config, make_config
+from apl.errors import BadInput
+from apl.losses import loss_label
+from apl.report.claims import (
     ASYM,
     CLAIMS,
     CLEAN,
@@ -39,11 +42,7 @@ from apl.claims import (
     recipes,
     standard_errors,
 )
-from apl.config import PRESETS, Config, make_config
-from apl.errors import BadInput
-from apl.evaluate import Scores
-from apl.losses import loss_label
-from apl.plots import (
+from apl.report.pictures import (
     Study,
     draw_study,
     look,
@@ -54,8 +53,8 @@ from apl.plots import (
     setting_name,
     studies,
 )
-from apl.published import published_rows, published_table
-from apl.results import (
+from apl.report.published import published_rows, published_table
+from apl.runs import (
     HISTORY_COLUMNS,
     find_studies,
     read_config,
@@ -63,6 +62,7 @@ from apl.results import (
     read_study,
     read_summary,
 )
+from apl.scores import Scores
 from apl.study import study_commands
 from apl.train import CAUSES
 
@@ -782,7 +782,7 @@ def make_report(material: Material) -> Report:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = resources.files("apl").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    source = resources.files("apl.report").joinpath("page.jinja").read_text(encoding="utf-8")
     html = environment.from_string(source).render(name=material.name, parts=parts)
     return Report(html, [part.agreement for part in parts])
 

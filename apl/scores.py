@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from apl.checkpoint import load_tensors
 from apl.config import Config
-from apl.data import Dataset, load_dataset, to_float
+from apl.data.sources import Dataset, load_dataset, to_float
 from apl.errors import BadInput, Interrupted, one_line
 from apl.losses import parse_loss
 from apl.networks import make_network
 from apl.noise import Labels, NoisyLabels, corrupt
-from apl.results import read_config, read_noise, read_result
+from apl.runs import read_config, read_noise, read_result
 
 ONE_CLASS_SHARE = 0.95  # of the predictions in one class: the network has collapsed
 HARDLY_MEMORISED = 0.10  # of the wrong labels: below it, losses can't be told apart by robustness

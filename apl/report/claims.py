@@ -18,7 +18,7 @@ from scipy import stats
 
 from apl.config import PRESETS
 from apl.losses import loss_label
-from apl.plots import sets_loss, setting_name, studies
+from apl.report.pictures import sets_loss, setting_name, studies
 
 CONFIDENCE = 0.95
 COMBINATIONS = ("nce_mae", "nce_rce", "nfl_mae", "nfl_rce")
@@ -315,7 +315,7 @@ _SETTING = ["recipe", "paper", "setting", "losses", "tau"]
 def agreement(summary: pd.DataFrame, published: pd.DataFrame) -> Agreement:
     """Compare the order of the losses with published rows, pair by pair.
 
-    summary: a row a run, as `apl.results.read_study` reads it; published: rows as those of
+    summary: a row a run, as `apl.runs.read_study` reads it; published: rows as those of
     `apl.published.published_rows`, of one paper or of several, each compared by itself. Pairs are
     formed within one recipe, paper and setting only.
     """
