@@ -1,6 +1,23 @@
 """Learning with noisy labels: the Active-Passive Loss family and the study around it."""
 
-from apl.losses import LOSSES, make_loss
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from apl.criteria import make_loss
+    from apl.losses import LOSSES
+
+__version__ = "0.2.0"
 __all__ = ["LOSSES", "__version__", "make_loss"]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand (PEP 562): the command line answers `--help` in less time than torch takes to load.
+    if name == "make_loss":
+        from apl.criteria import make_loss
+
+        return make_loss
+    if name == "LOSSES":
+        from apl.losses import LOSSES
+
+        return LOSSES
+    raise AttributeError(f"module 'apl' has no attribute {name!r}")

@@ -1,135 +1,152 @@
-"""Everything that decides a run: one `Config`, the presets, and the weights the paper published."""
+"""What is asked: one `Config` decides the outcome of a run; the grid of a study is many of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from apl.data.sources import HUMAN_LABELS, SOURCES
-from apl.errors import BadInput
-from apl.losses import PARAMS, loss_name, loss_terms
-from apl.networks import NETWORKS
-from apl.noise import METHODS, check_rate
+from apl.errors import BadInput, require
+from apl.losses import LOSSES, PARAMS, check_params, loss_name, parse_loss
+from apl.presets import (
+    COMMON,
+    DATASETS,
+    METHODS,
+    NETWORK,
+    NETWORKS,
+    NOISES,
+    OTHER_WIDTH,
+    PRECISIONS,
+    PRESETS,
+    PUBLISHED_WEIGHTS,
+    check_rate,
+)
 
-PRECISIONS = ("float32", "tf32", "bf16")
-NOISES = ("none", "sym", "asym", "pair", "human", "matrix")
+
+def option(help: str, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that is an option of the command line, with its help."""
+    if isinstance(default, dict):
+        return field(default_factory=lambda: default, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
 
 
-def _option(help: str, default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": help, **metadata})
+_MAPS = "; ".join(f"{name}: {kind.maps}" for name, kind in NOISES.items() if kind.maps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run.  Every field is an option of `apl train`; `make_config` fills them from a preset."""
+    """What decides the outcome of one run; `make_config` fills it from a preset.
 
-    preset: str = _option("settings to start from: quick, laptop, paper, report")
-    dataset: str = _option(f"{', '.join(SOURCES)}; each preset has its own")
-    loss: str = _option("a name from `apl losses` or a sum such as `2*nce + 0.5*mae`")
-    alpha: float | None = _option("weight of the active part of a combination")
-    beta: float | None = _option("weight of the passive part of a combination")
-    gamma: float | None = _option("focusing parameter of the focal losses")
-    q: float | None = _option("exponent of the gce losses")
-    A: float | None = _option("what rce puts for log 0")
-    noise: str = _option(f"label noise: {', '.join(NOISES)}")
-    rate: float = _option("noise rate, 0 to 1")
-    map: str = _option(
-        "asym: paper, report or a JSON/YAML file {source: target}; "
-        f"human: {', '.join(HUMAN_LABELS)}; matrix: a .npy/.csv/.json file"
-    )
-    method: str = _option(f"how labels are flipped: {', '.join(METHODS)}")
-    seed: int = _option("seed of the noise, the initial weights, the order and the augmentation")
-    network: str = _option(", ".join(NETWORKS))
-    width: int = _option("width of the network, see `apl datasets`")
-    train_size: int = _option("how many training images, class-balanced; 0 for all")
-    epochs: int = _option("passes over the training images")
-    batch_size: int = _option("images per step")
-    lr: float = _option("learning rate at the start; it falls to 0 along a cosine")
-    momentum: float = _option("momentum of SGD")
-    weight_decay: float = _option("weight decay of SGD")
-    clip: float = _option("bound on the norm of the gradient; 0 for none")
-    augment: bool = _option("random crop (pad 4) and horizontal flip")
-    eval_every: int = _option("epochs between two looks at the test images; the last always is one")
-    threads: int = _option(
-        "CPU threads; 0: all cores for one run, one for each cell of a study", identity=False
-    )
-    device: str = _option("auto, cpu, cuda, cuda:1, mps", identity=False)
-    checkpoint_minutes: float = _option(
-        "minutes between checkpoints inside an epoch; one is written after every epoch too",
-        identity=False,
-    )
+    Every field is an option of `apl train`, and so is every parameter of the losses, by its name.
+    `map_sha256` is of the content of a map's file, which decides and not its name; '' for a map
+    with a name of ours.
+    """
+
+    preset: str = option(f"settings to start from: {', '.join(PRESETS)}")
+    dataset: str = option(f"{', '.join(DATASETS)}; each preset has its own")
+    loss: str = option("a name from `apl losses` or a sum such as `2*nce + 0.5*mae`")
+    params: Mapping[str, float] = field(default_factory=dict)
+    noise: str = option(f"label noise: {', '.join(NOISES)}")
+    rate: float = option("noise rate, 0 to 1")
+    map: str = option(_MAPS)
+    map_sha256: str = ""
+    method: str = option(f"how labels are flipped: {', '.join(METHODS)}")
+    seed: int = option("seed of the noise, the initial weights, the order and the augmentation")
+    network: str = option(", ".join(NETWORKS))
+    width: int = option("width of the network, see `apl datasets`")
+    train_size: int = option("how many training images, class-balanced; 0 for all")
+    epochs: int = option("passes over the training images")
+    batch_size: int = option("images per step")
+    lr: float = option("learning rate at the start; it falls to 0 along a cosine")
+    momentum: float = option("momentum of SGD")
+    weight_decay: float = option("weight decay of SGD")
+    clip: float = option("bound on the norm of the gradient; 0 for none")
+    augment: bool = option("random crop (pad 4) and horizontal flip")
+    eval_every: int = option("epochs between two looks at the test images; the last always is one")
     # Fields that came later, with what runs did before they were there, so that old runs stay.
-    warmup: float = _option("epochs over which the learning rate rises from 0", default=0.0)
-    precision: str = _option(
+    warmup: float = option("epochs over which the learning rate rises from 0", 0.0)
+    precision: str = option(
         "of the network in training: float32, tf32 (as float32, with CUDA's faster products), "
         "bf16 (autocast)",
-        default="tf32",
-    )
-    compile: bool = _option(
-        "train the network through torch.compile, with CUDA graphs on a GPU: it compiles at the "
-        "start, so for long runs",
-        default=False,
-        identity=False,
+        "tf32",
     )
 
     def __post_init__(self) -> None:
-        _require(self.preset in PRESETS, "preset", self.preset, ", ".join(PRESETS))
-        _require(self.network in NETWORKS, "network", self.network, ", ".join(NETWORKS))
-        _require(self.noise in NOISES, "noise", self.noise, ", ".join(NOISES))
-        _require(self.method in METHODS, "method", self.method, ", ".join(METHODS))
-        _require(self.precision in PRECISIONS, "precision", self.precision, ", ".join(PRECISIONS))
-        if self.noise == "human":
-            _require(self.map in HUMAN_LABELS, "map", self.map, ", ".join(HUMAN_LABELS))
-            _require(self.dataset == "cifar10", "dataset", self.dataset, "cifar10 with human noise")
+        for name, table in (
+            ("preset", PRESETS),
+            ("dataset", DATASETS),
+            ("network", NETWORKS),
+            ("noise", NOISES),
+            ("method", METHODS),
+            ("precision", PRECISIONS),
+        ):
+            require(getattr(self, name) in table, name, getattr(self, name), ", ".join(table))
         check_rate(self.rate)
-        _require(2 <= self.width <= 1024, "width", self.width, "a whole number from 2 to 1024")
+        require(2 <= self.width <= 1024, "width", self.width, "a whole number from 2 to 1024")
         for name in ("epochs", "eval_every"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number >= 1")
-        _require(self.batch_size >= 2, "batch_size", self.batch_size, "a whole number >= 2")
-        for name in ("train_size", "threads", "seed"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number >= 0")
-        _require(self.seed < 2**63, "seed", self.seed, "a whole number below 2^63")
-        for name in ("lr", "weight_decay", "clip", "checkpoint_minutes", "warmup"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number >= 1")
+        require(self.batch_size >= 2, "batch_size", self.batch_size, "a whole number >= 2")
+        for name in ("train_size", "seed"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number >= 0")
+        require(self.seed < 2**63, "seed", self.seed, "a whole number below 2^63")
+        for name in ("lr", "weight_decay", "clip", "warmup"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and value >= 0, name, value, "a finite number >= 0")
-        _require(0 <= self.momentum < 1, "momentum", self.momentum, "a number in [0, 1)")
-        _require(
-            re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device) is not None,
-            "device",
-            self.device,
-            "auto, cpu, cuda, cuda:N, mps",
-        )
+            require(math.isfinite(value) and value >= 0, name, value, "a finite number >= 0")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "a number in [0, 1)")
         try:
-            loss_terms(self.loss, SOURCES[self.dataset].num_classes, **self.loss_params)
+            check_params(self.loss, self.params)
         except ValueError as error:
             raise BadInput(str(error)) from None
 
-    @property
-    def loss_params(self) -> dict[str, Any]:
-        """alpha, beta, gamma, q, A as `make_loss` takes them."""
-        return {name: getattr(self, name) for name in PARAMS}
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> Config:
+        """A config from what a file holds, written by this apl or any before it.
+
+        Until format 2 the loss parameters were fields of their own, the machine's settings lay
+        beside them, and noise without a rate of its own carried the preset's.
+        Raises TypeError or KeyError for what is no config, BadInput for values that do not fit.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        kept = {name: value for name, value in fields.items() if name in known}
+        unknown = set(fields) - known
+        if "params" not in fields:
+            given = {name: fields.get(name) for name in PARAMS}
+            kept["params"] = {name: value for name, value in given.items() if value is not None}
+            unknown -= {*PARAMS, *_MACHINE_ONCE}
+        if unknown:
+            raise KeyError(sorted(unknown)[0])
+        if not NOISES[kept["noise"]].rated:
+            kept["rate"] = 0.0
+        return cls(**kept)
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """The settings that are not the preset's; noise, rate, map and seed are no settings."""
-        base = make_config(
-            self.preset,
-            **{name: getattr(self, name) for name in ("dataset", "loss", *_SETTING)},
-        )
-        return {
-            f.name: getattr(self, f.name)
-            for f in dataclasses.fields(Config)
-            if f.metadata.get("identity", True) and getattr(self, f.name) != getattr(base, f.name)
+        """The settings that are not the preset's, a loss parameter by its own name; noise, rate,
+        map and seed are no settings."""
+        base = _settings(self.preset, {"dataset": self.dataset, "loss": self.loss})
+        usual = base.pop("params")
+        changed = {
+            name: self.params.get(name)
+            for name in PARAMS
+            if self.params.get(name) != usual.get(name)
         }
+        if self.network != base["network"] and self.width != OTHER_WIDTH:
+            base["width"] = None  # the preset's width is that of its own network
+        own = {name: getattr(self, name) for name in base if name not in _CELL}
+        order = [f.name for f in dataclasses.fields(self) if f.name in own]
+        return {**changed, **{name: own[name] for name in order if own[name] != base[name]}}
 
     @property
     def variant(self) -> str:
         """What differs from the preset, as 'lr=0.5,width=8'; '' where nothing does."""
-        return ",".join(f"{name}={_text(value)}" for name, value in self.overrides.items())
+        return settings_text(self.overrides)
 
     @property
     def name(self) -> str:
@@ -137,35 +154,27 @@ class Config:
         noise = "clean" if self.noise == "none" else self.noise
         if self.map:
             noise += f"-{self.map}"
-        if self.noise in ("sym", "asym", "pair"):
+        if NOISES[self.noise].rated:
             noise += f"-{_text(self.rate)}"
         parts = [self.loss, noise, f"seed{self.seed}", *filter(None, [self.variant])]
         return _safe("_".join(parts))
 
-    def identity(self) -> dict[str, Any]:
-        """The fields that decide the outcome, for comparing a run folder with what was asked."""
-        return {
-            f.name: getattr(self, f.name)
+    def differs(self, other: Config) -> list[str]:
+        """The fields in which the other config is not this one, as 'name is ..., asked for ...'."""
+        return [
+            f"{f.name} is {getattr(other, f.name)!r}, asked for {getattr(self, f.name)!r}"
             for f in dataclasses.fields(self)
-            if f.metadata.get("identity", True)
-        }
-
-    def is_identity(self, stored: object) -> bool:
-        """Whether what `identity` gave, now or before some fields were there, is this run's."""
-        later = {
-            f.name: f.default
-            for f in dataclasses.fields(self)
-            if f.default is not dataclasses.MISSING and f.metadata.get("identity", True)
-        }
-        return isinstance(stored, dict) and {**later, **stored} == self.identity()
+            if getattr(self, f.name) != getattr(other, f.name)
+        ]
 
 
-_SETTING = ("noise", "rate", "map", "seed")  # fields that say which cell of a study a run is
+_CELL = ("dataset", "loss", "noise", "rate", "map", "seed")  # which cell of a study a run is
+_MACHINE_ONCE = {"threads", "device", "checkpoint_minutes", "compile"}  # in configs of format 1
 
 
-def _require(fits: bool, name: str, value: object, accepted: str) -> None:
-    if not fits:
-        raise BadInput(f"{name} is {value!r}; accepted: {accepted}")
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as 'lr=0.5,width=8', for people to read; nothing reads it back."""
+    return ",".join(f"{name}={_text(value)}" for name, value in settings.items())
 
 
 def _text(value: object) -> str:
@@ -180,180 +189,185 @@ def _safe(name: str) -> str:
     return safe
 
 
-@dataclass(frozen=True)
-class Preset:
-    """Settings, and the grid that `apl study` runs by default."""
-
-    description: str
-    dataset: str
-    settings: dict[str, Any]
-    per_dataset: dict[str, dict[str, Any]]
-    losses: tuple[str, ...]
-    rates: dict[str, tuple[float, ...]]
-    seeds: int
-
-
-_COMMON: dict[str, Any] = {
-    **dict.fromkeys(PARAMS),
-    "loss": "nce_rce",
-    "noise": "sym",
-    "rate": 0.4,
-    "map": "",
-    "method": "transition",
-    "seed": 0,
-    "train_size": 0,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "clip": 5.0,
-    "augment": False,
-    "eval_every": 1,
-    "warmup": 0.0,
-    "precision": "tf32",
-    "compile": False,
-    "threads": 0,
-    "device": "auto",
-    "checkpoint_minutes": 10.0,
-}
-
-_NINE = ("ce", "fl", "nce", "nfl", "mae", "nce_mae", "nce_rce", "nfl_mae", "nfl_rce")
-_SYM = (0.2, 0.4, 0.6, 0.8)
-_ASYM = (0.1, 0.2, 0.3, 0.4)
-
-_NETWORK: dict[str, dict[str, Any]] = {
-    "digits": {"network": "cnn4", "width": 32},
-    "mnist": {"network": "cnn4", "width": 64},
-    "cifar10": {"network": "cnn8", "width": 64},
-    "cifar100": {"network": "resnet34", "width": 64},
-}
-
-PRESETS: dict[str, Preset] = {
-    "quick": Preset(
-        "seconds a run: digits, a small CNN that memorises",
-        "digits",
-        # Networks as small as digits' gain nothing from a second thread, and lose much where
-        # another process wants the core.
-        {"epochs": 20, "batch_size": 64, "lr": 0.05, "threads": 1},
-        {
-            "mnist": {"width": 16, "threads": 0},
-            "cifar10": {"width": 16, "threads": 0},
-            "cifar100": {"threads": 0},
-        },
-        _NINE,
-        {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
-        3,
-    ),
-    "laptop": Preset(
-        "CIFAR-10 on two cores, few images and no augmentation: memorisation shows in a minute",
-        "cifar10",
-        {
-            "network": "cnn5",
-            "width": 32,
-            "train_size": 10_000,
-            "epochs": 10,
-            "batch_size": 128,
-            "lr": 0.02,
-            "warmup": 2.0,
-            "eval_every": 2,
-        },
-        {"digits": {"train_size": 0, "network": "cnn4"}},
-        ("ce", "fl", "gce", "sce", "mae", "rce", "nce", "nfl", *_NINE[5:]),
-        {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
-        3,
-    ),
-    "paper": Preset(
-        "the settings of Ma et al. 2020 for each data set; a GPU's work",
-        "cifar10",
-        {"method": "exact-per-class", "batch_size": 128, "lr": 0.01},
-        {
-            "digits": {"epochs": 50, "weight_decay": 1e-3},
-            "mnist": {"epochs": 50, "weight_decay": 1e-3},
-            "cifar10": {"epochs": 120, "augment": True},
-            "cifar100": {"epochs": 200, "lr": 0.1, "weight_decay": 1e-5, "augment": True},
-        },
-        ("ce", "fl", "gce", "sce", "nce", "nfl", "mae", "rce", *_NINE[5:]),
-        {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
-        3,
-    ),
-    "report": Preset(
-        "what the report ran: 15 epochs, batch 4, learning rate 1e-4, its rates and its map",
-        "cifar10",
-        {"epochs": 15, "batch_size": 4, "lr": 1e-4, "clip": 0.0, "width": 16},
-        {"cifar100": {"network": "cnn8"}},
-        ("nce", "nfl", "mae", "ce", "fl", "nce_mae", "nfl_mae"),
-        {"sym": (0.4, 0.5, 0.6, 0.7), "asym": (0.1, 0.2, 0.23, 0.33)},
-        1,
-    ),
-}
-
-# The weights of each combination in the configuration files of the paper's code.  Its MAE is half
-# of ours, so its beta of 1 for a combination with MAE is 0.5 here (see docs/losses.md).
-PUBLISHED_WEIGHTS: dict[str, dict[str, dict[str, float]]] = {
-    "mnist": {
-        "sce": {"alpha": 0.01, "beta": 1.0},
-        "nce_mae": {"alpha": 1.0, "beta": 5.0},
-        "nfl_mae": {"alpha": 1.0, "beta": 5.0},
-        "ngce_mae": {"alpha": 1.0, "beta": 5.0, "q": 0.1},
-        "nce_rce": {"alpha": 1.0, "beta": 10.0},
-        "nfl_rce": {"alpha": 1.0, "beta": 10.0},
-        "ngce_rce": {"alpha": 1.0, "beta": 10.0, "q": 0.1},
-    },
-    "cifar10": {
-        "sce": {"alpha": 0.1, "beta": 1.0},
-        "nce_mae": {"alpha": 1.0, "beta": 0.5},
-        "nfl_mae": {"alpha": 1.0, "beta": 0.5},
-        "ngce_mae": {"alpha": 1.0, "beta": 0.5, "q": 0.1},
-        "nce_rce": {"alpha": 1.0, "beta": 1.0},
-        "nfl_rce": {"alpha": 1.0, "beta": 1.0},
-        "ngce_rce": {"alpha": 1.0, "beta": 1.0, "q": 0.1},
-    },
-    "cifar100": {
-        "sce": {"alpha": 6.0, "beta": 0.1},
-        "nce_mae": {"alpha": 10.0, "beta": 0.5},
-        "nfl_mae": {"alpha": 10.0, "beta": 0.5},
-        "ngce_mae": {"alpha": 10.0, "beta": 0.5},
-        "nce_rce": {"alpha": 10.0, "beta": 0.1},
-        "nfl_rce": {"alpha": 10.0, "beta": 0.1},
-        "ngce_rce": {"alpha": 10.0, "beta": 0.1},
-    },
-}
+def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of a config but `preset`: the preset's for the data set, then what is given."""
+    chosen = PRESETS[preset]
+    dataset = given.get("dataset", chosen.dataset)
+    settings = {
+        **COMMON,
+        **NETWORK.get(dataset, {}),
+        **chosen.settings,
+        **chosen.per_dataset.get(dataset, {}),
+        "dataset": dataset,
+    }
+    if given.get("network", settings["network"]) != settings["network"]:
+        settings["width"] = OTHER_WIDTH
+    loss = given.get("loss", settings["loss"])
+    weights = PUBLISHED_WEIGHTS.get(dataset, {}).get(loss, {}) if chosen.weights else {}
+    params = {**weights, **given}
+    settings["params"] = {name: float(params[name]) for name in PARAMS if name in params}
+    settings.update({name: value for name, value in given.items() if name not in PARAMS})
+    return settings
 
 
 def make_config(preset: str = "quick", **given: Any) -> Config:
     """A config from a preset: the preset's settings for the data set, then what is `given`.
 
-    None means not given.  The presets `paper` and `laptop` use the published weights of each
-    combination; the others alpha = beta = 1.  Raises BadInput for anything that does not fit.
+    given: fields of `Config`, and loss parameters by name; None means not given.  The presets
+    `paper` and `laptop` use the published weights of each combination, the others each loss's own.
+    Raises BadInput for anything that does not fit.
     """
-    if preset not in PRESETS:
-        raise BadInput(f"preset is {preset!r}; accepted: {', '.join(PRESETS)}")
-    chosen = PRESETS[preset]
+    require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
     given = {name: value for name, value in given.items() if value is not None}
     if "loss" in given:
         given["loss"] = loss_name(given["loss"])
-    dataset = given.get("dataset", chosen.dataset)
-    if dataset not in SOURCES:
-        raise BadInput(f"dataset is {dataset!r}; accepted: {', '.join(SOURCES)}")
-    settings = {
-        **_COMMON,
-        **_NETWORK[dataset],
-        **chosen.settings,
-        **chosen.per_dataset.get(dataset, {}),
-        "preset": preset,
-        "dataset": dataset,
-    }
-    if given.get("network", settings["network"]) != settings["network"]:
-        settings["width"] = 64
-    if preset in ("paper", "laptop"):
-        loss = given.get("loss", settings["loss"])
-        settings.update(PUBLISHED_WEIGHTS.get(dataset, {}).get(loss, {}))
-    settings.update(given)
-    if settings["noise"] == "none":
+    for name, table in (("dataset", DATASETS), ("network", NETWORKS), ("noise", NOISES)):
+        if name in given:
+            require(given[name] in table, name, given[name], ", ".join(table))
+    settings = _settings(preset, given)
+    kind = NOISES[settings["noise"]]
+    if not kind.rated:
         settings["rate"] = 0.0
-    if not settings["map"]:
-        default = {"asym": "report" if preset == "report" else "paper", "human": "worse"}
-        settings["map"] = default.get(settings["noise"], "")
-    if settings["noise"] not in ("asym", "human", "matrix"):
-        settings["map"] = ""
-    if settings["noise"] == "matrix" and not settings["map"]:
-        raise BadInput("matrix noise needs --map FILE with the transition matrix")
-    return Config(**settings)
+    settings["map"] = (settings["map"] or usual_map(preset, settings["noise"])) if kind.maps else ""
+    if kind.maps and not settings["map"]:
+        raise BadInput(f"{settings['noise']} noise needs --map FILE: {kind.file}")
+    if settings["noise"] == "human":
+        dataset = settings["dataset"]
+        require(dataset == "cifar10", "dataset", dataset, "cifar10 with human noise")
+    if kind.maps and settings["map"] not in kind.names:
+        require(bool(kind.file), "map", settings["map"], kind.maps)
+        settings["map_sha256"] = map_digest(settings["map"], settings["noise"])
+    return Config(preset=preset, **settings)
+
+
+def usual_map(preset: str, noise: str) -> str:
+    """The map that a kind of noise has where none is given."""
+    return PRESETS[preset].maps.get(noise, NOISES[noise].map)
+
+
+def map_digest(file: str, noise: str) -> str:
+    """The sha256 of a map's content; BadInput where there is no such file."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        kind = NOISES[noise]
+        what = "transition matrix at" if noise == "matrix" else "noise map"
+        raise BadInput(f"no {what} {file!r}; accepted: {kind.maps}") from None
+
+
+# --------------------------------------------------------------------------------- many configs
+
+
+def make_grid(
+    preset: str,
+    losses: Sequence[str] | None = None,
+    noises: Sequence[str] | None = None,
+    rates: Sequence[float] | None = None,
+    seeds: int | None = None,
+    **overrides: Any,
+) -> list[Config]:
+    """The cells of a study, seed by seed, so that an unfinished one covers the whole grid early.
+
+    None takes the preset's losses, noise types, rates (per noise type) and number of seeds.  A
+    loss parameter in `overrides` goes to the losses that take it.  Raises BadInput for what does
+    not fit, an empty grid or a cell given twice included.
+    """
+    require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
+    chosen = PRESETS[preset]
+    losses = chosen.losses if losses is None else losses
+    noises = tuple(chosen.rates) if noises is None else noises
+    seeds = chosen.seeds if seeds is None else seeds
+    require(seeds >= 1, "seeds", seeds, "a whole number >= 1")
+    for noise in noises:
+        require(noise in NOISES, "noise", noise, ", ".join(NOISES))
+    given = {name for name in PARAMS if overrides.get(name) is not None}
+    taken = {loss: _params(loss) for loss in losses}
+    for name in sorted(given - set().union(*taken.values())):
+        raise BadInput(f"none of {', '.join(losses)} takes the parameter {name!r}")
+    cells = []
+    for seed, noise in itertools.product(range(seeds), noises):
+        for rate, loss in itertools.product(_rates(chosen.rates, noise, rates), losses):
+            fitting = {k: v for k, v in overrides.items() if k not in given - taken[loss]}
+            cell = {**fitting, "loss": loss, "noise": noise, "rate": rate, "seed": seed}
+            cells.append(make_config(preset, **cell))
+    if not cells:
+        raise BadInput("the study is empty: give at least one loss, noise type and rate")
+    names = [cell.name for cell in cells]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadInput(f"the study holds {twice} twice: give each loss, noise type and rate once")
+    return cells
+
+
+def _params(loss: str) -> set[str]:
+    try:
+        return {name for _, part in parse_loss(loss) for name in part.params}
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
+def _rates(
+    defaults: Mapping[str, tuple[float, ...]], noise: str, rates: Sequence[float] | None
+) -> Sequence[float]:
+    if not NOISES[noise].rated:
+        return (0.0,)
+    return defaults.get(noise, defaults["sym"]) if rates is None else rates
+
+
+def study_commands(cells: Sequence[Config]) -> list[str]:
+    """The `apl study` commands that make these cells, the inverse of `make_grid`: one for each
+    choice of settings and of rates.  Of a grid with holes they make the whole."""
+    alike: dict[tuple[tuple[str, Any], ...], list[Config]] = {}
+    for cell in cells:
+        options = {"preset": cell.preset, "dataset": cell.dataset, **cell.overrides}
+        if cell.map != usual_map(cell.preset, cell.noise):
+            options["map"] = cell.map
+        alike.setdefault(tuple(options.items()), []).append(cell)
+    commands = []
+    for chosen, group in alike.items():
+        options = dict(chosen)
+        preset = PRESETS[options.pop("preset")]
+        if options["dataset"] == preset.dataset:
+            del options["dataset"]
+        for noises, rates in _shared_rates(group, preset.rates):
+            made = [cell for cell in group if cell.noise in noises]
+            losses = {cell.loss for cell in made}
+            words = ["apl", "study", "--preset", group[0].preset]
+            if losses != set(preset.losses):
+                ranks = {loss: rank for rank, loss in enumerate(LOSSES)}
+                ordered = sorted(losses, key=lambda loss: (ranks.get(loss, len(ranks)), loss))
+                words += ["--losses", ",".join(ordered)]
+            if set(noises) != set(preset.rates):
+                words += ["--noise", ",".join(noises)]
+            if rates is not None:
+                words += ["--rates", ",".join(map(str, rates))]
+            seeds = 1 + max(cell.seed for cell in made)
+            if seeds != preset.seeds:
+                words += ["--seeds", str(seeds)]
+            for name, value in options.items():
+                flag = name.replace("_", "-")
+                if isinstance(value, bool):
+                    words.append(f"--{flag}" if value else f"--no-{flag}")
+                else:
+                    words += [f"--{flag}", str(value)]
+            commands.append(shlex.join(words))
+    return commands
+
+
+def _shared_rates(
+    cells: Sequence[Config], defaults: Mapping[str, tuple[float, ...]]
+) -> list[tuple[list[str], tuple[float, ...] | None]]:
+    """The noise types that one command can make, with its rates; None for the preset's own."""
+    found: dict[str, set[float]] = {}
+    for cell in cells:
+        found.setdefault(cell.noise, set()).add(cell.rate)
+    shared: dict[tuple[float, ...] | None, list[str]] = {}
+    unrated = [noise for noise in NOISES if noise in found and not NOISES[noise].rated]
+    for noise in (noise for noise in NOISES if noise in found and NOISES[noise].rated):
+        rates = tuple(sorted(found[noise]))
+        usual = tuple(sorted(_rates(defaults, noise, None)))
+        shared.setdefault(None if rates == usual else rates, []).append(noise)
+    if unrated:  # they go with any rates
+        first = next(iter(shared), None)
+        shared[first] = [*unrated, *shared.get(first, [])]
+    return [(noises, rates) for rates, noises in shared.items()]

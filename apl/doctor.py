@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from apl.data.sources import SOURCES, available, data_folder
 from apl.errors import BadInput
 from apl.losses import loss_terms
-from apl.train import choose_device
+from apl.machine import available, choose_device, data_folder
+from apl.presets import DATASETS
 
 
 def diagnosis(data_dir: str | Path | None = None) -> list[tuple[str, str]]:
@@ -21,7 +21,7 @@ def diagnosis(data_dir: str | Path | None = None) -> list[tuple[str, str]]:
     found.append(("data folder", f"{folder}{'' if folder.is_dir() else ' (not there yet)'}"))
     found += [
         (f"data set {name}", "there" if available(name, data_dir) else "not there")
-        for name in SOURCES
+        for name in DATASETS
     ]
     return found
 

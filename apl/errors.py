@@ -1,5 +1,7 @@
 """The errors that a caller is meant to tell apart."""
 
+from __future__ import annotations
+
 
 class BadInput(ValueError):
     """One clear line: what was given, what is accepted.  The command line exits 2 with it."""
@@ -11,6 +13,16 @@ class Busy(BadInput):
 
 class Interrupted(Exception):
     """Training was asked to stop; its checkpoint is written."""
+
+
+class NoiseWarning(UserWarning):
+    """The noise is past the bound up to which any loss is tolerant to it."""
+
+
+def require(fits: bool, name: str, value: object, accepted: str) -> None:
+    """Raise BadInput that says what was given and what is accepted, unless it `fits`."""
+    if not fits:
+        raise BadInput(f"{name} is {value!r}; accepted: {accepted}")
 
 
 def one_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""Names and expressions to losses: `make_loss("nce_rce", 10)`, `make_loss("2*nce + 0.5*mae", 10)`.
+"""Names and sums of losses, in words: 'nce_rce', '2*nce + 0.5*mae'.
 
-What a base loss is stands in `apl.kernels.reference`; here stands how bases combine and what they
-are called.
+What a base loss is stands in `apl.kernels.bases`; here stands how bases combine and what they are
+called; `apl.criteria` makes modules of them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from torch import Tensor, nn
-
-import apl.kernels as kernels
-from apl.kernels import BACKENDS, BASES, REDUCTIONS, Backend, Reduction, Term, simplify
+from apl.kernels.bases import BASES, Term, simplify
 
 Recipe = tuple[tuple[str, str | float], ...]  # (base or norm(base), weight or the weight's name)
 
@@ -78,17 +76,15 @@ MA = "Ma et al. 2020"
 
 
 def _registry() -> dict[str, Loss]:
-    named = {
-        base: Loss(base.upper(), ((base, 1.0),), BASES[base].source, {})
-        for base in ("ce", "fl", "mae", "rce", "gce")
-    }
+    """Every base, plain and normalised, and every normalised active one with a passive one."""
+    named = {base: Loss(base.upper(), ((base, 1.0),), of.source, {}) for base, of in BASES.items()}
     named["sce"] = Loss(
         "SCE", (("ce", "alpha"), ("rce", "beta")), "Wang et al. 2019", {"alpha": 0.1, "beta": 1.0}
     )
-    for base in ("ce", "fl", "mae", "rce", "gce"):
+    for base in BASES:
         named[f"n{base}"] = Loss(f"N{base.upper()}", ((f"norm({base})", 1.0),), MA, {})
-    for active in ("ce", "fl", "gce"):
-        for passive in ("mae", "rce"):
+    for active in (base for base, of in BASES.items() if of.active):
+        for passive in (base for base, of in BASES.items() if not of.active):
             named[f"n{active}_{passive}"] = Loss(
                 f"N{active.upper()}+{passive.upper()}",
                 ((f"norm({active})", "alpha"), (passive, "beta")),
@@ -157,37 +153,56 @@ def _lookup(atom: str) -> Loss:
     return LOSSES[atom]
 
 
-_ACCEPTED: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "alpha": ("a number >= 0", lambda v: v >= 0),
-    "beta": ("a number >= 0", lambda v: v >= 0),
-    "gamma": ("a number >= 0", lambda v: v >= 0),
-    "q": ("a number in (0, 1]", lambda v: 0 < v <= 1),
-    "A": ("a number < 0 (it stands for log 0)", lambda v: v < 0),
+class Param(NamedTuple):
+    """A parameter of losses: its help, what is accepted in words, and whether a value is."""
+
+    help: str
+    accepted: str
+    fits: Callable[[float], bool]
+
+
+PARAMS: dict[str, Param] = {
+    "alpha": Param("weight of the active part of a combination", "a number >= 0", lambda v: v >= 0),
+    "beta": Param("weight of the passive part of a combination", "a number >= 0", lambda v: v >= 0),
+    "gamma": Param("focusing parameter of the focal losses", "a number >= 0", lambda v: v >= 0),
+    "q": Param("exponent of the gce losses", "a number in (0, 1]", lambda v: 0 < v <= 1),
+    "A": Param("what rce puts for log 0", "a number < 0 (it stands for log 0)", lambda v: v < 0),
 }
-PARAMS = tuple(_ACCEPTED)
-"""The names of all loss parameters."""
+"""Every loss parameter by name; an option of `apl train` and `apl study` each."""
+
+
+def check_params(spec: str, params: Mapping[str, float | None]) -> dict[str, float]:
+    """The parameters of a loss that are given, None meaning that one is not.
+
+    Raises ValueError for a loss that can't be read, and for a name or a value it does not take.
+    """
+    taken = {name for _, loss in parse_loss(spec) for name in loss.params}
+    given = {name: value for name, value in params.items() if value is not None}
+    for name, value in given.items():
+        if name not in taken:
+            accepted = ", ".join(name for name in PARAMS if name in taken) or "none"
+            raise ValueError(f"{spec!r} takes no parameter {name!r}; it takes: {accepted}")
+        if not (math.isfinite(value) and PARAMS[name].fits(value)):
+            raise ValueError(f"{name} must be {PARAMS[name].accepted}, got {value}")
+    if not all(math.isfinite(term.weight) for term in _terms(spec, given)):
+        raise ValueError(f"the weights of {spec!r} must be finite")
+    return given
 
 
 def loss_terms(spec: str, num_classes: int, **params: float | None) -> tuple[Term, ...]:
     """The sum of terms that `spec` means for `num_classes` classes.
 
-    params: alpha, beta, gamma, q, A, each only where the loss takes it; None means the default.
+    params: names of `PARAMS`, each only where the loss takes it; None means the default.
     Raises ValueError for anything that does not fit.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    summands = parse_loss(spec)
-    taken = {name: default for _, loss in summands for name, default in loss.params.items()}
-    given = {name: value for name, value in params.items() if value is not None}
-    for name, value in given.items():
-        if name not in taken:
-            accepted = ", ".join(taken) or "none"
-            raise ValueError(f"{spec!r} takes no parameter {name!r}; it takes: {accepted}")
-        meaning, fits = _ACCEPTED[name]
-        if not (math.isfinite(value) and fits(value)):
-            raise ValueError(f"{name} must be {meaning}, got {value}")
+    return simplify(_terms(spec, check_params(spec, params)), num_classes)
+
+
+def _terms(spec: str, given: Mapping[str, float]) -> list[Term]:
     terms = []
-    for factor, loss in summands:
+    for factor, loss in parse_loss(spec):
         values = {**loss.params, **given}
         for atom, weight in loss.terms:
             base = _base(atom)
@@ -199,96 +214,9 @@ def loss_terms(spec: str, num_classes: int, **params: float | None) -> tuple[Ter
                     tuple(values[name] for name in BASES[base].params),
                 )
             )
-    if not all(math.isfinite(term.weight) for term in terms):
-        raise ValueError(f"the weights of {spec!r} must be finite")
-    return simplify(terms, num_classes)
+    return terms
 
 
-class NoisyLabelLoss(nn.Module):
-    """A sum of plain and normalised loss terms; build it with `make_loss`."""
-
-    weight: Tensor | None
-
-    def __init__(
-        self,
-        spec: str,
-        num_classes: int,
-        terms: tuple[Term, ...],
-        weight: Tensor | None,
-        ignore_index: int,
-        reduction: Reduction,
-        backend: Backend,
-    ) -> None:
-        super().__init__()
-        self.spec, self.num_classes, self.terms = spec, num_classes, terms
-        self.ignore_index, self.reduction, self.backend = ignore_index, reduction, backend
-        self.register_buffer("weight", weight)
-
-    def extra_repr(self) -> str:
-        return f"{self.spec!r}, num_classes={self.num_classes}, reduction={self.reduction!r}"
-
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """logits [N, K] or [N, K, d1, ...], targets [N] or [N, d1, ...] of class indices.
-
-        Returns a scalar, or the shape of the targets for reduction 'none'.
-        """
-        if not logits.is_floating_point():
-            raise ValueError(f"logits must be floating point, got {logits.dtype}")
-        if logits.ndim < 2 or logits.shape[1] != self.num_classes:
-            raise ValueError(
-                f"logits must be [N, {self.num_classes}] or [N, {self.num_classes}, d1, ...], "
-                f"got {list(logits.shape)}"
-            )
-        expected = (logits.shape[0], *logits.shape[2:])
-        if targets.shape != expected or targets.is_floating_point():
-            raise ValueError(
-                f"targets must be class indices of shape {list(expected)}, "
-                f"got {targets.dtype} {list(targets.shape)}"
-            )
-        return kernels.loss(
-            logits,
-            targets,
-            self.terms,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            backend=self.backend,
-        )
-
-
-def make_loss(
-    spec: str,
-    num_classes: int,
-    reduction: Reduction = "mean",
-    *,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    alpha: float | None = None,
-    beta: float | None = None,
-    gamma: float | None = None,
-    q: float | None = None,
-    A: float | None = None,
-    backend: Backend = "auto",
-) -> NoisyLabelLoss:
-    """A drop-in for `nn.CrossEntropyLoss`, called as criterion(logits, targets).
-
-    spec: a name of `apl.LOSSES` ('nce_rce') or a sum ('2*nce + 0.5*mae', 'norm(gce) + mae').
-    reduction: 'mean' (over the weights of the rows, as torch does), 'sum' or 'none'.
-    weight: a factor per class [K]; ignore_index: the target of rows that do not count.
-    alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A (rce):
-    where the loss takes them; None means its default.
-    backend: how it is computed ('triton', 'compiled', 'eager', 'reference');
-    `apl.kernels.backends()` says what 'auto' takes on this machine.
-
-    >>> criterion = make_loss("nce_rce", num_classes=10)
-    >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))
-    tensor(8.3893)
-    """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if weight is not None and weight.shape != (num_classes,):
-        raise ValueError(f"weight must have shape [{num_classes}], got {list(weight.shape)}")
-    terms = loss_terms(spec, num_classes, alpha=alpha, beta=beta, gamma=gamma, q=q, A=A)
-    return NoisyLabelLoss(spec, num_classes, terms, weight, ignore_index, reduction, backend)
+def is_tolerant(spec: str) -> bool:
+    """Whether every part of the loss is tolerant to symmetric noise."""
+    return all(part.tolerant for _, part in parse_loss(spec))

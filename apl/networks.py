@@ -8,14 +8,7 @@ import torch
 from torch import nn
 
 from apl.errors import BadInput
-
-NETWORKS = {
-    "cnn8": "8 layers (paper, CIFAR-10): 3 x (conv-conv-maxpool), widths w, 2w, 3.06w, FC 4w",
-    "cnn5": "5 layers (laptop): 5x5 conv stride 2, 2 x (conv-maxpool), widths w, 1.5w, 2w, FC 8w",
-    "cnn4": "4 layers (paper, MNIST): 2 x (conv-maxpool), widths w/2, w, FC 2w",
-    "resnet34": "ResNet-34 (paper, CIFAR-100) with the 3x3 stem of the CIFAR literature",
-    "mlp": "2 hidden layers of width w, for the smallest images",
-}
+from apl.presets import NETWORKS
 
 
 def make_network(name: str, image_shape: Sequence[int], num_classes: int, width: int) -> nn.Module:

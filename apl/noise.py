@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,37 +16,50 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from apl.errors import BadInput, one_line
+from apl.errors import BadInput, NoiseWarning, one_line
+from apl.presets import METHODS, check_rate
 
-Labels = npt.NDArray[np.int64]
+IntArray = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.float64]
 
-METHODS = ("transition", "exact", "exact-per-class")
-
-
-class NoiseWarning(UserWarning):
-    """The noise is past the bound up to which any loss is tolerant to it."""
+UNKNOWN = -1  # the true label of a sample whose truth nobody knows
 
 
 @dataclass(frozen=True)
-class NoisyLabels:
-    """clean and noisy labels [N], the mask of changed ones [N], the intended matrix [K, K]."""
+class Labels:
+    """The labels of N samples: as given, and true, UNKNOWN where nobody knows.
 
-    clean: Labels
-    noisy: Labels
-    transition: Matrix
+    transition: the matrix [K, K] that the given labels were drawn by, None where none is known.
+    """
+
+    given: IntArray
+    true: IntArray
+    transition: Matrix | None = None
+
+    def __len__(self) -> int:
+        return len(self.given)
 
     @property
-    def mask(self) -> npt.NDArray[np.bool_]:
-        """True where the noisy label differs from the clean one."""
-        mask: npt.NDArray[np.bool_] = self.clean != self.noisy
-        return mask
+    def known(self) -> npt.NDArray[np.bool_]:
+        """True where the true label is known."""
+        known: npt.NDArray[np.bool_] = self.true != UNKNOWN
+        return known
+
+    @property
+    def wrong(self) -> npt.NDArray[np.bool_]:
+        """True where the given label is known to be wrong."""
+        wrong: npt.NDArray[np.bool_] = self.known & (self.given != self.true)
+        return wrong
 
     @property
     def empirical(self) -> Matrix:
-        """The matrix the labels really show; nan in the row of a class without samples."""
-        num_classes = len(self.transition)
-        counts = np.bincount(self.clean * num_classes + self.noisy, minlength=num_classes**2)
+        """The matrix that the labels of known truth show; nan in the row of a class without any."""
+        known = self.known
+        size = len(self.transition) if self.transition is not None else 0
+        named = max(int(part.max(initial=-1)) for part in (self.given, self.true))
+        num_classes = max(size, named + 1)
+        pairs = self.true[known] * num_classes + self.given[known]
+        counts = np.bincount(pairs, minlength=num_classes**2)
         counts = counts.reshape(num_classes, num_classes).astype(np.float64)
         with np.errstate(invalid="ignore"):
             shares: Matrix = counts / counts.sum(1, keepdims=True)
@@ -101,13 +114,6 @@ MAPS: dict[str, tuple[dict[str, str], ...]] = {
     ),
 }
 """Asymmetric maps by name; the one whose classes the data set has is used."""
-
-
-def check_rate(rate: float) -> float:
-    """The rate itself, if it is a probability."""
-    if not 0 <= rate <= 1:
-        raise BadInput(f"the noise rate must be between 0 and 1, got {rate}")
-    return float(rate)
 
 
 def symmetric(num_classes: int, rate: float) -> Matrix:
@@ -241,7 +247,7 @@ def corrupt(
     transition: Matrix,
     method: str = "transition",
     rng: np.random.Generator | int = 0,
-) -> NoisyLabels:
+) -> Labels:
     """Corrupt labels [N] by a transition matrix [K, K].
 
     method 'transition': every label flips independently; 'exact': the number of flipped labels
@@ -275,7 +281,7 @@ def corrupt(
             flipped[members] = _draw_exactly(flip_rates[members], rng)
     noisy = clean.copy()
     noisy[flipped] = _draw_other(clean[flipped], transition, rng)
-    return NoisyLabels(clean, noisy, transition)
+    return Labels(noisy, clean, transition)
 
 
 def _draw_exactly(
@@ -306,7 +312,7 @@ def _sample(
     return chosen
 
 
-def _draw_other(clean: Labels, transition: Matrix, rng: np.random.Generator) -> Labels:
+def _draw_other(clean: IntArray, transition: Matrix, rng: np.random.Generator) -> IntArray:
     """A label other than the true one for every sample, from the row of its class."""
     others = transition - np.diag(np.diag(transition))
     sums = others.sum(1, keepdims=True)
@@ -320,3 +326,15 @@ def _draw_other(clean: Labels, transition: Matrix, rng: np.random.Generator) -> 
         picked = np.searchsorted(cumulative[k], draws[members], side="right")
         noisy[members] = np.minimum(picked, last[k])
     return noisy
+
+
+MATRICES: dict[str, Callable[[Sequence[str], float, str], Matrix]] = {
+    "none": lambda class_names, rate, map: symmetric(len(class_names), 0.0),
+    "sym": lambda class_names, rate, map: symmetric(len(class_names), rate),
+    "asym": lambda class_names, rate, map: asymmetric(
+        class_names, rate, find_map(map, class_names)
+    ),
+    "pair": lambda class_names, rate, map: pair_flip(len(class_names), rate),
+    "matrix": lambda class_names, rate, map: read_matrix(map, len(class_names)),
+}
+"""The transition matrix of every kind of noise that has one, from class names, rate and map."""

@@ -1,43 +1,50 @@
-"""Files of a run and of a study: written whole or not at all, read back as data frames.
+"""The files of a run and of a study, and the only place that knows their names.
 
-A run folder holds config.json, noise.npz, history.csv, result.json and model.safetensors.  A
-study folder holds its runs under runs/ and one row for each in summary.csv.
+A run folder holds config.json, noise.npz, history.csv, result.json and model.safetensors.  A study
+folder holds its runs under runs/, a line for each finished one in runs.jsonl (the record: config,
+environment, history and result, all that tables, pictures and reports need) and a row for each in
+summary.csv.  Everything is written whole or not at all; there is no pickle anywhere.
 """
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import dataclasses
+import hashlib
 import io
 import json
 import math
 import os
-import platform
-import subprocess
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import torch
 
-from apl.config import NOISES, Config
-from apl.errors import BadInput, one_line
-from apl.noise import NoisyLabels, check_transition
+from apl.config import Config
+from apl.errors import BadInput, Busy, one_line
+from apl.noise import UNKNOWN, Labels, check_transition
+from apl.presets import NOISES
+from apl.scores import HISTORY_COLUMNS, Result
 
-FORMAT = 1  # of config.json and result.json; a higher one was written by a newer apl
+if TYPE_CHECKING:
+    from torch import Tensor
 
-HISTORY_COLUMNS = (
-    "epoch",
-    "lr",
-    "train_loss",
-    "train_accuracy",
-    "memorised",
-    "recovered",
-    "test_accuracy",
-)
+FORMAT = 2  # of what is written; a higher one was written by a newer apl, all lower ones are read
+
+RUNS, RECORD, SUMMARY, TABLE = "runs", "runs.jsonl", "summary.csv", "table.md"
+PICTURES, REPORT = "pictures", "report.html"
+CONFIG, NOISE, HISTORY, RESULT = "config.json", "noise.npz", "history.csv", "result.json"
+WEIGHTS, LOG, LOCK = "model.safetensors", "log.txt", "run.lock"
+CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
+
+History = list[dict[str, float]]
+
+# ------------------------------------------------------------------------------- whole files
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -92,71 +99,104 @@ def _finite(value: Any) -> Any:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of ours; BadInput names the file and what is wrong with it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise BadInput(f"{path} is missing") from None
     except (ValueError, OSError) as error:
         problem = one_line(error)
         raise BadInput(f"{path} can't be read ({problem}): delete its run to repeat it") from None
+    return _object(text, f"{path}", "delete its run to repeat it")
+
+
+def _object(text: str, where: str, remedy: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"{where} can't be read ({one_line(error)}): {remedy}") from None
     if not isinstance(content, dict):
-        raise BadInput(f"{path} is no JSON object: delete its run to repeat it")
+        raise BadInput(f"{where} is no JSON object: {remedy}")
     if content.get("format", 0) > FORMAT:
         raise BadInput(
-            f"{path} was written by a newer apl (format {content['format']}, this one reads up to "
+            f"{where} was written by a newer apl (format {content['format']}, this one reads up to "
             f"{FORMAT}): update apl"
         )
     return content
 
 
-def environment() -> dict[str, Any]:
-    """What else a result depends on: versions, machine, git commit, threads."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": version("torchvision"),
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "git_commit": _git_commit(),
-    }
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    import torch
+
+    digest = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(np.ascontiguousarray(tensor.reshape(-1).view(torch.uint8).numpy()).data)
+    return digest.hexdigest()
 
 
-def _git_commit() -> str | None:
-    here = Path(__file__).resolve().parent.parent
-    if not (here / ".git").exists():
-        return None
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON state as safetensors with a checksum, atomically; the same content
+    gives the same bytes."""
+    import safetensors.torch
+
+    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    text = json.dumps(state)
+    # One metadata key only: safetensors does not keep the order of several.
+    header = {"apl": json.dumps({"state": text, "sha256": _digest(plain, text)})}
+    write_atomic(path, safetensors.torch.save(plain, header))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the state of a file of `save_tensors`.
+
+    Raises FileNotFoundError, or BadInput when the file is damaged or none of ours.
+    """
+    import safetensors
+
+    if not path.is_file():
+        raise FileNotFoundError(path)
     try:
-        run = ["git", "-C", str(here), "rev-parse", "HEAD"]
-        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+        with safetensors.safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})["apl"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        intact = _digest(tensors, header["state"]) == header["sha256"]
+        state = json.loads(header["state"])
+    except Exception as error:  # a damaged header raises nearly anything
+        problem = one_line(error)
+        raise BadInput(f"{path} is damaged or not written by apl ({problem})") from None
+    if not intact:
+        raise BadInput(f"{path} is damaged: its checksum does not match")
+    return tensors, state
 
 
-def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """history.csv: a row an epoch, fractions in [0, 1], empty where nothing was measured."""
-    frame = pd.DataFrame(list(history), columns=list(HISTORY_COLUMNS))
-    write_atomic(path, frame.to_csv(index=False, lineterminator="\n").encode())
+def _read_state(path: Path) -> dict[str, Any]:
+    """The state alone, unchecked; any exception where there is none."""
+    import safetensors
+
+    with safetensors.safe_open(path, "numpy") as file:
+        state: dict[str, Any] = json.loads(json.loads((file.metadata() or {})["apl"])["state"])
+        return state
 
 
-def write_noise(path: Path, labels: NoisyLabels) -> None:
-    """noise.npz: clean, noisy, mask [N] and the intended transition matrix [K, K]."""
+def write_noise(path: Path, labels: Labels) -> None:
+    """noise.npz: clean and noisy labels and the mask of wrong ones [N], and the transition matrix
+    [K, K] that they were drawn by; a clean label of -1 is unknown, an unknown matrix is nan."""
     buffer = io.BytesIO()
+    transition = labels.transition
+    if transition is None:
+        transition = np.full_like(labels.empirical, np.nan)
     np.savez_compressed(
-        buffer,
-        clean=labels.clean,
-        noisy=labels.noisy,
-        mask=labels.mask,
-        transition=labels.transition,
+        buffer, clean=labels.true, noisy=labels.given, mask=labels.wrong, transition=transition
     )
     write_atomic(path, buffer.getvalue())
 
 
-def read_noise(path: Path) -> NoisyLabels:
+def read_noise(path: Path) -> Labels:
     """The labels of a noise.npz, checked; BadInput says what is wrong with the file."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            clean, noisy, transition = (file[key] for key in ("clean", "noisy", "transition"))
+            clean, noisy = file["clean"], file["noisy"]
+            transition = np.asarray(file["transition"], np.float64)
     except FileNotFoundError:
         raise BadInput(f"{path} is missing") from None
     except Exception as error:  # a damaged zip raises nearly anything
@@ -166,151 +206,370 @@ def read_noise(path: Path) -> NoisyLabels:
     for name, labels in (("clean", clean), ("noisy", noisy)):
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise BadInput(f"{path}: {name} must be a vector of whole numbers")
-        if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        least = UNKNOWN if name == "clean" else 0
+        if len(labels) and not least <= labels.min() <= labels.max() < num_classes:
             raise BadInput(f"{path}: {name} labels must lie in [0, {num_classes})")
     if len(clean) != len(noisy):
         raise BadInput(f"{path}: {len(clean)} clean labels but {len(noisy)} noisy ones")
-    transition = check_transition(np.asarray(transition, np.float64), num_classes, f"{path}")
-    return NoisyLabels(clean.astype(np.int64), noisy.astype(np.int64), transition)
+    unknown = bool(np.isnan(transition).all())
+    matrix = None if unknown else check_transition(transition, num_classes, f"{path}")
+    return Labels(noisy.astype(np.int64), clean.astype(np.int64), matrix)
 
 
-def read_config(run: Path) -> Config:
-    """The config of a run folder."""
-    path = run / "config.json"
+# ------------------------------------------------------------------------------------- a run
+
+
+class Finished(NamedTuple):
+    """A finished run, from its folder or from its study's record."""
+
+    name: str
+    config: Config
+    environment: Mapping[str, Any]
+    history: History
+    result: Result
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run and its folder; with the path None nothing is read or written."""
+
+    path: Path | None
+
+    # What it is.
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files."""
+        if self.path is None:
+            raise ValueError("a run without a folder has no files")
+        return self.path / name
+
+    @property
+    def begun(self) -> bool:
+        """Whether it was begun: config.json is the first file it writes."""
+        return self.path is not None and self.file(CONFIG).exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ended: result.json is the last file it writes."""
+        return self.path is not None and self.file(RESULT).is_file()
+
+    @property
+    def config(self) -> Config:
+        """What was asked."""
+        path = self.file(CONFIG)
+        try:
+            return Config.read(read_json(path)["config"])
+        except (TypeError, KeyError, AttributeError):
+            problem = f"{path} is no config of this apl: delete the run to repeat it"
+            raise BadInput(problem) from None
+        except BadInput as error:
+            said = str(error)
+            raise BadInput(said if str(path) in said else f"{path}: {said}") from None
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where it was computed: device, threads, versions, commit; empty where nobody wrote it."""
+        found = read_json(self.file(CONFIG)).get("environment")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def labels(self) -> Labels:
+        """What it was trained on."""
+        return read_noise(self.file(NOISE))
+
+    @property
+    def history(self) -> History:
+        """A row an epoch; nan where nothing was measured."""
+        path = self.file(HISTORY)
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = csv.DictReader(file, restval="", strict=True)
+                if not set(HISTORY_COLUMNS) <= set(rows.fieldnames or ()):
+                    raise ValueError("a column is missing")
+                return [
+                    {name: float(row[name] or "nan") for name in HISTORY_COLUMNS} for row in rows
+                ]
+        except (OSError, ValueError, KeyError, csv.Error) as error:
+            problem = f"{path} can't be read ({one_line(error)}): delete the run to repeat it"
+            raise BadInput(problem) from None
+
+    @property
+    def result(self) -> Result:
+        """What came out."""
+        path = self.file(RESULT)
+        try:
+            return Result.read(read_json(path))
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, BadInput):
+                raise
+            problem = f"{path} is no result of this apl: delete the run to repeat it"
+            raise BadInput(problem) from None
+
+    def read(self) -> Finished:
+        """All that its study's record keeps of it."""
+        name = self.file(CONFIG).parent.name
+        return Finished(name, self.config, self.environment, self.history, self.result)
+
+    # While it is trained.
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Make the folder and keep other processes out of it; Busy where one is in it."""
+        import filelock
+
+        if self.path is None:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        links = [path for path in (self.path, *self.path.iterdir()) if path.is_symlink()]
+        if links:
+            raise BadInput(f"{links[0]} is a link, which may lead out of the results: delete it")
+        try:
+            with filelock.FileLock(self.file(LOCK), blocking=False):
+                for leftover in self.path.glob(".*.tmp"):  # of a process killed while it wrote
+                    leftover.unlink()
+                yield
+        except filelock.Timeout:
+            raise Busy(f"another process is training in {self.path}") from None
+
+    def check(self, config: Config) -> None:
+        """BadInput where the folder holds a run that was asked for otherwise."""
+        different = config.differs(self.config)
+        if different:
+            raise BadInput(
+                f"{self.path} holds a run with other arguments ({'; '.join(different)}): "
+                "choose another --out, or delete it"
+            )
+
+    def begin(self, config: Config, labels: Labels, environment: Mapping[str, Any]) -> None:
+        """Write config.json and noise.npz of a new run; of an old one, the labels must be the
+        same."""
+        if self.path is None:
+            return
+        if not self.begun:
+            write_noise(self.file(NOISE), labels)
+            content = {"config": dataclasses.asdict(config), "environment": environment}
+            write_json(self.file(CONFIG), {"format": FORMAT, **content})
+            return
+        if not self.file(NOISE).exists():
+            write_noise(self.file(NOISE), labels)
+        if not np.array_equal(self.labels.given, labels.given):
+            raise BadInput(
+                f"{self.path} was trained on other labels than these arguments give: delete it"
+            )
+
+    def save(self, config: Config, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Write the newest checkpoint; the one before it stays as a fallback."""
+        if self.path is None:
+            return
+        if self.file(CHECKPOINT).exists():
+            os.replace(self.file(CHECKPOINT), self.file(PREVIOUS))
+        state = {"config": dataclasses.asdict(config), **state}
+        save_tensors(self.file(CHECKPOINT), tensors, state)
+
+    def resume(self, config: Config) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
+        """The tensors and the state of the newest good checkpoint, empty where there is none, and
+        what was wrong with newer ones."""
+        problems: list[str] = []
+        for name in (CHECKPOINT, PREVIOUS) if self.path is not None else ():
+            try:
+                tensors, state = load_tensors(self.file(name))
+            except FileNotFoundError:
+                continue
+            except BadInput as error:
+                problems.append(str(error))
+                continue
+            if is_of(state, config):
+                return tensors, state, problems
+            return {}, {}, [*problems, f"the checkpoint in {self.path} is another run's"]
+        return {}, {}, problems
+
+    def epochs_done(self) -> int:
+        """How many epochs its newest checkpoint has behind it, 0 where there is none to read."""
+        try:
+            return int(_read_state(self.file(CHECKPOINT))["epoch"])
+        except Exception:  # none there, or a damaged one, which raises nearly anything
+            return 0
+
+    def finish(
+        self, config: Config, weights: Mapping[str, Tensor], history: History, result: Result
+    ) -> None:
+        """Write weights, history and, last of all, the result; the checkpoints go."""
+        if self.path is None:
+            return
+        save_tensors(self.file(WEIGHTS), weights, {"config": dataclasses.asdict(config)})
+        rows = [[row[name] for name in HISTORY_COLUMNS] for row in history]
+        write_atomic(self.file(HISTORY), _csv([list(HISTORY_COLUMNS), *rows]))
+        write_json(self.file(RESULT), {"format": FORMAT, **result.to_json()})
+        self.delete_checkpoints()
+
+    def delete_checkpoints(self) -> None:
+        """Remove the checkpoints of a finished run."""
+        for name in (CHECKPOINT, PREVIOUS):
+            self.file(name).unlink(missing_ok=True)
+
+    def weights(self, config: Config) -> dict[str, Tensor]:
+        """The trained weights; BadInput where they are missing, damaged or another run's."""
+        path = self.file(WEIGHTS)
+        try:
+            tensors, state = load_tensors(path)
+        except FileNotFoundError:
+            problem = f"{path} is missing: train the run (weights are not committed)"
+            raise BadInput(problem) from None
+        if not is_of(state, config):
+            raise BadInput(f"{path} is another run's, not that of its config.json: train it again")
+        return tensors
+
+
+def is_of(state: Mapping[str, Any], config: Config) -> bool:
+    """Whether the state that lies with tensors, by this apl or one before, is that of a config."""
     try:
-        return Config(**read_json(path)["config"])
-    except (TypeError, KeyError):
-        raise BadInput(f"{path} is no config of this apl: delete the run to repeat it") from None
-    except BadInput as error:
-        raise BadInput(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+        return Config.read(state["config"]) == config
+    except (KeyError, TypeError, AttributeError, BadInput):
+        return False
 
 
-_RESULT_NUMBERS = ("test_accuracy", "train_accuracy", "memorised", "recovered")
-_RESULT_LISTS = ("class_names", "per_class_accuracy", "confusion", "transition")
-
-
-def read_result(run: Path) -> dict[str, Any]:
-    """The result of a finished run folder; nan where the file says null."""
-    path = run / "result.json"
-    result = read_json(path)
-    try:
-        for name in _RESULT_NUMBERS:
-            result[name] = math.nan if result[name] is None else float(result[name])
-        result["corrupted"] = int(result["corrupted"])
-        lengths = {len(result[name]) for name in _RESULT_LISTS}
-        fits = isinstance(result["collapsed"], bool) and isinstance(result["reason"], str)
-    except (KeyError, TypeError, ValueError):
-        fits, lengths = False, set()
-    if not fits or len(lengths) != 1:
-        raise BadInput(f"{path} is no result of this apl: delete the run to repeat it")
-    return result
-
-
-def is_finished(run: Path) -> bool:
-    """Whether a run ended: result.json is the last file it writes."""
-    return (run / "result.json").is_file()
+# ----------------------------------------------------------------------------------- a study
 
 
 def find_studies(folder: Path) -> list[Path]:
-    """Every study folder at or below `folder`: those with finished runs under runs/."""
+    """Every study folder at or below `folder`: those with finished runs, or the record of some."""
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}")
-    found = {result.parents[2] for result in folder.rglob("runs/*/result.json")}
-    if not found and is_finished(folder):
+    found = {result.parents[2] for result in folder.rglob(f"{RUNS}/*/{RESULT}")}
+    found |= {record.parent for record in folder.rglob(RECORD)}
+    if not found and Run(folder).finished:
         found = {folder.parent.parent}
     return sorted(found)
 
 
-def read_history(run: Path) -> pd.DataFrame:
-    """The history of a run folder, a row an epoch."""
-    path = run / "history.csv"
+def read_record(study: Path) -> dict[str, Finished]:
+    """The runs that runs.jsonl tells of, by name; none where there is no such file.  A line that
+    is damaged is left out, with a warning."""
+    path = study / RECORD
     try:
-        return pd.read_csv(path, dtype=float)[list(HISTORY_COLUMNS)]
-    except (OSError, ValueError, KeyError) as error:
-        problem = one_line(error)
-        raise BadInput(f"{path} can't be read ({problem}): delete the run to repeat it") from None
-
-
-def read_study(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The finished runs of a study: a row a run, and a row a run and epoch.
-
-    The first frame holds the columns of summary.csv, and as objects class_names,
-    per_class_accuracy, confusion ([true][predicted]) and transition.  A run whose files are
-    damaged is left out, with a warning that names the file.
-    """
-    rows, histories = [], []
-    for result_file in sorted(study.glob("runs/*/result.json")):
-        run = result_file.parent
-        try:
-            config, result, history = read_config(run), read_result(run), read_history(run)
-        except BadInput as error:
-            warnings.warn(f"left out: {error}", stacklevel=2)
-            continue
-        rows.append({"run": run.name, **_setting(config), **result})
-        histories.append(history.assign(run=run.name))
-    if not rows:
-        raise BadInput(f"there is no finished run in {study}")
-    summary = pd.DataFrame(rows).drop(columns="format")
-    return summary, pd.concat(histories, ignore_index=True)
-
-
-def _setting(config: Config) -> dict[str, Any]:
-    names = ("dataset", "preset", "loss", "noise", "map", "rate", "seed", "epochs")
-    return {**{name: getattr(config, name) for name in names}, "variant": config.variant}
-
-
-def write_summary(study: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write summary.csv, tidy, a row a finished run, a column acc_CLASS for each class; and
-    return what `read_study` read for it."""
-    summary, histories = read_study(study)
-    tidy = summary.drop(columns=["class_names", "per_class_accuracy", "confusion", "transition"])
-    per_class = [
-        {f"acc_{name}": accuracy for name, accuracy in zip(names, accuracies, strict=True)}
-        for names, accuracies in zip(
-            summary["class_names"], summary["per_class_accuracy"], strict=True
-        )
-    ]
-    tidy = pd.concat([tidy, pd.DataFrame(per_class, index=tidy.index)], axis=1)
-    write_atomic(study / "summary.csv", tidy.to_csv(index=False, lineterminator="\n").encode())
-    return summary, histories
-
-
-_SUMMARY_TYPES: dict[str, Any] = {
-    **dict.fromkeys(("run", "dataset", "preset", "loss", "noise", "map", "variant", "reason"), str),
-    **dict.fromkeys(("rate", *_RESULT_NUMBERS), float),
-    **dict.fromkeys(("seed", "epochs"), int),
-    **dict.fromkeys(("collapsed", "too_short"), bool),
-}
-
-
-def read_summary(study: Path) -> pd.DataFrame:
-    """The runs that summary.csv tells of, as `read_study` has them, for a study whose run folders
-    are not at hand: confusion and transition are empty."""
-    path = study / "summary.csv"
-    try:
-        tidy = pd.read_csv(path, dtype=_SUMMARY_TYPES)
-        summary = tidy[list(_SUMMARY_TYPES)].copy()
-        accuracies = tidy.filter(regex="^acc_").astype(float)
+        lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise BadInput(f"{path} is missing") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path} is no summary of this apl ({one_line(error)})") from None
-    words = ["variant", "map", "reason"]  # empty ones are read as nan
-    summary[words] = summary[words].fillna("")
-    unknown = sorted(set(summary["noise"].astype(str)) - set(NOISES))
-    if summary.empty or unknown:
-        problem = f"noise is {unknown[0]!r}" if unknown else "there is no run in it"
-        raise BadInput(f"{path} is no summary of this apl ({problem})")
-    classes = {  # a study may hold several data sets, each with its own columns
-        dataset: list(rows.columns[rows.notna().any()])
-        for dataset, rows in accuracies.groupby(summary["dataset"])
-    }
-    columns = [classes.get(dataset, []) for dataset in summary["dataset"]]
-    summary["class_names"] = [[name.removeprefix("acc_") for name in names] for names in columns]
-    summary["per_class_accuracy"] = [
-        accuracies.loc[row, names].tolist()
-        for row, names in zip(summary.index, columns, strict=True)
+        return {}
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{path} can't be read ({one_line(error)})") from None
+    found = {}
+    for number, line in enumerate(lines, 1):
+        where = f"line {number} of {path}"
+        try:
+            run = _from_line(_object(line, where, "its run is needed to write it again"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            said = str(error) if isinstance(error, BadInput) else "it is no run of this apl"
+            said = said if where in said else f"{where}: {said}"
+            warnings.warn(f"left out: {said}", stacklevel=2)
+            continue
+        found[run.name] = run
+    return found
+
+
+def _from_line(content: Mapping[str, Any]) -> Finished:
+    columns = [content["history"][name] for name in HISTORY_COLUMNS]
+    history = [
+        {
+            name: math.nan if value is None else float(value)
+            for name, value in zip(HISTORY_COLUMNS, row, strict=True)
+        }
+        for row in zip(*columns, strict=True)
     ]
-    for name in ("confusion", "transition"):
-        summary[name] = [[] for _ in summary.index]
-    return summary
+    result = Result.read(content["result"])
+    environment = dict(content["environment"])
+    return Finished(content["run"], Config.read(content["config"]), environment, history, result)
+
+
+def _to_line(run: Finished) -> str:
+    content = {
+        "format": FORMAT,
+        "run": run.name,
+        "config": dataclasses.asdict(run.config),
+        "environment": run.environment,
+        "history": {name: [row[name] for row in run.history] for name in HISTORY_COLUMNS},
+        "result": run.result.to_json(),
+    }
+    return json.dumps(_finite(content), separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def read_runs(study: Path) -> list[Finished]:
+    """The finished runs of a study, from their folders and, where these are not at hand, from the
+    record, in order of their names.  A folder whose files are damaged is told of in a warning.
+
+    Raises BadInput where there is no run.
+    """
+    found = read_record(study)
+    for file in study.glob(f"{RUNS}/*/{RESULT}"):
+        try:
+            found[file.parent.name] = Run(file.parent).read()
+        except BadInput as error:
+            what = "taken from the record" if file.parent.name in found else "left out"
+            warnings.warn(f"{what}: {error}", stacklevel=2)
+    if not found:
+        raise BadInput(f"there is no finished run in {study}")
+    return [found[name] for name in sorted(found)]
+
+
+def read_unfinished(study: Path) -> list[Config]:
+    """The configs of the run folders that have no result yet; damaged ones have none to tell."""
+    found = []
+    for file in sorted(study.glob(f"{RUNS}/*/{CONFIG}")):
+        if not Run(file.parent).finished:
+            with contextlib.suppress(BadInput):
+                found.append(Run(file.parent).config)
+    return found
+
+
+def write_study(study: Path) -> list[Finished]:
+    """Write the record and summary.csv, and return the runs that they tell of."""
+    runs = read_runs(study)
+    write_atomic(study / RECORD, "".join(map(_to_line, runs)).encode())
+    write_atomic(study / SUMMARY, _csv(_summary(runs)))
+    return runs
+
+
+SETTING = ("dataset", "preset", "loss", "noise", "map", "rate", "seed", "epochs", "variant")
+
+
+def setting(run: Finished) -> dict[str, Any]:
+    """What a row of tables says of what was asked; the rate of noise that has none of its own is
+    that of its matrix, nan where nobody knows it."""
+    row = {name: getattr(run.config, name) for name in SETTING}
+    if run.config.noise != "none" and not NOISES[run.config.noise].rated:
+        matrix = run.result.transition
+        # A class without a sample of known truth has a row of null.
+        kept = [math.nan] if matrix is None else np.diag(np.array(matrix, float))
+        row["rate"] = math.nan if np.isnan(kept).all() else round(1 - float(np.nanmean(kept)), 6)
+    return row
+
+
+def _summary(runs: Sequence[Finished]) -> list[list[Any]]:
+    """A row a run, a column acc_CLASS for each class that any of them has; `on` where the test
+    labels of some are not known to be true."""
+    wide = ("class_names", "per_class_accuracy", "confusion", "transition")
+    scored = [f.name for f in dataclasses.fields(Result) if f.name not in (*wide, "on")]
+    if any(run.result.on != "true" for run in runs):
+        scored.append("on")
+    classes = list(dict.fromkeys(name for run in runs for name in run.result.class_names))
+    rows: list[list[Any]] = [["run", *SETTING, *scored, *(f"acc_{name}" for name in classes)]]
+    for run in runs:
+        names = run.result.class_names
+        accuracies = dict(zip(names, run.result.per_class_accuracy, strict=True))
+        rows.append(
+            [
+                *(run.name, *setting(run).values()),
+                *(getattr(run.result, name) for name in scored),
+                *(accuracies.get(name, math.nan) for name in classes),
+            ]
+        )
+    return rows
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> bytes:
+    """Rows as CSV, empty where a number is nan."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow(["" if value != value else value for value in row])
+    return text.getvalue().encode()

@@ -1,29 +1,42 @@
-"""What a network says about images: accuracy, per class, confusion, memorised and recovered."""
+"""What was scored, and what it means: counts of an epoch, scores, verdicts, the result of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
-from apl.checkpoint import load_tensors
 from apl.config import Config
-from apl.data.sources import Dataset, load_dataset, to_float
-from apl.errors import BadInput, Interrupted, one_line
-from apl.losses import parse_loss
-from apl.networks import make_network
-from apl.noise import Labels, NoisyLabels, corrupt
-from apl.runs import read_config, read_noise, read_result
+from apl.losses import is_tolerant
+from apl.noise import IntArray, Labels
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 ONE_CLASS_SHARE = 0.95  # of the predictions in one class: the network has collapsed
 HARDLY_MEMORISED = 0.10  # of the wrong labels: below it, losses can't be told apart by robustness
-BATCH = 512
+
+CAUSES = {
+    "no-gradient": (
+        "the loss is cut off from the network: it was computed outside torch (numpy), under "
+        "no_grad, from detached logits, or wrapped into a new tensor"
+    ),
+    "diverged": "the loss is not finite: lower --lr, keep --clip, or check the loss",
+    "one-class": (
+        "nearly all predictions fall into one class: the network has not learned, or not yet "
+        "(learning rate or number of steps too small, a loss that underfits, or no gradient)"
+    ),
+    "chance": (
+        "the accuracy is no better than guessing: the network has not learned, or the labels "
+        "carry no signal at this noise rate"
+    ),
+}
+"""Why a run can end `collapsed`, and what that likely means."""
 
 
 @dataclass(frozen=True)
@@ -67,51 +80,126 @@ class Scores:
         return bool(self.accuracy <= chance + 3 * error)
 
 
-def predict(
-    network: nn.Module,
-    images: Tensor,
-    data: Dataset,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Tensor:
-    """The predicted class [N] of every uint8 image [N, H, W, C], in evaluation mode.
-
-    Raises Interrupted as soon as should_stop, asked before each batch, is true.
-    """
-    device = next(network.parameters()).device
-    was_training = network.training
-    predictions = []
-    network.eval()
-    with torch.inference_mode():
-        for batch in images.split(BATCH):
-            if should_stop():
-                raise Interrupted
-            pixels = to_float(batch.to(device), data.mean, data.std)
-            predictions.append(network(pixels).argmax(1))
-    network.train(was_training)
-    return torch.cat(predictions)
-
-
-def score(predictions: Tensor, labels: Labels, num_classes: int) -> Scores:
+def score(predicted: IntArray, labels: IntArray, num_classes: int) -> Scores:
     """Scores of predictions [N] against labels [N]."""
-    pairs = labels * num_classes + predictions.cpu().numpy()
-    counts = np.bincount(pairs, minlength=num_classes**2)
+    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return Scores(counts.reshape(num_classes, num_classes))
 
 
-def memorised_and_recovered(predictions: Tensor, labels: NoisyLabels) -> tuple[float, float]:
+def memorised_and_recovered(predicted: IntArray, labels: Labels) -> tuple[float, float]:
     """Of the samples with a wrong label: the share predicted as that wrong label, and the share
-    predicted as the true one.  nan where no label is wrong."""
-    if not labels.mask.any():
-        return float("nan"), float("nan")
-    predicted = predictions.cpu().numpy()[labels.mask]
-    memorised = (predicted == labels.noisy[labels.mask]).mean()
-    recovered = (predicted == labels.clean[labels.mask]).mean()
+    predicted as the true one.  nan where no label is known to be wrong."""
+    wrong = labels.wrong
+    if not wrong.any():
+        return math.nan, math.nan
+    memorised = (predicted[wrong] == labels.given[wrong]).mean()
+    recovered = (predicted[wrong] == labels.true[wrong]).mean()
     return float(memorised), float(recovered)
 
 
-def is_tolerant(loss: str) -> bool:
-    """Whether every part of the loss is tolerant to symmetric noise."""
-    return all(part.tolerant for _, part in parse_loss(loss))
+class Counts:
+    """What the forward passes of an epoch showed, summed on the device: it is asked for its row
+    once an epoch, so that no step waits for it."""
+
+    def __init__(self, labels: Labels, device: torch.device) -> None:
+        import torch
+
+        self._given, self._true, self._wrong = (
+            torch.from_numpy(part).to(device) for part in (labels.given, labels.true, labels.wrong)
+        )
+        self.wrong = int(labels.wrong.sum())
+        wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = torch.zeros(4, device=device, dtype=wide)  # loss, right, memorised, recovered
+
+    def add(self, chosen: Tensor, logits: Tensor, loss: Tensor) -> None:
+        """Count a batch: which samples [B], their logits [B, K], and their mean loss."""
+        import torch
+
+        with torch.no_grad():
+            predicted = logits.argmax(1)
+            right, wrong = predicted == self._given[chosen], self._wrong[chosen]
+            recovered = (predicted == self._true[chosen]) & wrong
+            parts = (loss * len(chosen), right.sum(), (right & wrong).sum(), recovered.sum())
+            self.sums += torch.stack([part.to(self.sums.dtype) for part in parts])
+
+    def row(self, epoch: int, lr: float) -> dict[str, float]:
+        """The history's row of an epoch (from 1), test_accuracy still nan."""
+        loss, right, memorised, recovered = self.sums.tolist()
+        count = len(self._given)
+        values = (
+            *(epoch, lr, loss / count, right / count),
+            *(s / self.wrong if self.wrong else math.nan for s in (memorised, recovered)),
+            math.nan,
+        )
+        return dict(zip(HISTORY_COLUMNS, values, strict=True))
+
+    def clear(self) -> None:
+        """Begin the next epoch."""
+        self.sums.zero_()
+
+
+SCORES = ("test_accuracy", "train_accuracy", "memorised", "recovered")
+HISTORY_COLUMNS = (
+    *("epoch", "lr", "train_loss"),
+    *("train_accuracy", "memorised", "recovered", "test_accuracy"),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run.
+
+    on: whether the test labels are 'true', or only 'given' since nobody knows the truth;
+    memorised, recovered: nan where no training label is known to be wrong; corrupted: how many
+    are; confusion: counts [label][prediction] on the test images; transition: the matrix [K][K] of
+    the noise, None where nobody knows it; reason: why it collapsed, a key of CAUSES, else ''.
+    """
+
+    collapsed: bool
+    reason: str
+    too_short: bool
+    test_accuracy: float
+    train_accuracy: float
+    memorised: float
+    recovered: float
+    corrupted: int
+    class_names: list[str]
+    confusion: list[list[int]]
+    transition: list[list[float]] | None
+    on: str = "true"
+    per_class_accuracy: list[float] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        per_class = Scores(np.array(self.confusion)).per_class
+        object.__setattr__(self, "per_class_accuracy", per_class)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a file holds of it."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Result:
+        """A result from what a file holds, written by this apl or any before it; nan for null.
+
+        Raises KeyError, TypeError or ValueError for what is no result.
+        """
+        found = {f.name: content[f.name] for f in fields(cls) if f.init and f.name in content}
+        for name in SCORES:
+            found[name] = math.nan if found[name] is None else float(found[name])
+        found["corrupted"] = int(found["corrupted"])
+        classes = len(found["class_names"])
+        fits = isinstance(found["collapsed"], bool) and isinstance(found["reason"], str)
+        for matrix in (found["confusion"], found["transition"] or found["confusion"]):
+            fits = fits and [len(row) for row in matrix] == [classes] * classes
+        if not fits:
+            raise ValueError("its fields do not fit each other")
+        return cls(**found)
+
+
+def too_short(loss: str, memorised: float) -> bool:
+    """Whether a loss that does not resist memorising hardly memorised any wrong label: then the
+    budget does not tell robust losses from others.  False where none is known wrong (nan)."""
+    return memorised < HARDLY_MEMORISED and not is_tolerant(loss)
 
 
 def budget_verdict(config: Config, memorised: float) -> str | None:
@@ -119,7 +207,7 @@ def budget_verdict(config: Config, memorised: float) -> str | None:
     if not memorised < HARDLY_MEMORISED:
         return None
     found = f"hardly any wrong label was memorised ({memorised:.1%})"
-    if is_tolerant(config.loss):
+    if not too_short(config.loss, memorised):
         return (
             f"{found}: {config.loss} resists memorising, or the budget is too short to tell; "
             "only a ce run at the same settings says which"
@@ -128,52 +216,3 @@ def budget_verdict(config: Config, memorised: float) -> str | None:
         f"{found} although {config.loss} does not resist memorising: this budget is too short to "
         "tell robust losses apart (more epochs or width, fewer images, no augmentation)"
     )
-
-
-def load_network(run: Path, config: Config, data: Dataset) -> nn.Module:
-    """The trained network of a run folder."""
-    network = make_network(
-        config.network, data.train_images.shape[1:], len(data.class_names), config.width
-    )
-    path = run / "model.safetensors"
-    try:
-        tensors, state = load_tensors(path)
-        if not config.is_identity(state.get("config")):
-            raise BadInput(f"{path} is another run's, not that of its config.json: train it again")
-        network.load_state_dict(tensors)
-    except FileNotFoundError:
-        raise BadInput(f"{path} is missing: train the run (weights are not committed)") from None
-    except RuntimeError as error:
-        problem = one_line(error)[:200]
-        raise BadInput(f"{path} does not fit the network of its config: {problem}") from None
-    return network
-
-
-def noisy_test_labels(config: Config, data: Dataset, labels: NoisyLabels) -> Labels:
-    """The test labels corrupted by the training noise's matrix, as the report scored: with other
-    draws than the training labels'."""
-    draws = np.random.default_rng([config.seed, 1])
-    return corrupt(data.test_labels, labels.transition, config.method, draws).noisy
-
-
-def evaluate_run(
-    run: Path, labels: str = "clean", data_dir: str | Path | None = None, download: bool = True
-) -> tuple[Scores, Config, dict[str, Any]]:
-    """Score the network of a finished run folder on 'clean' or 'noisy' test labels.
-
-    Returns the scores, the run's config and its result.  Raises BadInput where a file of the run
-    is missing or damaged.
-    """
-    if labels not in ("clean", "noisy"):
-        raise BadInput(f"labels is {labels!r}; accepted: clean, noisy")
-    if not run.is_dir():
-        raise BadInput(f"there is no run folder {run}")
-    config = read_config(run)
-    result = read_result(run)
-    data = load_dataset(config.dataset, data_dir, download)
-    network = load_network(run, config, data)
-    given = data.test_labels
-    if labels == "noisy":
-        given = noisy_test_labels(config, data, read_noise(run / "noise.npz"))
-    scores = score(predict(network, data.test_images, data), given, len(data.class_names))
-    return scores, config, result

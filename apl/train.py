@@ -1,169 +1,72 @@
-"""The training loop, top to bottom: data and noise, network and loss, epochs, result.
+"""One run, top to bottom: data and noise, network and loss, epochs, result.
 
-Nothing random depends on what ran before: the order and augmentation of an epoch follow from
-(seed, epoch) alone, so a run that was interrupted anywhere goes on exactly.
+A batch comes from `apl.data.dataset.Batches`, is counted by `apl.scores.Counts`, and what remains
+of it is written by `apl.runs.Run`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-import apl.kernels as kernels
-from apl.checkpoint import delete_checkpoints, load_checkpoint, save_checkpoint, save_tensors
-from apl.config import Config
-from apl.data.sources import (
-    BORDER,
-    Dataset,
-    balanced_subset,
-    crop_and_flip,
-    human_labels,
-    load_dataset,
-    pad,
-    to_float,
-)
-from apl.errors import BadInput, Busy, Interrupted
-from apl.losses import make_loss
+from apl.config import Config, map_digest
+from apl.criteria import make_loss
+from apl.data.dataset import Batches, Dataset, balanced_subset
+from apl.data.sources import human_labels, load_data
+from apl.errors import BadInput, Interrupted, one_line, require
+from apl.kernels import dispatch
+from apl.machine import Machine, choose_device, environment
 from apl.networks import make_network
-from apl.noise import (
-    NoisyLabels,
-    asymmetric,
-    corrupt,
-    find_map,
-    pair_flip,
-    read_matrix,
-    symmetric,
-)
-from apl.runs import (
-    FORMAT,
-    environment,
-    is_finished,
-    read_config,
-    read_noise,
-    read_result,
-    write_history,
-    write_json,
-    write_noise,
-)
-from apl.scores import (
-    HARDLY_MEMORISED,
-    Scores,
-    is_tolerant,
-    memorised_and_recovered,
-    predict,
-    score,
-)
+from apl.noise import MATRICES, IntArray, Labels, corrupt
+from apl.runs import WEIGHTS, History, Run
+from apl.scores import CAUSES, Counts, Result, Scores, memorised_and_recovered, score, too_short
 
 FIRST_STEPS = 5  # steps within which a gradient must have reached every parameter
+BATCH = 512  # images at a time where no gradient is wanted
 
-CAUSES = {
-    "no-gradient": (
-        "the loss is cut off from the network: it was computed outside torch (numpy), under "
-        "no_grad, from detached logits, or wrapped into a new tensor"
-    ),
-    "diverged": "the loss is not finite: lower --lr, keep --clip, or check the loss",
-    "one-class": (
-        "nearly all predictions fall into one class: the network has not learned, or not yet "
-        "(learning rate or number of steps too small, a loss that underfits, or no gradient)"
-    ),
-    "chance": (
-        "the accuracy is no better than guessing: the network has not learned, or the labels "
-        "carry no signal at this noise rate"
-    ),
-}
-"""Why a run can end `collapsed`, and what that likely means."""
+Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
-def prepare(
-    config: Config, data_dir: str | Path | None = None, download: bool = True
-) -> tuple[Dataset, NoisyLabels]:
-    """The data set of a run (its training images cut to `train_size`) and its noisy labels."""
-    data = load_dataset(config.dataset, data_dir, download)
-    num_classes, names = len(data.class_names), data.class_names
-    if config.train_size > len(data.train_labels):
-        raise BadInput(
-            f"train_size is {config.train_size}, but {config.dataset} has "
-            f"{len(data.train_labels)} training images"
-        )
-    kept = np.arange(len(data.train_labels))
-    if config.train_size:
-        kept = balanced_subset(data.train_labels, config.train_size)
-    clean = data.train_labels[kept]
-    if config.noise == "human":
-        given = human_labels(config.map, data.train_labels, data_dir)
-        noisy = NoisyLabels(clean, given[kept], np.eye(num_classes))
-        labels = dataclasses.replace(noisy, transition=noisy.empirical)
-    else:
-        if config.noise == "asym":
-            transition = asymmetric(names, config.rate, find_map(config.map, names))
-        elif config.noise == "pair":
-            transition = pair_flip(num_classes, config.rate)
-        elif config.noise == "matrix":
-            transition = read_matrix(config.map, num_classes)
-        else:  # sym, or none: symmetric noise of rate 0
-            transition = symmetric(num_classes, config.rate)
-        labels = corrupt(clean, transition, config.method, config.seed)
-    if len(clean) < 2:
-        raise BadInput(f"training needs at least 2 images, got {len(clean)}")
-    images = data.train_images[torch.from_numpy(kept)]
-    return dataclasses.replace(data, train_images=images, train_labels=clean), labels
+def prepare(config: Config, machine: Machine | None = None, data: Dataset | None = None) -> Dataset:
+    """The data of a run: its training images cut to `train_size`, their labels corrupted.
 
-
-def keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors for the next step, in this process.
-
-    By default it gives large blocks back to the system at once and asks for them again in the
-    next step; on a CPU the page faults of that cost up to a quarter of the training time.  Does
-    nothing where there is no glibc.
+    data: another data set than the config's.  Artificial noise takes its given labels for true.
     """
-    mmap_max, trim_threshold = -4, -1  # mallopt's names for its parameters
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, TypeError, AttributeError):  # macOS, Windows, musl
-        return
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that `name` means; 'auto' is the first of CUDA, MPS and CPU that is there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
-    there = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }[device.type]
-    if (device.index or 0) >= there:
-        raise BadInput(f"there is no device {name!r} here; accepted: auto, or one that is there")
-    return device
-
-
-def _compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network through torch.compile; on CUDA its launches become graphs."""
-    if device.type == "cpu" and not kernels.has_compiler():
-        raise BadInput("compile needs a C++ compiler (CXX, g++), which is not here: leave it out")
-    # dynamic=False: the smaller last batch of an epoch gets a graph of its own.
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
-    return torch.compile(network, dynamic=False, mode=mode)
-
-
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state))
+    machine = machine or Machine()
+    data = data or load_data(config.dataset, machine.data_dir, machine.download)
+    train = data.train
+    if config.train_size > len(train):
+        raise BadInput(
+            f"train_size is {config.train_size}, but {data.name} has {len(train)} training images"
+        )
+    if config.map_sha256 and map_digest(config.map, config.noise) != config.map_sha256:
+        raise BadInput(f"{config.map} has changed since the run was asked for: ask for it again")
+    if config.noise == "human":
+        people = human_labels(config.map, train.labels.true, machine.data_dir)
+        # Known by its size: in a small subset nobody may have named the last class.
+        labels = Labels(people, train.labels.true, np.eye(data.num_classes))
+        train = dataclasses.replace(train, labels=labels)
+    if config.train_size:
+        # Balanced by the true classes where they are known: people's labels choose no images.
+        classes = data.train.labels.true if train.labels.known.all() else train.labels.given
+        train = train.take(balanced_subset(classes, config.train_size))
+    if len(train) < 2:
+        raise BadInput(f"training needs at least 2 images, got {len(train)}")
+    labels = train.labels  # as they are, where no noise is added to labels not known to be true
+    if config.noise == "human":
+        labels = dataclasses.replace(labels, transition=labels.empirical)
+    elif config.noise != "none" or np.array_equal(labels.given, labels.true):
+        transition = MATRICES[config.noise](data.class_names, config.rate, config.map)
+        labels = corrupt(labels.given, transition, config.method, config.seed)
+    return dataclasses.replace(data, train=dataclasses.replace(train, labels=labels))
 
 
 def learning_rate(config: Config, epoch: int, done: float) -> float:
@@ -173,34 +76,26 @@ def learning_rate(config: Config, epoch: int, done: float) -> float:
     return annealed * min(1.0, (epoch + done) / config.warmup) if config.warmup else annealed
 
 
-def _batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
-    """Start and end of every batch; a last batch of one image joins the one before it, since
-    batch norm can't take it."""
-    starts = list(range(0, count, batch_size))
-    if count % batch_size == 1 and len(starts) > 1:
-        starts.pop()
-    return list(zip(starts, [*starts[1:], count], strict=True))
-
-
 def train(
     config: Config,
     run: Path | None = None,
     *,
-    criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+    machine: Machine | None = None,
+    data: Dataset | None = None,
+    criterion: Criterion | None = None,
     network: nn.Module | None = None,
-    data_dir: str | Path | None = None,
-    download: bool = True,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
     say: Callable[[str], None] = print,
     should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
-    """Train one network as `config` says and return its result (the content of result.json).
+) -> Result:
+    """Train one network as `config` says, on the machine as `machine` says.
 
     run: a folder for config.json, noise.npz, history.csv, result.json and model.safetensors; a
     run interrupted there goes on, a finished one is returned as it is.  None writes nothing.
     criterion: another loss than the config's, called as criterion(logits, targets).
-    network: another network than the config's, images [B, C, H, W] to logits [B, K]; it is trained
-    in place, and only without a run folder, whose config would not describe it.
+    data, network: others than the config's (the network takes images [B, C, H, W] to logits
+    [B, K] and is trained in place), only without a run folder, whose config would not describe
+    them.
     on_epoch gets each row of the history, say each warning; should_stop is asked after each step,
     and True writes a checkpoint and raises Interrupted.
     Raises BadInput for what does not fit, and when another process is training in the folder.
@@ -209,296 +104,347 @@ def train(
     the epoch (so from images as augmented, by weights as they were); the result's from one pass
     over the training images in evaluation mode at the end.
     """
-    others = (data_dir, download, on_epoch, say, should_stop)
-    if run is None:
-        return _train(config, None, criterion, network, *others)
-    if network is not None:
-        raise ValueError("a network of your own trains without a run folder: leave out run")
-    run.mkdir(parents=True, exist_ok=True)
-    links = [path for path in (run, *run.iterdir()) if path.is_symlink()]
-    if links:
-        raise BadInput(f"{links[0]} is a link, which may lead out of the results: delete it")
-    try:
-        with filelock.FileLock(run / "run.lock", blocking=False):
-            for leftover in run.glob(".*.tmp"):  # of a process that was killed while it wrote
-                leftover.unlink()
-            return _train(config, run, criterion, None, *others)
-    except filelock.Timeout:
-        raise Busy(f"another process is training in {run}") from None
+    if run is not None and (network is not None or data is not None):
+        own = "a network" if network is not None else "data"
+        raise ValueError(f"{own} of your own: train without a run folder, leave out run")
+    folder = Run(run)
+    with folder.lock():
+        if folder.begun:
+            folder.check(config)
+            if folder.finished:
+                folder.delete_checkpoints()  # it may have been killed between its result and this
+                return folder.result
+        return _train(
+            *(config, folder, machine or Machine(), data, criterion, network),
+            *(on_epoch, say, should_stop),
+        )
 
 
 def _train(
     config: Config,
-    run: Path | None,
-    criterion: Callable[[Tensor, Tensor], Tensor] | None,
+    run: Run,
+    machine: Machine,
+    data: Dataset | None,
+    criterion: Criterion | None,
     network: nn.Module | None,
-    data_dir: str | Path | None,
-    download: bool,
     on_epoch: Callable[[dict[str, float]], None],
     say: Callable[[str], None],
     should_stop: Callable[[], bool],
-) -> dict[str, Any]:
-    if run is not None and (run / "config.json").exists():
-        _check_same(config, read_config(run), run)
-        if is_finished(run):
-            delete_checkpoints(run)  # it may have been killed between its result and this
-            return read_result(run)
+) -> Result:
+    device = _set_up(config, machine)
+    data = prepare(config, machine, data)
+    labels = data.train.labels
+    at = {"device": str(device), "threads": torch.get_num_threads()}
+    run.begin(config, labels, {**at, **environment()})
 
-    # Machine: the threads decide the order of float sums, so they are part of the result's story.
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    device = choose_device(config.device)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    tf32 = config.precision != "float32"
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
-
-    # Data: images live on the device as uint8, padded once if they will be cropped.
-    data, labels = prepare(config, data_dir, download)
-    num_classes, count = len(data.class_names), len(labels.clean)
-    images = data.train_images.to(device)
-    cropped = pad(images) if config.augment else images
-    test_images = data.test_images.to(device)
-    clean, noisy = (torch.from_numpy(y).to(device) for y in (labels.clean, labels.noisy))
-    wrong = clean != noisy
-    corrupted = int(labels.mask.sum())
-    if run is not None:
-        _write_setting(run, config, labels, device)
-
-    # Network, loss, optimiser.  The learning rate is set from epoch and step: no scheduler to save.
+    batches = Batches(data, config.batch_size, config.seed, config.augment, device)
+    test_images = data.test.images.to(device)
+    given = torch.from_numpy(labels.given).to(device)
     if network is None:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            network = make_network(config.network, images.shape[1:], num_classes, config.width)
-    network = network.to(device).train()
-    forward = _compiled(network, device) if config.compile else network
-    if criterion is None:
-        criterion = make_loss(config.loss, num_classes, **config.loss_params).to(device)
-    parameters = dict(network.named_parameters())
-    optimiser = torch.optim.SGD(
-        parameters.values(),
-        config.lr,
-        config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-
-    # Where to begin: the sums are loss, right, memorised and recovered so far in this epoch.
-    first_epoch, first_step = 0, 0
-    wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-    sums = torch.zeros(4, device=device, dtype=wide)
-    history: list[dict[str, float]] = []
-    unreached = set(parameters)
-    reason = ""
-
-    def checkpoint(epoch: int, step: int) -> None:
-        if run is not None:
-            tensors = {f"model.{name}": t for name, t in network.state_dict().items()}
-            for name, parameter in parameters.items():
-                momentum = optimiser.state[parameter].get("momentum_buffer")
-                if momentum is not None:
-                    tensors[f"momentum.{name}"] = momentum
-            state = {
-                "config": config.identity(),
-                "epoch": epoch,
-                "step": step,
-                "history": history,
-                "unreached": sorted(unreached),
-            }
-            save_checkpoint(run, {**tensors, "sums": sums}, state)
-
-    found = load_checkpoint(run) if run is not None else None
-    if found:
-        tensors, state, problems = found
-        if tensors and not config.is_identity(state.get("config")):
-            problems, tensors = [*problems, f"the checkpoint in {run} is another run's"], {}
-        for problem in problems:
-            say(f"{problem}; going on from {'the one before it' if tensors else 'the start'}")
-        if tensors:
-            network.load_state_dict(
-                {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
+            network = make_network(
+                config.network, batches.images.shape[1:], data.num_classes, config.width
             )
-            for name, parameter in parameters.items():
-                if f"momentum.{name}" in tensors:
-                    buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
-                    optimiser.state[parameter]["momentum_buffer"] = buffer
-            sums.copy_(tensors["sums"])
-            first_epoch, first_step, history = state["epoch"], state["step"], state["history"]
-            unreached = set(state["unreached"])
+    network = network.to(device).train()
+    forward = _compiled(network, device) if machine.compile else network
+    if criterion is None:
+        params: dict[str, Any] = dict(config.params)
+        criterion = make_loss(config.loss, data.num_classes, **params).to(device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    counts = Counts(labels, device)
+    fit = Fit(config, run, network, counts, len(batches), machine.checkpoint_minutes)
+    fit.resume(say)
 
     scores: Scores | None = None  # of the network as it is, once it has been evaluated
-    last_checkpoint = time.monotonic()
-    bounds = _batch_bounds(count, config.batch_size)
-    for epoch in range(first_epoch, config.epochs):
-        generator = _generator(config.seed, epoch)
-        order = torch.randperm(count, generator=generator).to(device)
-        if config.augment:
-            offsets = torch.randint(0, 2 * BORDER + 1, (count, 2), generator=generator).to(device)
-            flips = (torch.rand(count, generator=generator) < 0.5).to(device)
-
+    for epoch in fit.epochs():
         scores = None
-        for step in range(first_step, len(bounds)):
-            start, end = bounds[step]
-            optimiser.param_groups[0]["lr"] = learning_rate(config, epoch, (step + 1) / len(bounds))
-            chosen = order[start:end]
-            if config.augment:
-                batch = crop_and_flip(cropped, chosen, offsets[start:end], flips[start:end])
-            else:
-                batch = images[chosen]
-            targets = noisy[chosen]
+        for chosen, images in batches.of(epoch, fit.step):
             with autocast:
-                logits = forward(to_float(batch, data.mean, data.std))
-            loss = criterion(logits.float(), targets)
-            if not isinstance(loss, Tensor) or not loss.requires_grad:
-                reason = "no-gradient"
+                logits = forward(images)
+            loss = criterion(logits.float(), given[chosen])
+            if not fit.descend(loss):
                 break
-            optimiser.zero_grad()
-            loss.backward()
-            if epoch == 0 and unreached:
-                unreached = {
-                    name
-                    for name in unreached
-                    if (grad := parameters[name].grad) is None or not bool(grad.any())
-                }
-                if not bool(loss.isfinite()):
-                    reason = "diverged"
-                    break
-                if unreached and step + 1 >= min(FIRST_STEPS, len(bounds)):
-                    reason = "no-gradient"
-                    break
-            if config.clip:
-                torch.nn.utils.clip_grad_norm_(parameters.values(), config.clip)
-            optimiser.step()
-
-            with torch.no_grad():
-                predicted = logits.argmax(1)
-                right, mislabelled = predicted == targets, wrong[chosen]
-                recovered = (predicted == clean[chosen]) & mislabelled
-                parts = (
-                    loss * len(chosen),
-                    right.sum(),
-                    (right & mislabelled).sum(),
-                    recovered.sum(),
-                )
-                sums += torch.stack([part.to(wide) for part in parts])
-            if should_stop():
-                checkpoint(epoch, step + 1)
-                raise Interrupted
-            if time.monotonic() - last_checkpoint > 60 * config.checkpoint_minutes:
-                checkpoint(epoch, step + 1)
-                last_checkpoint = time.monotonic()
-        if reason:
+            counts.add(chosen, logits, loss)
+            fit.pause(should_stop)
+        if fit.reason:
             break
-
-        total_loss, right_count, memorised_count, recovered_count = sums.tolist()
-        row = {
-            "epoch": epoch + 1,
-            "lr": learning_rate(config, epoch, 1.0),
-            "train_loss": total_loss / count,
-            "train_accuracy": right_count / count,
-            "memorised": memorised_count / corrupted if corrupted else math.nan,
-            "recovered": recovered_count / corrupted if corrupted else math.nan,
-            "test_accuracy": math.nan,
-        }
-        if not math.isfinite(total_loss):
-            reason = "diverged"
+        row = counts.row(epoch + 1, learning_rate(config, epoch, 1.0))
+        if not math.isfinite(row["train_loss"]):
+            fit.reason = "diverged"
         elif (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
             try:
-                predicted = predict(network, test_images, data, should_stop)
+                scores = look(network, data, test_images, should_stop)
             except Interrupted:
-                checkpoint(epoch, len(bounds))
+                fit.save()
                 raise
-            scores = score(predicted, data.test_labels, num_classes)
             row["test_accuracy"] = scores.accuracy
             if scores.collapsed_into is not None and epoch + 1 < config.epochs:
-                say(
-                    _warning(
-                        "one-class",
-                        f"epoch {epoch + 1}: all but a few predictions are "
-                        f"{data.class_names[scores.collapsed_into]!r}",
-                    )
-                )
-        history.append(row)
+                into = data.class_names[scores.collapsed_into]
+                detail = f"epoch {epoch + 1}: all but a few predictions are {into!r}"
+                say(_warning("one-class", detail))
         on_epoch(row)
-        if reason:
-            break
-        sums.zero_()
-        first_step = 0
-        checkpoint(epoch + 1, 0)
-        last_checkpoint = time.monotonic()
+        fit.end_epoch(row)
 
-    if scores is None:
-        test_predictions = predict(network, test_images, data, should_stop)
-        scores = score(test_predictions, data.test_labels, num_classes)
-    train_predictions = predict(network, images, data, should_stop)
-    memorised_share, recovered_share = memorised_and_recovered(train_predictions, labels)
-    reason = reason or _what_went_wrong(scores)
-    if reason:
-        detail = f"no gradient reached {', '.join(sorted(unreached)[:3])}" if unreached else ""
-        say(_warning(reason, detail or f"test accuracy {scores.accuracy:.2%}"))
-    result = {
-        "format": FORMAT,
-        "collapsed": bool(reason),
-        "reason": reason,
-        "too_short": bool(
-            corrupted and not is_tolerant(config.loss) and memorised_share < HARDLY_MEMORISED
-        ),
-        "test_accuracy": scores.accuracy,
-        "train_accuracy": score(train_predictions, labels.noisy, num_classes).accuracy,
-        "memorised": memorised_share,
-        "recovered": recovered_share,
-        "corrupted": corrupted,
-        "class_names": list(data.class_names),
-        "per_class_accuracy": scores.per_class,
-        "confusion": scores.confusion.tolist(),
-        "transition": labels.transition.tolist(),
-    }
-    if run is not None:
-        save_tensors(run / "model.safetensors", network.state_dict(), {"config": config.identity()})
-        write_history(run / "history.csv", history)
-        write_json(run / "result.json", result)
-        delete_checkpoints(run)
+    scores = scores or look(network, data, test_images, should_stop)
+    on_training = predict(network, batches.images, data, should_stop)
+    result = judge(config, data, scores, on_training, fit.reason)
+    if result.collapsed:
+        unreached = ", ".join(sorted(fit.unreached)[:3])
+        detail = f"no gradient reached {unreached}" if unreached else ""
+        say(_warning(result.reason, detail or f"test accuracy {scores.accuracy:.2%}"))
+    run.finish(config, network.state_dict(), fit.history, result)
     return result
 
 
-def _what_went_wrong(scores: Scores) -> str:
-    if scores.collapsed_into is not None:
-        return "one-class"
-    return "chance" if scores.at_chance else ""
+def _set_up(config: Config, machine: Machine) -> torch.device:
+    """The device, and what torch must be told before anything runs there."""
+    # The threads decide the order of float sums, so they are part of the result's story.
+    threads = machine.threads_for(config.dataset)
+    if threads:
+        torch.set_num_threads(threads)
+    device = choose_device(machine.device)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    tf32 = config.precision != "float32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    return device
+
+
+def _compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The network through torch.compile; on CUDA its launches become graphs."""
+    if device.type == "cpu" and not dispatch.has_compiler():
+        raise BadInput("compile needs a C++ compiler (CXX, g++), which is not here: leave it out")
+    # dynamic=False: the smaller last batch of an epoch gets a graph of its own.
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    return torch.compile(network, dynamic=False, mode=mode)
+
+
+class Fit:
+    """A network being fitted: its optimiser, how far it is, and whether it learns at all.
+
+    reason: why it can't go on, a key of CAUSES, '' while it can; unreached: the parameters that no
+    gradient has reached yet; step: where the epoch at hand begins, 0 unless it was interrupted.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        network: nn.Module,
+        counts: Counts,
+        steps: int,
+        checkpoint_minutes: float,
+    ) -> None:
+        self.config, self.run, self.network = config, run, network
+        self.counts, self.steps = counts, steps
+        self.parameters = dict(network.named_parameters())
+        # The learning rate is set from epoch and step: no scheduler to save.
+        self.optimiser = torch.optim.SGD(
+            self.parameters.values(),
+            config.lr,
+            config.momentum,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.epoch, self.step = 0, 0
+        self.history: History = []
+        self.unreached = set(self.parameters)
+        self.reason = ""
+        self._checkpoint_seconds = 60 * checkpoint_minutes
+        self._saved = time.monotonic()
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs (from 0) that are left, until there is a reason to stop."""
+        while self.epoch < self.config.epochs and not self.reason:
+            yield self.epoch
+
+    def descend(self, loss: Any) -> bool:
+        """One step down the gradient; False, with the reason, where none can be taken."""
+        if not isinstance(loss, Tensor) or not loss.requires_grad:
+            self.reason = "no-gradient"
+            return False
+        done = (self.step + 1) / self.steps
+        self.optimiser.param_groups[0]["lr"] = learning_rate(self.config, self.epoch, done)
+        self.optimiser.zero_grad()
+        loss.backward()
+        if self.epoch == 0 and self.unreached:
+            self.unreached = {name for name in self.unreached if not self._reached(name)}
+            if not bool(loss.isfinite()):
+                self.reason = "diverged"
+            elif self.unreached and self.step + 1 >= min(FIRST_STEPS, self.steps):
+                self.reason = "no-gradient"
+            if self.reason:
+                return False
+        if self.config.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
+        self.optimiser.step()
+        self.step += 1
+        return True
+
+    def _reached(self, name: str) -> bool:
+        grad = self.parameters[name].grad
+        return grad is not None and bool(grad.any())
+
+    def pause(self, should_stop: Callable[[], bool]) -> None:
+        """Write a checkpoint where it is time for one, and Interrupted where it is asked for."""
+        if should_stop():
+            self.save()
+            raise Interrupted
+        if time.monotonic() - self._saved > self._checkpoint_seconds:
+            self.save()
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        """Keep the history's row of an epoch, and a checkpoint of its end."""
+        self.history.append(row)
+        if not self.reason:
+            self.epoch, self.step = self.epoch + 1, 0
+            self.counts.clear()
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint: all that the steps to come depend on."""
+        tensors = {f"model.{name}": t for name, t in self.network.state_dict().items()}
+        for name, parameter in self.parameters.items():
+            momentum = self.optimiser.state[parameter].get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{name}"] = momentum
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "history": self.history,
+            "unreached": sorted(self.unreached),
+        }
+        self.run.save(self.config, {**tensors, "sums": self.counts.sums}, state)
+        self._saved = time.monotonic()
+
+    def resume(self, say: Callable[[str], None]) -> None:
+        """Go on from the newest good checkpoint, if there is one; say what was wrong with newer."""
+        tensors, state, problems = self.run.resume(self.config)
+        for problem in problems:
+            say(f"{problem}; going on from {'the one before it' if tensors else 'the start'}")
+        if not tensors:
+            return
+        self.network.load_state_dict(
+            {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
+        )
+        for name, parameter in self.parameters.items():
+            if f"momentum.{name}" in tensors:
+                buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
+                self.optimiser.state[parameter]["momentum_buffer"] = buffer
+        self.counts.sums.copy_(tensors["sums"])
+        self.epoch, self.step, self.history = state["epoch"], state["step"], state["history"]
+        self.unreached = set(state["unreached"])
+
+
+def predict(
+    network: nn.Module,
+    images: Tensor,
+    data: Dataset,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> IntArray:
+    """The predicted class [N] of every uint8 image [N, H, W, C], in evaluation mode.
+
+    Raises Interrupted as soon as should_stop, asked before each batch, is true.
+    """
+    device = next(network.parameters()).device
+    was_training = network.training
+    predictions = []
+    network.eval()
+    with torch.inference_mode():
+        for batch in images.split(BATCH):
+            if should_stop():
+                raise Interrupted
+            predictions.append(network(data.to_float(batch.to(device))).argmax(1))
+    network.train(was_training)
+    predicted: IntArray = torch.cat(predictions).cpu().numpy()
+    return predicted
+
+
+def look(
+    network: nn.Module, data: Dataset, test_images: Tensor, should_stop: Callable[[], bool]
+) -> Scores:
+    """Scores on the test images, by their true labels where all are known, else by those given."""
+    predicted = predict(network, test_images, data, should_stop)
+    labels = data.test.labels
+    against = labels.true if labels.known.all() else labels.given
+    return score(predicted, against, data.num_classes)
+
+
+def judge(
+    config: Config, data: Dataset, scores: Scores, on_training: IntArray, reason: str
+) -> Result:
+    """The result of a run: its scores on the test images, what it predicts on the training images
+    [N], and why it stopped, if it did."""
+    labels = data.train.labels
+    memorised, recovered = memorised_and_recovered(on_training, labels)
+    if not reason:
+        one_class = scores.collapsed_into is not None
+        reason = "one-class" if one_class else "chance" if scores.at_chance else ""
+    return Result(
+        collapsed=bool(reason),
+        reason=reason,
+        too_short=too_short(config.loss, memorised),
+        test_accuracy=scores.accuracy,
+        train_accuracy=score(on_training, labels.given, data.num_classes).accuracy,
+        memorised=memorised,
+        recovered=recovered,
+        corrupted=int(labels.wrong.sum()),
+        class_names=list(data.class_names),
+        confusion=scores.confusion.tolist(),
+        transition=None if labels.transition is None else labels.transition.tolist(),
+        on="true" if data.test.labels.known.all() else "given",
+    )
 
 
 def _warning(reason: str, detail: str) -> str:
     return f"{reason}: {detail}; {CAUSES[reason]}"
 
 
-def _check_same(asked: Config, there: Config, run: Path) -> None:
-    ours, theirs = asked.identity(), there.identity()
-    different = [
-        f"{name} is {theirs[name]!r}, asked for {ours[name]!r}"
-        for name in ours
-        if ours[name] != theirs[name]
-    ]
-    if different:
-        raise BadInput(
-            f"{run} holds a run with other arguments ({'; '.join(different)}): "
-            "choose another --out, or delete it"
-        )
+# ------------------------------------------------------------------------------- a trained run
 
 
-def _write_setting(run: Path, config: Config, labels: NoisyLabels, device: torch.device) -> None:
-    """config.json and noise.npz of a new run; of an old one, the labels must be the same."""
-    if (run / "config.json").exists():
-        if not (run / "noise.npz").exists():
-            write_noise(run / "noise.npz", labels)
-        before = read_noise(run / "noise.npz")
-        if not np.array_equal(before.noisy, labels.noisy):
-            raise BadInput(
-                f"{run} was trained on other labels than these arguments give: delete it"
-            )
-        return
-    machine = {"device": str(device), "threads": torch.get_num_threads(), **environment()}
-    write_noise(run / "noise.npz", labels)
-    write_json(
-        run / "config.json",
-        {"format": FORMAT, "config": dataclasses.asdict(config), "environment": machine},
+def load_network(run: Run, config: Config, data: Dataset) -> nn.Module:
+    """The trained network of a run folder."""
+    network = make_network(
+        config.network, data.train.images.shape[1:], data.num_classes, config.width
     )
+    try:
+        network.load_state_dict(run.weights(config))
+    except RuntimeError as error:
+        problem = one_line(error)[:200]
+        raise BadInput(
+            f"{run.file(WEIGHTS)} does not fit the network of its config: {problem}"
+        ) from None
+    return network
+
+
+def noisy_test_labels(config: Config, data: Dataset, labels: Labels) -> IntArray:
+    """The test labels corrupted by the training noise's matrix, as the report scored: with other
+    draws than the training labels'."""
+    if labels.transition is None:
+        raise BadInput("the noise of this run has no known matrix: score on its clean test labels")
+    draws = np.random.default_rng([config.seed, 1])
+    return corrupt(data.test.labels.given, labels.transition, config.method, draws).given
+
+
+def evaluate_run(
+    path: Path, labels: str = "clean", machine: Machine | None = None
+) -> tuple[Scores, Config, Result]:
+    """Score the network of a finished run folder on 'clean' or 'noisy' test labels.
+
+    Returns the scores, the run's config and its result.  Raises BadInput where a file of the run
+    is missing or damaged.
+    """
+    require(labels in ("clean", "noisy"), "labels", labels, "clean, noisy")
+    if not path.is_dir():
+        raise BadInput(f"there is no run folder {path}")
+    machine = machine or Machine()
+    run = Run(path)
+    config, result = run.config, run.result
+    data = load_data(config.dataset, machine.data_dir, machine.download)
+    network = load_network(run, config, data)
+    if labels == "clean":
+        return look(network, data, data.test.images, lambda: False), config, result
+    noisy = noisy_test_labels(config, data, run.labels)
+    predicted = predict(network, data.test.images, data)
+    return score(predicted, noisy, data.num_classes), config, result

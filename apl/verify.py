@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apl.kernels import Term
+from apl.kernels.bases import Term
 from apl.kernels.reference import row_losses
 from apl.losses import LOSSES, loss_terms
 from apl.noise import Matrix, pair_flip, symmetric

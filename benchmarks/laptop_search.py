@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from apl.config import make_config
+from apl.machine import Machine, keep_freed_memory
 from apl.networks import conv, head, initialise, make_network
 from apl.runs import write_atomic
 from apl.scores import Scores
-from apl.train import keep_freed_memory, train
+from apl.train import train
 
 
 class Recipe(NamedTuple):
@@ -143,11 +144,11 @@ RECIPES = (
 )
 
 
-def run(job: tuple[int, str, str | None]) -> dict[str, Any]:
+def run(job: tuple[int, str, Path | None]) -> dict[str, Any]:
     """One cell of the search; the test images are looked at once, after the last epoch."""
     index, loss, data_dir = job
     recipe = RECIPES[index]
-    settings = {"eval_every": 1000, "threads": 1, **recipe.settings}
+    settings = {"eval_every": 1000, **recipe.settings}
     config = make_config("laptop", loss=loss, noise=recipe.noise, rate=recipe.rate, **settings)
     torch.manual_seed(config.seed)
     if recipe.network:
@@ -155,15 +156,16 @@ def run(job: tuple[int, str, str | None]) -> dict[str, Any]:
     else:
         network = make_network(config.network, (32, 32, 3), 10, config.width)
     began = time.perf_counter()
-    result = train(config, network=network, data_dir=data_dir, say=lambda text: None)
+    machine = Machine(threads=1, data_dir=data_dir)
+    result = train(config, network=network, machine=machine, say=lambda text: None)
     return {
         "recipe": recipe.name,
         "noise": recipe.noise,
         "rate": recipe.rate,
         "loss": loss,
-        "test_accuracy": result["test_accuracy"],
-        "memorised": result["memorised"],
-        "never_predicted": len(Scores(np.array(result["confusion"])).never_predicted),
+        "test_accuracy": result.test_accuracy,
+        "memorised": result.memorised,
+        "never_predicted": len(Scores(np.array(result.confusion)).never_predicted),
         "seconds": round(time.perf_counter() - began, 1),
     }
 
@@ -234,7 +236,7 @@ def start() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir")
+    parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", default="docs/laptop-search")
     given = parser.parse_args()
     path = Path(given.out).with_suffix(".csv")

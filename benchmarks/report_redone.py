@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from apl.config import PRESETS
 from apl.losses import loss_label
+from apl.presets import PRESETS
 from apl.runs import write_atomic
 
 FOLDER = Path("results", "report-redone")

@@ -14,25 +14,28 @@ import multiprocessing
 import os
 import time
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 
 from apl.config import make_config
-from apl.train import keep_freed_memory, train
+from apl.machine import Machine, keep_freed_memory
+from apl.train import train
 
 
-def work(barrier: Barrier, preset: str, epochs: int, threads: int, data_dir: str | None) -> None:
+def work(barrier: Barrier, preset: str, epochs: int, threads: int, data_dir: Path | None) -> None:
     """Train one cell; meet the others after the first epoch."""
     keep_freed_memory()
-    config = make_config(preset, loss="nce_rce", epochs=epochs, eval_every=1000, threads=threads)
+    machine = Machine(threads=threads, data_dir=data_dir)
+    config = make_config(preset, loss="nce_rce", epochs=epochs, eval_every=1000)
 
     def on_epoch(row: dict[str, float]) -> None:
         if row["epoch"] == 1 or row["epoch"] == epochs - 1:
             barrier.wait()
 
-    train(config, data_dir=data_dir, on_epoch=on_epoch, say=lambda text: None)
+    train(config, machine=machine, on_epoch=on_epoch, say=lambda text: None)
 
 
 def images_per_second(
-    preset: str, epochs: int, processes: int, threads: int, data_dir: str | None
+    preset: str, epochs: int, processes: int, threads: int, data_dir: Path | None
 ) -> float:
     """Over all processes, from the end of the first epoch to that of the last but one."""
     context = multiprocessing.get_context("spawn")
@@ -57,7 +60,7 @@ def main() -> None:
     parser.add_argument("--preset", default="laptop", help="one that trains on a part of the data")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--data-dir")
+    parser.add_argument("--data-dir", type=Path)
     given = parser.parse_args()
     cores = os.cpu_count() or 1
     splits = [(cores // n, n) for n in range(1, cores + 1) if cores % n == 0]

@@ -31,10 +31,11 @@ from torchvision import transforms
 
 from apl import make_loss
 from apl.config import Config, make_config
-from apl.data.sources import crop_and_flip, data_folder, pad, to_float
+from apl.data.dataset import crop_and_flip, pad, to_float
 from apl.errors import Interrupted
+from apl.machine import Machine, data_folder, keep_freed_memory
 from apl.networks import make_network
-from apl.train import keep_freed_memory, prepare, train
+from apl.train import prepare, train
 
 WARM_UP = 2  # steps of a round that are not counted
 BATCH = 128
@@ -46,7 +47,7 @@ def seconds_per_step(clock: list[float]) -> float:
     return steps[len(steps) // 2]
 
 
-def our_loop(config: Config, folder: Path, steps: int) -> float:
+def our_loop(config: Config, machine: Machine, steps: int) -> float:
     """Seconds per step of `apl train` itself, which asks `should_stop` after every step."""
     clock: list[float] = []
 
@@ -55,14 +56,14 @@ def our_loop(config: Config, folder: Path, steps: int) -> float:
         return len(clock) > WARM_UP + steps
 
     with contextlib.suppress(Interrupted):
-        train(config, data_dir=folder, should_stop=stop)
+        train(config, machine=machine, should_stop=stop)
     return seconds_per_step(clock[WARM_UP:])
 
 
-def ordinary_way(config: Config, folder: Path) -> Generator[None, None, None]:
+def ordinary_way(config: Config, machine: Machine) -> Generator[None, None, None]:
     """One step per `next`, as most training scripts are written: PIL transforms in two worker
     processes, contiguous weights, autograd through the formula, `.item()` in every step."""
-    data, _ = prepare(config, folder)
+    data = prepare(config, machine)
     transform = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=4),
@@ -71,7 +72,9 @@ def ordinary_way(config: Config, folder: Path) -> Generator[None, None, None]:
             transforms.Normalize(data.mean, data.std),
         ]
     )
-    images = torchvision.datasets.CIFAR10(folder, train=True, transform=transform)
+    images = torchvision.datasets.CIFAR10(
+        data_folder(machine.data_dir), train=True, transform=transform
+    )
     loader = DataLoader(images, BATCH, shuffle=True, num_workers=2)
     network = make_network(config.network, (32, 32, 3), 10, config.width)
     network = network.to(memory_format=torch.contiguous_format)
@@ -89,10 +92,10 @@ def ordinary_way(config: Config, folder: Path) -> Generator[None, None, None]:
         yield
 
 
-def ordinary_seconds(config: Config, folder: Path, steps: int) -> float:
+def ordinary_seconds(config: Config, machine: Machine, steps: int) -> float:
     """Seconds per step of the ordinary way, measured in a process without our memory setting."""
-    torch.set_num_threads(config.threads)
-    with contextlib.closing(ordinary_way(config, folder)) as step:
+    torch.set_num_threads(machine.threads or 1)
+    with contextlib.closing(ordinary_way(config, machine)) as step:
         return timed(step.__next__, steps)
 
 
@@ -113,11 +116,11 @@ def bare_step(config: Config, layout: torch.memory_format, compiled: bool) -> Ca
     return step
 
 
-def data_path(config: Config, folder: Path) -> Callable[[], object]:
+def data_path(config: Config, machine: Machine) -> Callable[[], object]:
     """What stands between the images in memory and the network's input, for one batch."""
-    data, _ = prepare(config, folder)
-    padded = pad(data.train_images)
-    indices = torch.randperm(len(data.train_images))[:BATCH]
+    data = prepare(config, machine)
+    padded = pad(data.train.images)
+    indices = torch.randperm(len(data.train.images))[:BATCH]
     offsets = torch.randint(0, 9, (BATCH, 2))
     flips = torch.rand(BATCH) < 0.5
     return lambda: to_float(crop_and_flip(padded, indices, offsets, flips), data.mean, data.std)
@@ -180,22 +183,15 @@ def multiply_adds(network: nn.Module) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir")
+    parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--network", default="cnn8")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    folder = data_folder(given.data_dir)
-    config = make_config(
-        "paper",
-        loss="nce_rce",
-        network=given.network,
-        width=given.width,
-        threads=given.threads,
-        device="cpu",
-    )
+    machine = Machine(threads=given.threads, device="cpu", data_dir=given.data_dir)
+    config = make_config("paper", loss="nce_rce", network=given.network, width=given.width)
     half = dataclasses.replace(config, precision="bf16")
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
@@ -205,7 +201,7 @@ def main() -> None:
         "bare step, channels-last": bare_step(config, torch.channels_last, False),
         "bare step, compiled": bare_step(config, torch.channels_last, True),
     }
-    parts = {"data path": data_path(config, folder), **updates(config)}
+    parts = {"data path": data_path(config, machine), **updates(config)}
     sizes = {size: evaluation(config, size) for size in (128, 512, 2048)}
     side = 2048
     a, b = torch.randn(side, side), torch.randn(side, side)
@@ -220,10 +216,10 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     elsewhere = concurrent.futures.ProcessPoolExecutor(1, context)
     for _ in range(given.rounds):
-        ordinary = elsewhere.submit(ordinary_seconds, config, folder, given.steps)
+        ordinary = elsewhere.submit(ordinary_seconds, config, machine, given.steps)
         keep("ordinary way", ordinary.result())
-        keep("our loop", our_loop(config, folder, given.steps))
-        keep("our loop, bf16", our_loop(half, folder, given.steps))
+        keep("our loop", our_loop(config, machine, given.steps))
+        keep("our loop, bf16", our_loop(half, machine, given.steps))
         for name, part in parts.items():
             keep(name, timed(part, 5 * given.steps))
         for name, step in bare.items():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .reference import BASES, Reduction, Term
+from .bases import BASES, Reduction, Term
 
 # Elements from which `auto` compiles the closed form.  Below, eager torch is as fast or nearly so
 # and starts at once; above, a call costs enough that Inductor's seconds come back, and it is

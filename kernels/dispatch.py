@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from . import closed_form
-from .reference import BASES, Reduction, Term, reference_loss
+from .bases import BASES, Reduction, Term
+from .reference import reference_loss
 
 Backend = Literal["auto", "triton", "compiled", "eager", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -246,7 +247,6 @@ def _note_launch_problem(error: Exception) -> bool:
     return True
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _triton_problem(device: str, dtype: torch.dtype) -> str:
     # Why Triton cannot take logits of this device and dtype; '' where it can.
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
@@ -254,6 +254,11 @@ def _triton_problem(device: str, dtype: torch.dtype) -> str:
     if device != "cuda" and not (device == "cpu" and interpreted()):
         return f"it needs a CUDA device, the logits are on {device}"
     return _triton().problem or _launch_problem
+
+
+# What `torch.compiler.assume_constant_result` does; the decorator itself imports the compiler,
+# which takes longer to load than torch does.  test_speed holds that a loss stays one graph.
+_triton_problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def interpreted() -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from apl.data.sources import available, data_folder
+from apl.machine import available, data_folder
 
 torch.set_num_threads(1)
 

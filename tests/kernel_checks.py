@@ -10,9 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import apl.kernels as kernels
-from apl.kernels import BASES, Term, reference_loss
+from apl.kernels import dispatch
+from apl.kernels.bases import BASES, REDUCTIONS, Term
 from apl.kernels.bench import measure
+from apl.kernels.reference import reference_loss
 from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, loss_and_grad, plan
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,7 +45,7 @@ def both(logits, targets, terms, *, reduction="mean", weight=None, upstream=None
     results = []
     for backend, dtype in (("triton", logits.dtype), ("reference", torch.float64)):
         leaf = logits.detach().to(dtype).requires_grad_()
-        value = kernels.loss(
+        value = dispatch.loss(
             leaf, targets, terms, weight=weight, reduction=reduction, backend=backend
         )
         value.backward(torch.ones_like(value) if upstream is None else upstream.to(value))
@@ -107,7 +108,7 @@ def test_a_common_offset_changes_nothing(k):
         min_size=1,
         max_size=4,
     ),
-    st.sampled_from(kernels.REDUCTIONS),
+    st.sampled_from(REDUCTIONS),
     st.booleans(),
     st.integers(0, 1000),
 )
@@ -117,7 +118,7 @@ def test_random_sums(n, k, terms, reduction, ignored, seed):
     check(logits, targets, tuple(term(*t) for t in terms), reduction=reduction, rounding=3e-6)
 
 
-@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_parameters_are_run_time_values(reduction):
     terms = (
         Term("fl", 0.3, True, (2.0,)),
@@ -159,7 +160,7 @@ def test_strides(layout, k):
 
 
 @pytest.mark.parametrize("inner", [(5,), (4, 6)])
-@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_dimensions_behind_the_classes(inner, reduction, channels_last):
     logits, targets = random_case(3, 7, inner=inner, ignored=True)
@@ -244,7 +245,7 @@ def test_all_rows_ignored():
 
 def test_no_rows():
     logits, targets = torch.empty(0, 10, device=ON), torch.empty(0, dtype=torch.long, device=ON)
-    for reduction in kernels.REDUCTIONS:
+    for reduction in REDUCTIONS:
         value, grad, expected, _ = both(logits, targets, NCE_RCE, reduction=reduction)
         torch.testing.assert_close(value, expected, equal_nan=True)
         assert grad.shape == (0, 10)
@@ -253,14 +254,14 @@ def test_no_rows():
 def test_a_target_that_is_no_class_gives_nan():
     logits, targets = random_case(3, 10)
     targets[0], targets[1] = 10, -1
-    loss = kernels.loss(logits, targets, NCE_RCE, reduction="none", backend="triton")
+    loss = dispatch.loss(logits, targets, NCE_RCE, reduction="none", backend="triton")
     assert loss.isnan().tolist() == [True, True, False]
 
 
 def test_ignore_index_among_the_classes():
     logits, targets = random_case(20, 4)
     options = {"ignore_index": 2, "reduction": "mean"}
-    value = kernels.loss(logits, targets, NCE_RCE, backend="triton", **options)
+    value = dispatch.loss(logits, targets, NCE_RCE, backend="triton", **options)
     expected = reference_loss(logits.double(), targets, NCE_RCE, **options)
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
 
@@ -270,17 +271,17 @@ def test_no_gradient_is_computed_unless_needed():
     _, grad = loss_and_grad(logits[:, :, None], targets[:, None], NCE_RCE, None, -100, True, False)
     assert grad is None
     with torch.no_grad():
-        assert kernels.loss(logits.requires_grad_(), targets, NCE_RCE, backend="triton").isfinite()
+        assert dispatch.loss(logits.requires_grad_(), targets, NCE_RCE, backend="triton").isfinite()
 
 
-@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_backward_twice_and_double_backward(reduction):
     logits, targets = random_case(5, 10)
     upstream = torch.rand(5 if reduction == "none" else (), device=ON)
     second = []
     for backend in ("triton", "reference"):
         leaf = logits.clone().requires_grad_()
-        value = kernels.loss(leaf, targets, EVERYTHING, reduction=reduction, backend=backend)
+        value = dispatch.loss(leaf, targets, EVERYTHING, reduction=reduction, backend=backend)
         (first,) = torch.autograd.grad(value, leaf, upstream, retain_graph=True)
         (again,) = torch.autograd.grad(value, leaf, upstream, retain_graph=True)
         assert torch.equal(first, again)
@@ -289,14 +290,14 @@ def test_backward_twice_and_double_backward(reduction):
     torch.testing.assert_close(*second, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_torch_compile_without_a_graph_break(reduction):
     logits, targets = random_case(6, 10, ignored=True)
     backend = "inductor" if ON == "cuda" else "aot_eager"
 
     def step(z):
         return (
-            2 * kernels.loss(1.5 * z, targets, NCE_RCE, reduction=reduction, backend="triton")
+            2 * dispatch.loss(1.5 * z, targets, NCE_RCE, reduction=reduction, backend="triton")
         ).sum()
 
     results = []
@@ -312,11 +313,11 @@ def test_torch_func():
     logits, targets = random_case(4, 10)
 
     def one(z, y):
-        return kernels.loss(z[None], y[None], NCE_RCE, backend="triton")
+        return dispatch.loss(z[None], y[None], NCE_RCE, backend="triton")
 
     rows = torch.func.vmap(torch.func.grad(one))(logits, targets)
     leaf = logits.clone().requires_grad_()
-    kernels.loss(leaf, targets, NCE_RCE, reduction="sum", backend="triton").backward()
+    dispatch.loss(leaf, targets, NCE_RCE, reduction="sum", backend="triton").backward()
     torch.testing.assert_close(rows, leaf.grad)
 
 
@@ -324,7 +325,7 @@ def test_autocast_gives_float32():
     logits, targets = random_case(4, 10, dtype=torch.bfloat16)
     logits.requires_grad_()
     with torch.autocast(ON, dtype=torch.bfloat16):
-        value = kernels.loss(logits, targets, NCE_RCE, backend="triton")
+        value = dispatch.loss(logits, targets, NCE_RCE, backend="triton")
     value.backward()
     assert value.dtype == torch.float32
     assert logits.grad.dtype == torch.bfloat16

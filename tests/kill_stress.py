@@ -21,9 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from apl.config import Config, make_config
+from apl.runs import HISTORY, NOISE, RESULT, WEIGHTS
 from apl.train import train
 
-FILES = ("model.safetensors", "history.csv", "result.json", "noise.npz")
+FILES = (WEIGHTS, HISTORY, RESULT, NOISE)
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    config = make_config(epochs=given.epochs, augment=True, threads=1)
+    config = make_config(epochs=given.epochs, augment=True)
     with tempfile.TemporaryDirectory() as folder:
         rounds, inside, wrong = stress(config, given.kills, Path(folder), given.seed)
     print(f"{given.kills} kills in {rounds} rounds, {inside} inside a write: {wrong} files differ")

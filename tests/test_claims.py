@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from apl.config import make_config
 from apl.report.claims import (
     CLAIMS,
     CLEAN,
@@ -31,40 +32,43 @@ from apl.report.claims import (
     recipes,
 )
 from apl.report.published import published_rows
+from apl.report.table import Study, studies
+from apl.runs import Finished
+from apl.scores import Result
 
 Key = tuple[str, str, float, int]  # loss, noise, rate, seed
 
 
-def summary_of(accuracies: Mapping[Key, float], **more: Any) -> pd.DataFrame:
-    """A summary with these test accuracies, in percent; more: columns set alike in all rows."""
-    rows = [
-        {
-            "run": f"{loss}-{noise}-{rate}-{seed}",
-            "dataset": "cifar10",
-            "preset": "paper",
-            "loss": loss,
-            "variant": "",
-            "noise": noise,
-            "map": "paper" if noise == "asym" else "",
-            "rate": rate,
-            "seed": seed,
-            "epochs": 120,
-            "collapsed": False,
-            "reason": "",
-            "too_short": False,
-            "test_accuracy": accuracy / 100,
-            "train_accuracy": 0.5,
-            "memorised": 1 - accuracy / 100 if rate else math.nan,
-            "recovered": 0.5,
-            **more,
-        }
-        for (loss, noise, rate, seed), accuracy in accuracies.items()
-    ]
-    return pd.DataFrame(rows)
+def runs_of(accuracies: Mapping[Key, float], **settings: Any) -> list[Finished]:
+    """Runs with these test accuracies, in percent; settings: of their configs, alike in all."""
+    found = []
+    for (loss, noise, rate, seed), accuracy in accuracies.items():
+        cell = {"loss": loss, "noise": noise, "rate": rate, "seed": seed, **settings}
+        config = make_config("paper", **cell)
+        result = Result(
+            collapsed=False,
+            reason="",
+            too_short=False,
+            test_accuracy=accuracy / 100,
+            train_accuracy=0.5,
+            memorised=1 - accuracy / 100 if rate else math.nan,
+            recovered=0.5,
+            corrupted=0,
+            class_names=["a", "b"],
+            confusion=[[1, 0], [0, 1]],
+            transition=[[1.0, 0.0], [0.0, 1.0]],
+        )
+        found.append(Finished(config.name, config, {}, [], result))
+    return found
+
+
+def study_of(runs: Iterable[Finished]) -> Study:
+    (study,) = studies(list(runs))
+    return study
 
 
 def judge(accuracies: Mapping[Key, float], claim: Claim) -> Finding:
-    ((_, runs),) = recipes(summary_of(accuracies))
+    ((_, runs),) = recipes(study_of(runs_of(accuracies)))
     return find(runs, claim)
 
 
@@ -170,7 +174,7 @@ def test_the_best_four_of_each_setting() -> None:
         for place, loss in enumerate(["ce", "mae", *COMBINATIONS])
     }
     accuracies[("ce", "sym", 0.4, 0)] = 54.5
-    ((_, runs),) = recipes(summary_of(accuracies))
+    ((_, runs),) = recipes(study_of(runs_of(accuracies)))
     order = best_losses(runs)
     assert order["losses"][0] == ["nfl_rce", "nfl_mae", "nce_rce", "nce_mae", "mae", "ce"]
     assert order["losses"][1][:2] == ["nfl_rce", "ce"]
@@ -225,15 +229,14 @@ def test_every_claim_of_the_list_is_one_of_its_own_and_can_be_read() -> None:
 
 
 def test_a_recipe_holds_what_differs_in_loss_noise_and_seed_only() -> None:
-    summary = pd.concat(
-        [
-            summary_of(HAND),
-            summary_of(HAND, variant="lr=0.5"),
-            summary_of({("nce_rce", "sym", 0.4, 0): 1.0}, variant="alpha=2,lr=0.5"),
-            summary_of({("nce_rce", "sym", 0.4, 0): 2.0}, variant="alpha=3,lr=0.5"),
-        ]
-    )
-    (first, plain), (second, other) = recipes(summary)
+    one: Mapping[Key, float] = {("nce_rce", "sym", 0.4, 0): 1.0}
+    runs = [
+        *runs_of(HAND),
+        *runs_of(HAND, lr=0.5),
+        *runs_of(one, alpha=2.0, lr=0.5),
+        *runs_of(dict.fromkeys(one, 2.0), alpha=3.0, lr=0.5),
+    ]
+    (first, plain), (second, other) = recipes(study_of(runs))
     assert (first, second) == ("cifar10, preset paper", "cifar10, preset paper, lr=0.5")
     assert len(plain) == len(HAND)
     assert len(other) == len(HAND) + 1
@@ -255,10 +258,10 @@ def published(**means: float) -> pd.DataFrame:
 
 
 def test_agreement_by_hand() -> None:
-    ours = summary_of(
-        {("ce", "sym", 0.4, 0): 50, ("nce", "sym", 0.4, 0): 60, ("mae", "sym", 0.4, 0): 70}
+    ours = {("ce", "sym", 0.4, 0): 50.0, ("nce", "sym", 0.4, 0): 60.0, ("mae", "sym", 0.4, 0): 70.0}
+    found = agreement(
+        recipes(study_of(runs_of(ours))), published(ce=40.0, nce=80.0, mae=79.5, gce=1.0)
     )
-    found = agreement(ours, published(ce=40.0, nce=80.0, mae=79.5, gce=1.0))
     # ce < nce: agrees; ce < mae: agrees; nce < mae: the paper has it the other way, within its std.
     assert found.pairs["agrees"].tolist() == [1, 1, -1]
     assert found.pairs["apart"].tolist() == [True, True, False]
@@ -270,8 +273,11 @@ def test_agreement_by_hand() -> None:
     assert "+0.33 over 3 pairs" in str(found)
 
 
+TWO: Mapping[Key, float] = {("ce", "sym", 0.4, 0): 50.0, ("nce", "sym", 0.4, 0): 60.0}
+
+
 def test_agreement_needs_three_losses_for_tau_and_two_for_a_pair() -> None:
-    ours = summary_of({("ce", "sym", 0.4, 0): 50, ("nce", "sym", 0.4, 0): 60})
+    ours = recipes(study_of(runs_of(TWO)))
     two = agreement(ours, published(ce=1.0, nce=2.0))
     assert math.isnan(two.settings["tau"].iloc[0])
     assert two.overall == 1
@@ -279,8 +285,11 @@ def test_agreement_needs_three_losses_for_tau_and_two_for_a_pair() -> None:
     assert math.isnan(none.overall)
     assert math.isnan(none.overall_apart)
     assert "no two losses" in str(none)
-    other_map = ours.assign(noise="asym", map="report")
-    assert agreement(other_map, published(ce=1.0, nce=2.0).assign(noise="asym")).pairs.empty
+    flips = {(loss, "asym", rate, seed): mean for (loss, _, rate, seed), mean in TWO.items()}
+    for map, pairs in (("paper", 1), ("report", 0)):  # published ones are of the paper's map
+        mapped = recipes(study_of(runs_of(flips, map=map)))
+        rows = published(ce=1.0, nce=2.0).assign(noise="asym")
+        assert len(agreement(mapped, rows).pairs) == pairs
 
 
 @pytest.mark.parametrize("paper", published_rows()["paper"].unique())
@@ -288,12 +297,21 @@ def test_agreement_needs_three_losses_for_tau_and_two_for_a_pair() -> None:
 def test_a_paper_agrees_with_itself_and_not_with_its_reverse(paper: str, sign: int) -> None:
     rows = published_rows()
     rows = rows[rows["paper"] == paper]
+    # Papers have methods that are no loss here: sums stand in for them while the study is read.
+    methods = {f"{number + 2}*ce": name for number, name in enumerate(rows["method"].unique())}
+    stand_in = {name: loss for loss, name in methods.items()}
     ours = {
-        (row["method"], row["noise"], row["rate"], seed): 50 + sign * (row["mean"] - 50) / 2
+        (stand_in[row["method"]], row["noise"], row["rate"], seed): 50
+        + sign * (row["mean"] - 50) / 2
         for row in rows.to_dict("records")
         for seed in (0, 1)
     }
-    found = agreement(summary_of(ours), rows)
+    found_recipes = [
+        (name, runs.assign(loss=runs["loss"].map(methods)))
+        for name, runs in recipes(study_of(runs_of(ours)))
+    ]
+    found = agreement(found_recipes, rows)
+    assert len(found.settings)
     ties = found.pairs["agrees"] == 0
     assert (found.pairs.loc[~ties, "agrees"] == sign).all()
     assert found.overall_apart == sign or math.isnan(found.overall_apart)
@@ -301,6 +319,14 @@ def test_a_paper_agrees_with_itself_and_not_with_its_reverse(paper: str, sign: i
 
 
 def test_agreement_compares_each_paper_by_itself() -> None:
-    ours = summary_of({("ce", "sym", 0.4, 0): 50, ("nce", "sym", 0.4, 0): 60})
     both = pd.concat([published(ce=1.0), published(nce=9.0).assign(paper="B")])
-    assert agreement(ours, both).pairs.empty
+    assert agreement(recipes(study_of(runs_of(TWO))), both).pairs.empty
+
+
+def test_agreement_compares_each_recipe_by_itself() -> None:
+    # CE at one learning rate and NCE at another are no pair.
+    (ce, nce) = runs_of(TWO)
+    (faster,) = (run for run in runs_of(TWO, lr=0.5) if run.config.loss == "nce")
+    rows = published(ce=1.0, nce=2.0)
+    assert len(agreement(recipes(study_of([ce, nce])), rows).pairs) == 1
+    assert agreement(recipes(study_of([ce, faster])), rows).pairs.empty

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, Cli
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from apl import LOSSES
-from apl.cli import class_table
-from apl.data.sources import SOURCES
+from apl.config import make_config, make_grid
+from apl.losses import loss_label
+from apl.noise import Labels
+from apl.presets import DATASETS
+from apl.report.terminal import (
+    class_table,
+    noise_table,
+    result_table,
+    scores_table,
+    study_table,
+    verdicts,
+)
+from apl.scores import Result, Scores
 
 FAST = ("--train-size", "300", "--epochs", "3", "--threads", "1")
 COMMANDS = (
@@ -106,7 +120,7 @@ def test_losses_and_datasets_list_everything(cli: Cli) -> None:
     shown = cli("losses").stdout
     assert all(name in shown for name in LOSSES)
     shown = cli("datasets").stdout
-    assert all(name in shown for name in SOURCES)
+    assert all(name in shown for name in DATASETS)
     assert "laptop" in shown
 
 
@@ -137,7 +151,7 @@ def test_help_shows_an_example_and_exits_0(cli: Cli, command: str) -> None:
         (("plot", "nowhere"), "there is no folder nowhere"),
         (("plot", "."), "there is no finished run"),
         (("report", "nowhere"), "there is no folder nowhere"),
-        (("report", "."), ". is no study: it has no finished run and no summary.csv"),
+        (("report", "."), ". is no study: it has no finished run and no runs.jsonl"),
         (("report", ".", "--out", "."), "out is ., a folder; accepted: the name of a file"),
         (("evaluate", "nowhere"), "there is no run folder nowhere"),
         (("evaluate", ".", "--labels", "dirty"), "labels is 'dirty'; accepted: clean, noisy"),
@@ -183,20 +197,147 @@ def test_doctor_and_static_bench_say_what_is_there(cli: Cli) -> None:
     assert "arch is 75; accepted: 80, 90, 100" in done.stderr or "needs triton" in done.stderr
 
 
+SHELLS = {
+    # What the script that `--install-completion` writes asks for, shell by shell.
+    "bash": {"COMP_WORDS": "apl train --loss nce", "COMP_CWORD": "3"},
+    "zsh": {"_TYPER_COMPLETE_ARGS": "apl train --loss nce"},
+    "fish": {
+        "_TYPER_COMPLETE_ARGS": "apl train --loss nce",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    },
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_tab_completion_offers_the_losses_without_loading_torch(cli: Cli, shell: str) -> None:
+    asked = {"_APL_COMPLETE": f"complete_{shell}", **SHELLS[shell]}
+    done = cli(**asked, PYTHONPROFILEIMPORTTIME="1")
+    offered = set(re.findall(r"[a-z_]+", done.stdout.replace("_arguments", "")))
+    assert {"nce", "nce_mae", "nce_rce"} <= offered
+    assert not {"ce", "mae", "nfl_rce"} & offered  # none of them begins with 'nce'
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "typer" in loaded
+    assert not {"torch", "matplotlib", "pandas", "apl.train"} & loaded
+
+
+def test_completion_can_be_installed(cli: Cli) -> None:
+    assert "--install-completion" in cli("--help").stdout
+    script = cli("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert "_APL_COMPLETE=complete_bash" in script.stdout
+
+
+# ----------------------------------------------------------------------------- in 80 columns
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+
+def shown(*what: RenderableType) -> list[str]:
+    """The lines of something in a terminal of 80 columns, nothing of which is cut or wrapped."""
+    console = Console(width=80, highlight=False, soft_wrap=True)
+    with console.capture() as taken:
+        for each in what:
+            console.print(each)
+    lines = [line.rstrip() for line in taken.get().splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    return lines
+
+
+def rows_of(lines: list[str], names: list[str]) -> list[list[str]]:
+    rows = [line.split() for line in lines]
+    return [row for row in rows if row and row[0] in names]
+
+
+def a_result(count: int = 10, **fields: Any) -> Result:
+    given: dict[str, Any] = {
+        **{"collapsed": False, "reason": "", "too_short": False},
+        **{"test_accuracy": 1.0, "train_accuracy": 0.9999, "memorised": 1.0, "recovered": 0.0},
+        **{"corrupted": 50_000, "class_names": [*CIFAR10, *map(str, range(count))][:count]},
+        **{"confusion": (1000 * np.eye(count, dtype=int)).tolist()},
+        **{"transition": np.eye(count).tolist(), **fields},
+    }
+    return Result(**given)
+
+
 def test_tables_of_classes_fit_a_terminal() -> None:
     def lines(names: list[str], form: str) -> list[list[str]]:
         matrix = 100.0 * np.eye(len(names))
         matrix[1, 0] = 30
         shares = [f"{10 * k}.0%" for k in range(len(names))]
-        console = Console(width=80)
-        with console.capture() as shown:
-            console.print(class_table("title", names, ("share", shares), matrix, "most", form))
-        rows = [line.split() for line in shown.get().splitlines()]
-        return [row for row in rows if row and row[0] in names]
+        table = class_table("title", names, ("share", shares), matrix, "most", form)
+        return rows_of(shown(table), names)
 
-    cifar10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
-    few = lines(cifar10, ".1f")
+    few = lines(CIFAR10, ".1f")
     assert few[1] == ["automobile", "10.0%", "30.0", "100.0", *"········"]
     assert [row[2 + k] for k, row in enumerate(few)] == ["100.0"] * 10
     many = lines([f"class{k}" for k in range(20)], ".0f")
     assert [row[2:] for row in many[:3]] == [["·"], ["class0", "30"], ["·"]]
+
+
+def test_the_noise_of_ten_classes_fits_a_terminal() -> None:
+    config = make_config("paper", noise="sym", rate=0.8)
+    # Every cell at its widest: each class has all labels, and one has a label throughout.
+    given = np.tile(np.arange(10), 10)
+    labels = Labels(np.r_[given, 3], np.r_[np.repeat(np.arange(10), 10), 9])
+    table = rows_of(shown(noise_table(config, CIFAR10, labels)), CIFAR10)
+    assert table[0] == ["airplane", "90.0", *["10.0"] * 10]
+    assert len(table[9]) == 12
+    flipped = Labels((given + 1) % 10, given)
+    table = rows_of(shown(noise_table(config, CIFAR10, flipped)), CIFAR10)
+    assert table[1] == ["automobile", "100.0", "·", "·", "100.0", *"·" * 7]
+
+
+def test_the_scores_of_ten_classes_fit_a_terminal() -> None:
+    confusion = np.full((10, 10), 1000)
+    table = rows_of(shown(scores_table(CIFAR10, Scores(confusion))), CIFAR10)
+    assert table[1] == ["automobile", "10.0%", *["1000"] * 10]
+    right = rows_of(shown(scores_table(CIFAR10, Scores(10_000 * np.eye(10, dtype=int)))), CIFAR10)
+    assert right[0] == ["airplane", "100.0%", "10000", *"·" * 9]
+
+
+def test_a_result_says_what_is_known_and_what_is_not() -> None:
+    nothing = {"memorised": math.nan, "recovered": math.nan}
+    known = shown(result_table("NCE+RCE, last epoch", a_result()))
+    assert any("accuracy on the clean test labels" in li and "100.00 %" in li for li in known)
+    clean = shown(result_table("NCE+RCE, last epoch", a_result(**nothing)))
+    assert sum("none wrong" in line for line in clean) == 2
+    of_given = a_result(**nothing, transition=None, on="given")
+    lines = shown(result_table("NCE+RCE, last epoch", of_given))
+    assert any("accuracy on the given test labels" in line for line in lines)
+    assert sum("unknown" in line for line in lines) == 2
+    assert not any("clean" in line or "nan" in line for line in lines)
+    # Nothing is said of a budget of which nobody knows what it memorised.
+    assert verdicts(make_config(loss="ce"), of_given) == []
+
+
+@pytest.mark.parametrize("preset", ["laptop", "paper", "quick"])
+def test_a_study_of_nine_settings_fits_a_terminal(preset: str) -> None:
+    cells = make_grid(preset, seeds=2)
+    assert len({(cell.noise, cell.rate) for cell in cells}) == 9
+    # Every state a cell can be in, at its widest.
+    first = [cell for cell in cells if cell.seed == 0]
+    bad = a_result(collapsed=True, reason="chance", test_accuracy=0.55)
+    results = {cell.name: bad if cell.noise == "asym" else a_result() for cell in cells}
+    missing = {cell.name for cell in cells if cell.seed == 1 and cell.loss == "ce"}
+    results = {name: result for name, result in results.items() if name not in missing}
+    running = {cell.name: {"epoch": cell.epochs} for cell in first if cell.noise == "sym"}
+    failed = {cell.name: "it broke" for cell in first if cell.noise == "asym"}
+    epochs = cells[0].epochs
+    # The ellipsis is that of a cell that lacks a seed; nothing is cut.
+    states = {"100.0", "100.0…", "55.0†", "55.0†…"}
+    for at_work, broken in (({}, {}), (running, failed)):
+        console = Console(width=80)
+        with console.capture() as taken:
+            console.print(study_table(cells, results, at_work, broken, 86_399.0))
+        lines = [line.rstrip() for line in taken.get().splitlines() if line.strip()]
+        assert max(map(len, lines)) <= 80
+        title, above, below, _, *rows = [line.split() for line in lines]
+        assert " ".join(title).endswith("23 h 59 min left; clean test accuracy in %")
+        rates = [f"{cell.rate:g}" for cell in first if cell.noise != "none"][:: len(rows)]
+        assert above == [*["sym"] * 4, *["asym"] * 4]
+        assert below == ["loss", "none", *rates]
+        assert [row[0] for row in rows] == [loss_label(cell.loss) for cell in first][: len(rows)]
+        if broken:
+            states = {"100.0", "100.0…", "failed", f"{epochs}/{epochs}"}
+        assert {state for row in rows for state in row[1:]} == states
+        assert {len(row) for row in rows} == {10}

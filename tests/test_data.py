@@ -12,44 +12,51 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apl.data.sources import (
+from apl.config import make_config
+from apl.data.dataset import (
     BORDER,
-    HUMAN_LABELS,
+    Batches,
     balanced_subset,
     crop_and_flip,
-    data_folder,
-    human_labels,
-    load_dataset,
     pad,
     to_float,
 )
+from apl.data.sources import human_labels, load_data
 from apl.errors import BadInput
-from apl.networks import NETWORKS, make_network
+from apl.machine import Machine, data_folder
+from apl.networks import make_network
+from apl.presets import HUMAN_LABELS, NETWORKS
+from apl.train import prepare
+
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def test_digits_are_there_without_a_download() -> None:
-    data = load_dataset("digits", download=False)
-    assert data.train_images.shape == (1347, 8, 8, 1)
-    assert data.test_images.shape == (450, 8, 8, 1)
-    assert np.bincount(data.test_labels).tolist() == [45] * 10
-    pixels = to_float(data.train_images, data.mean, data.std)
+    data = load_data("digits", download=False)
+    assert data.train.images.shape == (1347, 8, 8, 1)
+    assert data.test.images.shape == (450, 8, 8, 1)
+    assert np.bincount(data.test.labels.given).tolist() == [45] * 10
+    for split in (data.train, data.test):  # what a data set gives is taken for true
+        assert split.labels.known.all()
+        assert not split.labels.wrong.any()
+    pixels = to_float(data.train.images, data.mean, data.std)
     assert abs(float(pixels.mean())) < 1e-3
     assert abs(float(pixels.std()) - 1) < 1e-3
 
 
 def test_real_cifar10(cifar10: str) -> None:
-    data = load_dataset(cifar10, download=False)
-    assert data.train_images.shape == (50_000, 32, 32, 3)
-    assert data.train_images.dtype == torch.uint8
-    assert np.bincount(data.train_labels).tolist() == [5000] * 10
+    data = load_data(cifar10, download=False)
+    assert data.train.images.shape == (50_000, 32, 32, 3)
+    assert data.train.images.dtype == torch.uint8
+    assert np.bincount(data.train.labels.given).tolist() == [5000] * 10
     assert data.class_names[9] == "truck"
-    pixels = data.train_images.float().div(255)
+    pixels = data.train.images.float().div(255)
     assert pixels.mean((0, 1, 2)).tolist() == pytest.approx(data.mean, abs=1e-4)
     assert pixels.std((0, 1, 2)).tolist() == pytest.approx(data.std, abs=1e-4)
 
 
 def test_human_labels_have_the_published_rates(cifar10: str) -> None:
-    clean = load_dataset(cifar10, download=False).train_labels
+    clean = load_data(cifar10, download=False).train.labels.given
     wrong = {name: (human_labels(name, clean) != clean).mean() for name in HUMAN_LABELS}
     published = {
         "aggre": 9.03,
@@ -61,6 +68,20 @@ def test_human_labels_have_the_published_rates(cifar10: str) -> None:
     assert {k: 100 * v for k, v in wrong.items()} == pytest.approx(published, abs=0.03)
     with pytest.raises(BadInput, match="in their order"):
         human_labels("worse", clean[::-1].copy())
+
+
+def test_people_s_labels_choose_no_images_and_their_matrix_has_every_class(cifar10: str) -> None:
+    machine = Machine(download=False)
+    asked = {"dataset": cifar10, "train_size": 20}
+    human = prepare(make_config(**asked, noise="human"), machine).train
+    true = prepare(make_config(**asked, noise="none"), machine).train
+    assert torch.equal(human.images, true.images)
+    assert np.bincount(human.labels.true).tolist() == [2] * 10
+    assert (human.labels.true == true.labels.given).all()
+    assert human.labels.wrong.any()
+    assert human.labels.transition is not None
+    assert human.labels.transition.shape == (10, 10)
+    np.testing.assert_allclose(human.labels.transition, human.labels.empirical)
 
 
 @given(st.integers(0, 1000), st.integers(2, 6), st.integers(1, 100))
@@ -89,11 +110,42 @@ def test_crop_and_flip_is_the_plain_loop() -> None:
         assert (got[row].numpy() == (crop[:, ::-1] if flip else crop)).all()
 
 
+def test_batches_are_each_image_once_an_epoch_and_depend_on_seed_and_epoch_alone() -> None:
+    data, device = load_data("digits"), torch.device("cpu")
+
+    def epoch_of(seed: int, epoch: int, first: int = 0, augment: bool = True) -> list[Batch]:
+        return list(Batches(data, 500, seed, augment, device).of(epoch, first))
+
+    whole = epoch_of(0, 3)
+    assert len(whole) == len(Batches(data, 500, 0, True, device)) == 3
+    chosen = torch.cat([indices for indices, _ in whole])
+    assert chosen.sort().values.tolist() == list(range(1347))
+    # An epoch that goes on in its middle goes on as it would have.
+    for (a, images), (b, again) in zip(whole[1:], epoch_of(0, 3, first=1), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(images, again)
+    assert not torch.equal(chosen, torch.cat([indices for indices, _ in epoch_of(0, 4)]))
+    assert not torch.equal(chosen, torch.cat([indices for indices, _ in epoch_of(1, 3)]))
+    indices, plain = epoch_of(0, 3, augment=False)[0]
+    assert torch.equal(plain, data.to_float(data.train.images[indices]))
+    assert plain.shape == (500, 1, 8, 8)
+
+
+def test_a_split_keeps_images_and_labels_together() -> None:
+    split = load_data("digits").train
+    chosen = np.array([7, 3, 3])
+    part = split.take(chosen)
+    assert len(part) == 3
+    assert torch.equal(part.images, split.images[[7, 3, 3]])
+    assert part.labels.given.tolist() == split.labels.given[chosen].tolist()
+    assert part.labels.true.tolist() == split.labels.true[chosen].tolist()
+
+
 def test_no_download_says_where_the_archive_belongs(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"cifar-10-python\.tar\.gz.*--no-download"):
-        load_dataset("cifar10", tmp_path, download=False)
+        load_data("cifar10", tmp_path, download=False)
     with pytest.raises(BadInput, match="unknown data set 'cifra10'; accepted: digits"):
-        load_dataset("cifra10")
+        load_data("cifra10")
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
@@ -108,7 +160,7 @@ def test_a_damaged_cifar_file_is_named(cifar10: str, tmp_path: Path, damage: str
     else:
         broken.write_bytes(content if damage == "flip" else content[:1000])
     with pytest.raises(BadInput, match=r"damaged or incomplete \(data_batch_3\)"):
-        load_dataset("cifar10", tmp_path, download=False)
+        load_data("cifar10", tmp_path, download=False)
 
 
 def write_mnist(root: Path, side: int, top_label: int) -> None:
@@ -135,10 +187,10 @@ def test_wrong_sizes_and_labels_in_a_data_set(
 ) -> None:
     write_mnist(tmp_path, side, top_label)
     if message is None:
-        assert len(load_dataset("mnist", tmp_path, download=False).test_labels) == 5
+        assert len(load_data("mnist", tmp_path, download=False).test) == 5
     else:
         with pytest.raises(BadInput, match=message):
-            load_dataset("mnist", tmp_path, download=False)
+            load_data("mnist", tmp_path, download=False)
 
 
 def test_data_folder_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

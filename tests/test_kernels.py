@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import apl.kernels as kernels
 from apl import LOSSES, make_loss
-from apl.kernels import BASES, Term, closed_form, reference_loss
+from apl.kernels import closed_form, dispatch
+from apl.kernels.bases import BASES, REDUCTIONS, Term
+from apl.kernels.reference import reference_loss
 
 ROOT = Path(__file__).parents[1]
 CPU = ("eager", "compiled", "reference")
@@ -95,7 +96,7 @@ TERMS = st.lists(
 @settings(deadline=None, derandomize=True)
 @given(
     TERMS,
-    st.sampled_from(kernels.REDUCTIONS),
+    st.sampled_from(REDUCTIONS),
     st.booleans(),
     st.sampled_from([-100, 1]),
     st.integers(0, 10**6),
@@ -114,14 +115,14 @@ def test_random_sums_in_closed_form(terms, reduction, weighted, ignore_index, se
         *both(
             logits,
             targets,
-            lambda z, y: kernels.loss(z, y, terms, backend="eager", **options),
+            lambda z, y: dispatch.loss(z, y, terms, backend="eager", **options),
             lambda z, y: reference_loss(z, y, terms, **options),
         )
     )
 
 
 @pytest.mark.parametrize("backend", ["auto", "eager", "reference"])
-@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_gradcheck_and_gradgradcheck(backend, reduction):
     torch.manual_seed(0)
     criterion = make_loss("nce_rce + 0.3*nfl + 0.2*ngce + fl", 5, reduction, backend=backend)
@@ -158,7 +159,7 @@ def test_nan_stays_in_its_row_and_out_of_ignored_ones():
 
 
 @pytest.mark.parametrize("backend", ["eager", "reference"])
-@pytest.mark.parametrize("reduction", kernels.REDUCTIONS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("n", [0, 3])
 @pytest.mark.parametrize("ignore_index", [-100, 2])
 def test_as_cross_entropy_where_no_row_counts(backend, reduction, n, ignore_index):
@@ -251,7 +252,7 @@ def test_torch_func_and_autocast():
 
 def test_dimensions_behind_the_classes():
     logits, targets = torch.randn(2, 5, 3, 4), torch.randint(5, (2, 3, 4))
-    for reduction in kernels.REDUCTIONS:
+    for reduction in REDUCTIONS:
         torch.testing.assert_close(
             *both(
                 logits,
@@ -269,11 +270,11 @@ def test_backend_is_checked():
     with pytest.raises(ValueError, match="backend must be one of auto, triton"):
         make_loss("nce", 3, backend="cuda")
     with pytest.raises(ValueError, match="backend must be one of auto, triton"):
-        kernels.loss(torch.randn(1, 3), torch.tensor([0]), [Term("ce")], backend="cuda")
+        dispatch.loss(torch.randn(1, 3), torch.tensor([0]), [Term("ce")], backend="cuda")
 
 
 def test_backends_says_what_there_is_and_why():
-    found = {name: (available, why) for name, available, why in kernels.backends()}
+    found = {name: (available, why) for name, available, why in dispatch.backends()}
     assert list(found) == ["triton", "compiled", "eager", "reference", "auto"]
     assert all(why for _, why in found.values())
     if not torch.cuda.is_available():
@@ -284,14 +285,16 @@ def test_backends_says_what_there_is_and_why():
 def test_triton_on_the_cpu_gives_way_with_one_warning():
     script = """
 import warnings, torch
-import apl.kernels as kernels
-terms = [kernels.Term("ce", 1.0, True)]
+from apl.kernels import dispatch
+from apl.kernels.bases import Term
+from apl.kernels.reference import reference_loss
+terms = [Term("ce", 1.0, True)]
 z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(3):
-        value = kernels.loss(z, y, terms, backend="triton")
-assert torch.allclose(value, kernels.reference_loss(z, y, terms))
+        value = dispatch.loss(z, y, terms, backend="triton")
+assert torch.allclose(value, reference_loss(z, y, terms))
 print(len(caught), caught[0].message)
 """
     done = run("-c", script, TRITON_INTERPRET="0")
@@ -304,11 +307,11 @@ def test_without_triton_everything_else_works(tmp_path):
     (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('no triton here')\n")
     script = """
 import torch
-import apl.kernels as kernels
+from apl.kernels import dispatch
 from apl import make_loss
 print(make_loss("nce_rce", 3)(torch.zeros(2, 3), torch.tensor([0, 1])).item())
 print(make_loss("nce_rce", 3, backend="triton")(torch.zeros(2, 3), torch.tensor([0, 1])).item())
-print(kernels.backends()[0])
+print(dispatch.backends()[0])
 """
     done = run(
         "-c", script, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]), TRITON_INTERPRET="1"
@@ -326,12 +329,14 @@ def test_a_kernel_that_cannot_be_launched_gives_way_with_one_warning():
 import os, triton
 os.environ["TRITON_INTERPRET"] = "1"  # too late: the kernels are compiled ones, and have no device
 import torch
-import apl.kernels as kernels
-terms = [kernels.Term("ce", 1.0, True)]
+from apl.kernels import dispatch
+from apl.kernels.bases import Term
+from apl.kernels.reference import reference_loss
+terms = [Term("ce", 1.0, True)]
 z, y = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
 for _ in range(2):
-    value = kernels.loss(z, y, terms, backend="triton")
-print(torch.allclose(value, kernels.reference_loss(z, y, terms)), kernels.backends()[0][1])
+    value = dispatch.loss(z, y, terms, backend="triton")
+print(torch.allclose(value, reference_loss(z, y, terms)), dispatch.backends()[0][1])
 """
     done = run("-c", script, TRITON_INTERPRET="0")
     assert done.stdout.split() == ["True", "False"], done.stdout + done.stderr
@@ -341,13 +346,15 @@ print(torch.allclose(value, kernels.reference_loss(z, y, terms)), kernels.backen
 def test_a_closed_form_without_a_compiler_runs_uncompiled(tmp_path):
     script = """
 import torch
-import apl.kernels as kernels
-terms = [kernels.Term("ce", 1.0, True)]
+from apl.kernels import dispatch
+from apl.kernels.bases import Term
+from apl.kernels.reference import reference_loss
+terms = [Term("ce", 1.0, True)]
 z, y = torch.randn(3000, 100), torch.randint(100, (3000,))
-expected = kernels.reference_loss(z, y, terms)
-print(torch.allclose(kernels.loss(z, y, terms), expected))
-print(torch.allclose(kernels.loss(z, y, terms, backend="compiled"), expected))
-print([b[1] for b in kernels.backends() if b[0] == "compiled"])
+expected = reference_loss(z, y, terms)
+print(torch.allclose(dispatch.loss(z, y, terms), expected))
+print(torch.allclose(dispatch.loss(z, y, terms, backend="compiled"), expected))
+print([b[1] for b in dispatch.backends() if b[0] == "compiled"])
 """
     done = run(
         "-c",

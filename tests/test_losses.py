@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 
 import mpmath
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from apl import LOSSES, make_loss
-from apl.kernels import BASES, Term, simplify
+from apl.kernels.bases import BASES, Term, simplify
 from apl.losses import loss_terms, parse_loss
 
 mpmath.mp.dps = 50
@@ -273,6 +275,24 @@ def test_simplify_joins_like_terms_and_divides_constant_sums_out() -> None:
     terms = loss_terms("nce + 2*nce + nmae + 0.5*mae", 5)
     assert terms == (Term("ce", 3.0, True, ()), Term("mae", 0.5 + 1 / 8, False, ()))
     assert simplify([Term("rce", 1.0, True, (-4.0,))], 3) == (Term("rce", 1 / 8, False, (-4.0,)),)
+
+
+def test_the_package_gives_losses_on_demand_and_loads_torch_for_their_modules_alone() -> None:
+    script = """
+import sys
+import apl
+print("apl.losses" in sys.modules, "torch" in sys.modules)
+from apl import LOSSES
+print("torch" in sys.modules)
+from apl import make_loss
+print("torch" in sys.modules)
+import apl.criteria, apl.losses
+print(make_loss is apl.criteria.make_loss, LOSSES is apl.losses.LOSSES)
+from apl import losing
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False", "False", "True", "True", "True"], done.stderr
+    assert "ImportError: cannot import name 'losing' from 'apl'" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Noise: matrices, maps, statistics of the corrupted labels, files."""
+"""Noise: matrices, maps, statistics of the corrupted labels, files, labels of unknown truth."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from apl.errors import BadInput
+from apl.errors import BadInput, NoiseWarning
 from apl.noise import (
     MAPS,
-    METHODS,
+    UNKNOWN,
+    Labels,
     Matrix,
-    NoiseWarning,
     asymmetric,
     corrupt,
     find_map,
@@ -26,6 +26,8 @@ from apl.noise import (
     read_matrix,
     symmetric,
 )
+from apl.presets import METHODS
+from apl.runs import read_noise, write_noise
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
@@ -91,7 +93,7 @@ def test_pair_flip_moves_to_the_next_class() -> None:
 def test_labels_follow_the_matrix_by_chi_square(matrix: Matrix, method: str) -> None:
     labels = corrupt(labels_of(5000, 10), matrix, method, 7)
     for k in range(10):
-        counts = np.bincount(labels.noisy[labels.clean == k], minlength=10)
+        counts = np.bincount(labels.given[labels.true == k], minlength=10)
         possible = matrix[k] > 0
         assert (counts[~possible] == 0).all()
         if possible.sum() > 1:
@@ -115,14 +117,14 @@ def test_exact_counts_for_any_labels(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NoiseWarning)
         labels = corrupt(clean, symmetric(num_classes, rate), method, seed)
-    assert (labels.clean == clean).all()
-    assert ((labels.noisy >= 0) & (labels.noisy < num_classes)).all()
+    assert (labels.true == clean).all()
+    assert ((labels.given >= 0) & (labels.given < num_classes)).all()
     if method == "exact":
-        assert labels.mask.sum() == round((1 - (1 - rate)) * count)
+        assert labels.wrong.sum() == round((1 - (1 - rate)) * count)
     if method == "exact-per-class":
         for k in range(num_classes):
             members = clean == k
-            assert labels.mask[members].sum() == round((1 - (1 - rate)) * members.sum())
+            assert labels.wrong[members].sum() == round((1 - (1 - rate)) * members.sum())
 
 
 @given(st.integers(0, 2**32), st.data())
@@ -136,24 +138,24 @@ def test_exact_counts_for_any_matrix(seed: int, data: st.DataObject) -> None:
         warnings.simplefilter("ignore", NoiseWarning)
         labels = corrupt(clean, matrix, "exact", seed)
     expected = (1 - np.diag(matrix))[clean].sum()
-    assert abs(labels.mask.sum() - expected) <= 0.5 + 1e-6
-    assert (matrix[labels.clean, labels.noisy] > 0).all()
+    assert abs(labels.wrong.sum() - expected) <= 0.5 + 1e-6
+    assert (matrix[labels.true, labels.given] > 0).all()
 
 
 def test_same_seed_same_labels_on_every_platform() -> None:
     clean = labels_of(3, 5)
-    first = corrupt(clean, symmetric(5, 0.5), "transition", 3).noisy
-    assert (first == corrupt(clean, symmetric(5, 0.5), "transition", 3).noisy).all()
-    assert (first != corrupt(clean, symmetric(5, 0.5), "transition", 4).noisy).any()
+    first = corrupt(clean, symmetric(5, 0.5), "transition", 3).given
+    assert (first == corrupt(clean, symmetric(5, 0.5), "transition", 3).given).all()
+    assert (first != corrupt(clean, symmetric(5, 0.5), "transition", 4).given).any()
     # Written down once: other platforms and later versions must give these very labels.
     assert first.tolist() == [4, 2, 0, 1, 3, 3, 1, 0, 2, 4, 1, 3, 1, 4, 4]
 
 
 def test_no_noise_changes_nothing_and_full_noise_everything() -> None:
     clean = labels_of(50, 4)
-    assert not corrupt(clean, symmetric(4, 0.0)).mask.any()
+    assert not corrupt(clean, symmetric(4, 0.0)).wrong.any()
     with pytest.warns(NoiseWarning, match="no loss is tolerant"):
-        assert corrupt(clean, symmetric(4, 1.0)).mask.all()
+        assert corrupt(clean, symmetric(4, 1.0)).wrong.all()
 
 
 @pytest.mark.parametrize(
@@ -175,6 +177,47 @@ def test_empirical_matrix_and_an_empty_class() -> None:
     labels = corrupt(np.array([0, 0, 2, 2]), np.eye(3))
     assert labels.empirical[0].tolist() == [1, 0, 0]
     assert np.isnan(labels.empirical[1]).all()
+
+
+def test_labels_of_unknown_truth_are_neither_right_nor_wrong() -> None:
+    labels = Labels(np.array([1, 0, 2, 1, 0]), np.array([1, UNKNOWN, 1, 1, UNKNOWN]))
+    assert len(labels) == 5
+    assert labels.known.tolist() == [True, False, True, True, False]
+    assert labels.wrong.tolist() == [False, False, True, False, False]
+    assert labels.empirical[1].tolist() == [0, 2 / 3, 1 / 3]  # of the known ones alone
+    assert np.isnan(labels.empirical[[0, 2]]).all()
+    none_known = Labels(labels.given, np.full(5, UNKNOWN))
+    assert not none_known.known.any()
+    assert not none_known.wrong.any()
+    assert none_known.empirical.shape == (3, 3)
+    assert np.isnan(none_known.empirical).all()
+
+
+def test_the_empirical_matrix_has_every_class_that_is_given_true_or_in_the_matrix() -> None:
+    only_true = Labels(np.array([0, 0]), np.array([0, 2]))  # nobody gave class 2
+    assert only_true.empirical.shape == (3, 3)
+    assert only_true.empirical[2].tolist() == [1, 0, 0]
+    assert Labels(np.array([0]), np.array([0]), np.eye(4)).empirical.shape == (4, 4)
+
+
+def test_the_file_of_labels_keeps_what_nobody_knows(tmp_path: Path) -> None:
+    path = tmp_path / "noise.npz"
+    labels = Labels(np.array([1, 0, 2]), np.array([1, UNKNOWN, UNKNOWN]))
+    write_noise(path, labels)
+    again = read_noise(path)
+    assert again.given.tolist() == labels.given.tolist()
+    assert again.true.tolist() == labels.true.tolist()
+    assert again.transition is None
+    with np.load(path) as file:
+        assert file["mask"].tolist() == labels.wrong.tolist()
+    write_noise(path, Labels(np.array([0, 0]), np.array([2, UNKNOWN])))  # nobody gave class 2
+    assert read_noise(path).true.tolist() == [2, UNKNOWN]
+    drawn = corrupt(labels_of(20, 3), symmetric(3, 0.4))
+    write_noise(path, drawn)
+    again = read_noise(path)
+    assert (again.given == drawn.given).all()
+    assert (again.true == drawn.true).all()
+    np.testing.assert_allclose(np.asarray(again.transition), symmetric(3, 0.4))
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan"), float("inf")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import io
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,29 +27,42 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kill_stress import FILES, differing, in_child, stress, train_quietly
 
-import apl.cli as command_line
-from apl.checkpoint import (
-    CURRENT,
-    PREVIOUS,
-    load_checkpoint,
-    load_tensors,
-    save_checkpoint,
-    save_tensors,
-)
-from apl.config import Config, make_config
-from apl.data.sources import human_labels, load_dataset
+from apl import cli as command_line
+from apl.config import Config, make_config, make_grid
+from apl.data.sources import human_labels, load_data
 from apl.errors import BadInput, Interrupted
+from apl.machine import Machine
 from apl.noise import find_map, read_matrix
-from apl.runs import FORMAT, read_config, read_noise, read_study, write_atomic
-from apl.scores import evaluate_run
-from apl.study import make_grid, run_study
-from apl.train import train
+from apl.runs import (
+    CHECKPOINT,
+    CONFIG,
+    FORMAT,
+    HISTORY,
+    LOG,
+    NOISE,
+    PREVIOUS,
+    RECORD,
+    RESULT,
+    SUMMARY,
+    WEIGHTS,
+    Run,
+    load_tensors,
+    read_noise,
+    read_record,
+    read_runs,
+    save_tensors,
+    write_atomic,
+)
+from apl.study import run_study
+from apl.train import evaluate_run, train
+
+OFTEN = Machine(checkpoint_minutes=0.0)  # a checkpoint after every step
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
 
 
 def small(**given: Any) -> Config:
-    return make_config(**{"train_size": 200, "epochs": 2, "threads": 1, "seed": 5, **given})
+    return make_config(**{"train_size": 200, "epochs": 2, "seed": 5, **given})
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @posix
 def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
-    rounds, _, wrong = stress(make_config(epochs=5, augment=True, threads=1), 8, tmp_path)
+    rounds, _, wrong = stress(make_config(epochs=5, augment=True), 8, tmp_path)
     assert rounds >= 1
     assert wrong == 0
 
@@ -114,7 +129,7 @@ def test_sigkill_at_each_single_write_changes_nothing(tmp_path: Path, finished: 
     for run, status in every_write(tmp_path, lambda: os.kill(os.getpid(), signal.SIGKILL)):
         assert status == signal.SIGKILL
         for name in FILES:  # what stands under a final name is whole
-            if (run / name).exists() and name != "result.json":
+            if (run / name).exists() and name != RESULT:
                 assert (run / name).read_bytes() == (finished / name).read_bytes()
         train_quietly(small(), run)
         assert differing(run, finished) == []
@@ -129,7 +144,7 @@ def test_a_failing_disk_at_each_single_write_loses_nothing(tmp_path: Path, finis
 
     for run, status in every_write(tmp_path, no_space):
         assert os.waitstatus_to_exitcode(status) == 1
-        assert not (run / "result.json").exists() or differing(run, finished) == []
+        assert not (run / RESULT).exists() or differing(run, finished) == []
         train_quietly(small(), run)
         assert differing(run, finished) == []
 
@@ -151,11 +166,11 @@ def test_apl_train_stops_on_a_signal_and_goes_on(tmp_path: Path, how: int) -> No
     assert process.returncode == 130, out + errors
     assert errors.startswith("stopped; to go on: apl train --epochs 40 --threads 1 --out ")
     (run,) = tmp_path.glob("stopped/runs/*")
-    assert not (run / "result.json").exists()
+    assert not (run / RESULT).exists()
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "epoch   1/40" not in done.stdout  # it did not begin anew
-    train(make_config(epochs=40, threads=1), tmp_path / "whole")
+    train(make_config(epochs=40), tmp_path / "whole")
     assert differing(run, tmp_path / "whole") == []
 
 
@@ -178,7 +193,7 @@ def test_stopping_inside_an_epoch_and_inside_an_evaluation_is_exact(
 
 
 def test_checkpoints_inside_an_epoch_by_the_clock(tmp_path: Path, finished: Path) -> None:
-    train(small(checkpoint_minutes=0.0), tmp_path)
+    train(small(), tmp_path, machine=OFTEN)
     assert differing(tmp_path, finished) == []
 
 
@@ -233,13 +248,13 @@ def test_a_run_folder_that_vanishes_is_an_error_and_no_half_run(tmp_path: Path) 
         train(small(), run, on_epoch=lambda row: shutil.rmtree(run))
     assert not run.exists()
     train(small(), run)
-    assert (run / "result.json").exists()
+    assert (run / RESULT).exists()
 
 
 def test_a_summary_that_cannot_be_written_stops_no_training(tmp_path: Path) -> None:
-    (tmp_path / "summary.csv").mkdir()  # stands for a file that another program holds
-    (tmp_path / "summary.csv" / "x").touch()
-    cells = make_grid("quick", ["ce"], ["sym"], [0.4], 1, train_size=200, epochs=1, threads=1)
+    (tmp_path / SUMMARY).mkdir()  # stands for a file that another program holds
+    (tmp_path / SUMMARY / "x").touch()
+    cells = make_grid("quick", ["ce"], ["sym"], [0.4], 1, train_size=200, epochs=1)
     progress = run_study(cells, tmp_path, workers=1)
     assert len(progress.results) == 1
     assert any("summary.csv can't be written" in line for line in progress.messages)
@@ -268,7 +283,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 def two_checkpoints(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for epoch in (1, 2):
-        save_checkpoint(folder, {"w": torch.full((50,), float(epoch))}, {"epoch": epoch})
+        Run(folder).save(small(), {"w": torch.full((50,), float(epoch))}, {"epoch": epoch})
 
 
 @given(st.data())
@@ -279,23 +294,24 @@ def test_any_damage_to_a_checkpoint_is_noticed(tmp_path: Path, data: st.DataObje
     folder = tmp_path / "checkpoints"
     shutil.rmtree(folder, ignore_errors=True)
     two_checkpoints(folder)
-    content = bytearray((folder / CURRENT).read_bytes())
+    content = bytearray((folder / CHECKPOINT).read_bytes())
     where = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
         content[where] ^= 1 << data.draw(st.integers(0, 7))
     else:
         del content[where:]
-    (folder / CURRENT).write_bytes(content)
-    found = load_checkpoint(folder)
-    assert found is not None
-    tensors, state, problems = found
+    (folder / CHECKPOINT).write_bytes(content)
+    tensors, state, problems = Run(folder).resume(small())
+    assert isinstance(Run(folder).epochs_done(), int)  # whatever it reads, it never raises
+    config = state.pop("config")
+    assert Config.read(config) == small()
     if state == {"epoch": 2}:  # the flipped bit was in the padding of the header
         assert tensors["w"].tolist() == [2.0] * 50
         assert problems == []
     else:
         assert state == {"epoch": 1}  # the previous good one is used
         assert tensors["w"].tolist() == [1.0] * 50
-        assert CURRENT in problems[0]
+        assert CHECKPOINT in problems[0]
 
 
 def test_training_goes_on_from_the_previous_checkpoint_and_says_so(
@@ -304,11 +320,11 @@ def test_training_goes_on_from_the_previous_checkpoint_and_says_so(
     run = tmp_path / "run"
     stop = iter([False] * 8)
     with pytest.raises(Interrupted):
-        train(small(checkpoint_minutes=0.0), run, should_stop=lambda: next(stop, True))
+        train(small(), run, machine=OFTEN, should_stop=lambda: next(stop, True))
     assert (run / PREVIOUS).exists()
-    content = bytearray((run / CURRENT).read_bytes())
+    content = bytearray((run / CHECKPOINT).read_bytes())
     content[-5] ^= 4
-    (run / CURRENT).write_bytes(content)
+    (run / CHECKPOINT).write_bytes(content)
     said: list[str] = []
     train(small(), run, say=said.append)
     assert "checksum does not match; going on from the one before it" in said[0]
@@ -318,7 +334,7 @@ def test_training_goes_on_from_the_previous_checkpoint_and_says_so(
 def test_training_begins_anew_where_no_checkpoint_is_good(tmp_path: Path, finished: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    for name in (CURRENT, PREVIOUS):
+    for name in (CHECKPOINT, PREVIOUS):
         (run / name).write_bytes(b"garbage")
     said: list[str] = []
     train(small(), run, say=said.append)
@@ -331,7 +347,7 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: Path, finishe
     with pytest.raises(Interrupted):
         train(small(lr=0.3), tmp_path / "other", should_stop=lambda: next(looks, None) is None)
     (tmp_path / "run").mkdir()
-    shutil.copy(tmp_path / "other" / CURRENT, tmp_path / "run")
+    shutil.copy(tmp_path / "other" / CHECKPOINT, tmp_path / "run")
     said: list[str] = []
     train(small(), tmp_path / "run", say=said.append)
     assert "is another run's; going on from the start" in said[0]
@@ -349,14 +365,14 @@ def before_later_fields(path: Path) -> None:
 
 def test_runs_from_before_a_setting_was_there_stay(run: Path, tmp_path: Path) -> None:
     accuracy = evaluate_run(run)[0].accuracy
-    before_later_fields(run / "model.safetensors")
+    before_later_fields(run / WEIGHTS)
     assert evaluate_run(run)[0].accuracy == accuracy
 
     begun = tmp_path / "begun"
     looks = iter(range(8))
     with pytest.raises(Interrupted):
         train(small(), begun, should_stop=lambda: next(looks, None) is None)
-    before_later_fields(begun / CURRENT)
+    before_later_fields(begun / CHECKPOINT)
     said: list[str] = []
     train(small(), begun, say=said.append)
     assert not any("another run's" in line for line in said)
@@ -368,13 +384,13 @@ def test_other_arguments_in_a_run_folder(run: Path) -> None:
 
 
 def test_a_config_from_a_newer_version(run: Path) -> None:
-    content = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**content, "format": FORMAT + 1}))
+    content = json.loads((run / CONFIG).read_text())
+    (run / CONFIG).write_text(json.dumps({**content, "format": FORMAT + 1}))
     with pytest.raises(BadInput, match=r"config\.json was written by a newer apl.*update apl"):
         train(small(), run)
 
 
-@pytest.mark.parametrize("name", ["config.json", "result.json", "history.csv"])
+@pytest.mark.parametrize("name", [CONFIG, RESULT, HISTORY])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe\x00", b"epoch\n1\n"])
 def test_damaged_text_files_are_named_and_leave_the_other_runs_alone(
     run: Path, name: str, content: bytes
@@ -383,9 +399,9 @@ def test_damaged_text_files_are_named_and_leave_the_other_runs_alone(
     shutil.copytree(run, other)
     (run / name).write_bytes(content)
     with pytest.warns(UserWarning, match=rf"left out: .*{name}"):
-        summary, _ = read_study(run.parent.parent)
-    assert summary["run"].tolist() == ["other"]
-    if name != "history.csv":
+        runs = read_runs(run.parent.parent)
+    assert [found.name for found in runs] == ["other"]
+    if name != HISTORY:
         with pytest.raises(BadInput, match=name):
             train(small(), run)
         progress = run_study([small()], run.parent.parent, workers=1)
@@ -393,14 +409,14 @@ def test_damaged_text_files_are_named_and_leave_the_other_runs_alone(
 
 
 def test_a_missing_or_foreign_model(run: Path, tmp_path: Path) -> None:
-    model = run / "model.safetensors"
+    model = run / WEIGHTS
     model.write_bytes(model.read_bytes()[:-1])
     with pytest.raises(BadInput, match=r"model\.safetensors is damaged"):
         evaluate_run(run)
     save_tensors(model, {"w": torch.zeros(3)}, {})
     with pytest.raises(BadInput, match="is another run's"):
         evaluate_run(run)
-    save_tensors(model, {"w": torch.zeros(3)}, {"config": small().identity()})
+    save_tensors(model, {"w": torch.zeros(3)}, {"config": dataclasses.asdict(small())})
     with pytest.raises(BadInput, match="does not fit the network"):
         evaluate_run(run)
     model.unlink()
@@ -429,19 +445,19 @@ def npz(**arrays: Any) -> bytes:
     ],
 )
 def test_a_wrong_npz(run: Path, content: bytes, message: str) -> None:
-    (run / "noise.npz").write_bytes(content)
+    (run / NOISE).write_bytes(content)
     with pytest.raises(BadInput, match=message) as caught:
-        read_noise(run / "noise.npz")
-    assert "noise.npz" in str(caught.value)
-    (run / "result.json").unlink()
+        read_noise(run / NOISE)
+    assert NOISE in str(caught.value)
+    (run / RESULT).unlink()
     with pytest.raises(BadInput, match=message):
         train(small(), run)
 
 
 def test_other_labels_in_a_run_folder(run: Path, tmp_path: Path) -> None:
-    (run / "result.json").unlink()
+    (run / RESULT).unlink()
     train(small(seed=6), tmp_path / "other")
-    shutil.copy(tmp_path / "other" / "noise.npz", run)
+    shutil.copy(tmp_path / "other" / NOISE, run)
     with pytest.raises(BadInput, match="trained on other labels"):
         train(small(), run)
 
@@ -470,18 +486,23 @@ def test_no_loader_runs_a_pickle(run: Path, tmp_path: Path, protocol: int) -> No
     array = io.BytesIO()
     np.save(array, np.array([Evil(mark)], dtype=object))
     evil = tmp_path / "evil"
-    clean = load_dataset("digits").train_labels
+    clean = load_data("digits").train.labels.true
     for content in (raw, buffer.getvalue(), objects.getvalue(), array.getvalue()):
-        for name in ("config.json", "history.csv", "result.json", "noise.npz", "model.safetensors"):
+        for name in (CONFIG, HISTORY, RESULT, NOISE, WEIGHTS):
             (run / name).write_bytes(content)
-        (run / CURRENT).write_bytes(content)
+        (run / CHECKPOINT).write_bytes(content)
         evil.write_bytes(content)
         (tmp_path / "evil.npy").write_bytes(content)
         (tmp_path / "CIFAR-10_human.pt").write_bytes(content)
         for load in (
-            lambda: read_config(run),
-            lambda: read_noise(run / "noise.npz"),
-            lambda: load_tensors(run / "model.safetensors"),
+            lambda: Run(run).config,
+            lambda: Run(run).environment,
+            lambda: Run(run).history,
+            lambda: Run(run).result,
+            lambda: Run(run).labels,
+            lambda: Run(run).weights(small()),
+            lambda: read_noise(run / NOISE),
+            lambda: load_tensors(run / WEIGHTS),
             lambda: find_map(str(evil), ["a", "b"]),
             lambda: read_matrix(evil, 10),
             lambda: read_matrix(tmp_path / "evil.npy", 10),
@@ -491,11 +512,16 @@ def test_no_loader_runs_a_pickle(run: Path, tmp_path: Path, protocol: int) -> No
         ):
             with pytest.raises(BadInput):
                 load()
-        found = load_checkpoint(run)
-        assert found is not None
-        assert found[0] == {}
+        assert Run(run).resume(small())[0] == {}
+        assert Run(run).epochs_done() == 0
         with pytest.warns(UserWarning, match="left out"), pytest.raises(BadInput):
-            read_study(run.parent.parent)
+            read_runs(run.parent.parent)
+        record = run.parent.parent / RECORD
+        record.write_bytes(content)
+        with warnings.catch_warnings(), contextlib.suppress(BadInput):
+            warnings.simplefilter("ignore")  # a line or the whole file is told of
+            assert read_record(record.parent) == {}
+        record.unlink()
     assert not mark.exists()
 
 
@@ -512,7 +538,7 @@ def test_a_data_set_made_of_evil_pickles_is_refused(tmp_path: Path, dataset: str
         for name in names:
             (tmp_path / folder / name).write_bytes(content)
     with pytest.raises(BadInput, match="damaged or incomplete"):
-        load_dataset(dataset, tmp_path, download=False)
+        load_data(dataset, tmp_path, download=False)
     assert not mark.exists()
 
 
@@ -529,7 +555,7 @@ def test_links_do_not_lead_out_of_the_results(tmp_path: Path) -> None:
     (runs / config.name).unlink()
     (runs / config.name).mkdir()
     (outside / "precious").write_text("text")
-    (runs / config.name / "log.txt").symlink_to(outside / "precious")
+    (runs / config.name / LOG).symlink_to(outside / "precious")
     progress = run_study([config], tmp_path / "study", workers=1)
     assert config.name in progress.failed
     assert (outside / "precious").read_text() == "text"
@@ -583,7 +609,7 @@ def test_any_options_of_noise_give_a_result_or_one_line(
     assert code in (0, 2)
     assert len(errors) == (code == 2), errors
     if code == 0:
-        assert read_noise(tmp_path / "x.npz").transition.shape == (10, 10)
+        assert np.shape(read_noise(tmp_path / "x.npz").transition) == (10, 10)
 
 
 numbers = st.one_of(st.none(), st.integers(), st.floats())
@@ -591,9 +617,9 @@ fields = st.fixed_dictionaries(
     {},
     optional={
         **dict.fromkeys(("alpha", "beta", "gamma", "q", "A", "lr", "momentum", "clip"), numbers),
-        **dict.fromkeys(("rate", "weight_decay", "checkpoint_minutes"), st.floats()),
+        **dict.fromkeys(("rate", "weight_decay"), st.floats()),
         **dict.fromkeys(("seed", "width", "epochs", "batch_size", "train_size"), st.integers()),
-        **dict.fromkeys(("loss", "map", "preset", "dataset", "network", "device"), texts),
+        **dict.fromkeys(("loss", "map", "preset", "dataset", "network"), texts),
         "noise": st.one_of(texts, st.sampled_from(["none", "sym", "asym", "pair"])),
     },
 )
@@ -609,6 +635,24 @@ def test_any_values_make_a_config_or_one_line(given: dict[str, Any]) -> None:
     else:
         assert 0 < len(config.name) <= 150
         assert Config(**config.__dict__) == config
+        assert Config.read(dataclasses.asdict(config)) == config
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={"checkpoint_minutes": st.floats(), "device": texts, "threads": st.integers()},
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_any_values_make_a_machine_or_one_line(given: dict[str, Any]) -> None:
+    try:
+        machine = Machine(**given)
+    except BadInput as error:
+        assert "\n" not in str(error)
+    else:
+        assert machine.threads_for("digits") >= 0
+        assert 0 <= machine.checkpoint_minutes < float("inf")
 
 
 @given(
@@ -620,7 +664,7 @@ def test_any_values_make_a_config_or_one_line(given: dict[str, Any]) -> None:
     st.booleans(),
 )
 @settings(max_examples=25, deadline=None)
-@pytest.mark.filterwarnings("ignore::apl.noise.NoiseWarning")
+@pytest.mark.filterwarnings("ignore::apl.errors.NoiseWarning")
 def test_training_on_a_handful_of_images_never_breaks(
     count: int, batch: int, noise: str, rate: float, lr: float, augment: bool
 ) -> None:
@@ -632,20 +676,19 @@ def test_training_on_a_handful_of_images_never_breaks(
         lr=lr,
         augment=augment,
         epochs=2,
-        threads=1,
         loss="ce",
     )
     result = train(config, say=lambda text: None)
-    assert 0 <= result["test_accuracy"] <= 1
+    assert 0 <= result.test_accuracy <= 1
     if lr == 0.0:
-        assert result["collapsed"]
+        assert result.collapsed
 
 
 def test_a_diverging_cell_is_marked_and_the_study_goes_on(tmp_path: Path) -> None:
     wild = small(lr=1e38, clip=0.0, loss="ce", batch_size=10)
     progress = run_study([wild, small()], tmp_path, workers=1)
     assert progress.failed == {}
-    assert progress.results[wild.name]["reason"] == "diverged"
-    assert progress.results[wild.name]["collapsed"]
-    assert not progress.results[small().name]["reason"]
+    assert progress.results[wild.name].reason == "diverged"
+    assert progress.results[wild.name].collapsed
+    assert not progress.results[small().name].reason
     assert any("diverged" in line for line in progress.messages)

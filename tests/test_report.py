@@ -8,49 +8,70 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import Cli
 from PIL import Image
-from test_plots import GRID, TWELVE, study
+from test_plots import GRID, TWELVE, altered, study, summary_of, unknown
 
-from apl.config import make_config
 from apl.errors import BadInput
-from apl.losses import LOSSES
+from apl.losses import loss_label
+from apl.noise import Labels
 from apl.report.claims import CLAIMS
-from apl.report.page import make_report, read_material
-from apl.report.pictures import draw_study, look
-from apl.report.published import published_table
-from apl.runs import HISTORY_COLUMNS, read_study, write_history, write_json, write_summary
+from apl.report.page import make_report, read_study
+from apl.report.pictures import draw_study, look, plot_study
+from apl.report.published import published_cells, published_rows
+from apl.report.table import results_table
+from apl.runs import (
+    CONFIG,
+    RECORD,
+    RESULT,
+    RUNS,
+    SUMMARY,
+    Finished,
+    Run,
+    read_runs,
+    write_study,
+)
 
 ENVIRONMENT = {"device": "cpu", "python": "3.12.1", "torch": "2.9.0", "git_commit": "0123abc"}
-RESULT = """collapsed reason too_short test_accuracy train_accuracy memorised recovered class_names
-per_class_accuracy confusion transition""".split()
 
 
-def write_study(folder: Path, summary: pd.DataFrame, histories: pd.DataFrame) -> Path:
-    """The run folders and the summary.csv that made-up runs would have left."""
-    for row in summary.to_dict("records"):
-        config = make_config(
-            **{name: row[name] for name in ("preset", "dataset", "loss", "noise", "map", "rate")},
-            seed=int(row["seed"]),
-        )
-        run = folder / "runs" / config.name
-        run.mkdir(parents=True)
-        content = {"config": config.__dict__, "environment": ENVIRONMENT}
-        write_json(run / "config.json", {"format": 1, **content})
-        corrupted = int(10_000 * row["rate"])
-        result = {name: row[name] for name in RESULT}
-        write_json(run / "result.json", {"format": 1, **result, "corrupted": corrupted})
-        history = histories[histories["run"] == row["run"]]
-        write_history(run / "history.csv", history[list(HISTORY_COLUMNS)].to_dict("records"))
-    write_summary(folder)
+def write(folder: Path, runs: list[Finished]) -> Path:
+    """The run folders, the record and the summary.csv that made-up runs would have left."""
+    labels = np.zeros(2, np.int64)
+    for made in runs:
+        run = Run(folder / RUNS / made.name)
+        run.file(CONFIG).parent.mkdir(parents=True)
+        matrix = made.result.transition
+        given = Labels(labels, labels, None if matrix is None else np.array(matrix))
+        run.begin(made.config, given, ENVIRONMENT)
+        run.finish(made.config, {}, made.history, made.result)
+    write_study(folder)
     return folder
+
+
+def record_alone(folder: Path) -> Path:
+    """The study as one is committed: without its run folders."""
+    shutil.rmtree(folder / RUNS)
+    return folder
+
+
+def edit_record(folder: Path, change: Callable[[dict[str, Any]], object], line: int = 0) -> None:
+    """Change a line of the record, as nobody who wrote it by apl would."""
+    lines = (folder / RECORD).read_text().splitlines()
+    content = json.loads(lines[line])
+    change(content)
+    lines[line] = json.dumps(content)
+    (folder / RECORD).write_text("\n".join(lines) + "\n")
 
 
 class Page(HTMLParser):
@@ -99,25 +120,25 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A study of 12 losses, 9 settings and 3 seeds with a collapsed run, and its page."""
-    summary, histories = study(seeds=(0, 1, 2), collapse=("mae", "sym", 0.8, 2))
-    (dead,) = summary.index[summary["collapsed"]]
-    summary.at[dead, "confusion"] = [[1000 * (k == 3) for k in range(10)]] * 10
-    folder = tmp_path_factory.mktemp("results") / "cifar10-laptop"
-    write_study(folder, summary, histories)
-    return folder, make_report(read_material(folder)).html
+    runs = study(seeds=(0, 1, 2), collapse=("mae", "sym", 0.8, 2))
+    folder = write(tmp_path_factory.mktemp("results") / "cifar10-laptop", runs)
+    return folder, html_of(folder)
 
 
 SMALL: dict[str, Any] = {"losses": ["ce", "nce_rce"], "seeds": (0, 1)}
 
 
+def html_of(folder: Path) -> str:
+    return make_report(folder.name, read_study(folder)).html
+
+
 def page_of(folder: Path) -> Page:
-    return Page(make_report(read_material(folder)).html)
+    return Page(html_of(folder))
 
 
 ACCURACY = "Accuracy on clean test labels after the last epoch, in %"
 
 
-@pytest.mark.xdist_group("report")
 def test_the_whole_study_is_in_the_page(whole: tuple[Path, str]) -> None:
     folder, html = whole
     page = Page(html)
@@ -126,28 +147,27 @@ def test_the_whole_study_is_in_the_page(whole: tuple[Path, str]) -> None:
     assert any(meta.get("name") == "viewport" for meta in page.named("meta"))
     assert "cifar10-laptop: report of an apl study" in html
 
-    summary, _ = read_study(folder)
+    summary = summary_of(read_runs(folder))
     table = page.tables[ACCURACY]
-    published = published_table("cifar10")
-    assert published is not None
-    theirs = published.set_index(["method", "noise", "rate"])
+    theirs = published_cells("cifar10")
     for column, (noise, _, rate) in enumerate(GRID):
         here = summary[(summary["noise"] == noise) & (summary["rate"] == rate)]
         groups = 100 * here.groupby("loss")["test_accuracy"].agg(["mean", "std"])
         for loss in TWELVE:
             mean, std = groups.loc[loss]
-            ours, _, below = table[LOSSES[loss].label][column].partition("|")
+            ours, _, below = table[loss_label(loss)][column].partition("|")
             dead = (loss, noise, rate) == ("mae", "sym", 0.8)
             assert ours == f"{mean:.2f} ± {std:.2f}" + "†" * dead
-            if (loss, noise, rate) in theirs.index:
-                row = theirs.loc[(loss, noise, rate)]
+            row = theirs.get((loss, noise, round(100 * rate, 4)))
+            assert bool(below) == (row is not None)
+            if row is not None:
                 assert below.startswith(f"{row['mean']:.2f}")
                 assert row["paper"] in page.text
     assert html.count("<strong>") == len(GRID)
 
     for score in ("Memorised: ", "Recovered: ", "Accuracy on the training labels"):
         (found,) = (t for caption, t in page.tables.items() if caption.startswith(score))
-        assert set(found) == {"Method", *(LOSSES[loss].label for loss in TWELVE)}
+        assert set(found) == {"Method", *map(loss_label, TWELVE)}
     per_class = [c for c in page.tables if c.startswith("Accuracy of each class in %")]
     assert len(per_class) == len(GRID)
     given_up = page.tables["Accuracy of each class in %, sym 0.8"]["MAE"]
@@ -160,7 +180,6 @@ def test_the_whole_study_is_in_the_page(whole: tuple[Path, str]) -> None:
     assert "torch 2.9.0" in page.text
 
 
-@pytest.mark.xdist_group("report")
 def test_the_agreement_is_told_by_kind_of_noise(whole: tuple[Path, str]) -> None:
     table = Page(whole[1]).tables[
         "Pairs in the same order less pairs in the reverse one, as a share of all pairs"
@@ -177,12 +196,11 @@ def test_the_agreement_is_told_by_kind_of_noise(whole: tuple[Path, str]) -> None
         assert mean / sum(counts) == pytest.approx(float(everything[share]), abs=0.011)
 
 
-@pytest.mark.xdist_group("report")
 def test_every_picture_is_embedded_and_nothing_is_loaded(whole: tuple[Path, str]) -> None:
     folder, html = whole
     page = Page(html)
     with look():
-        names = [name for name, _ in draw_study(*read_study(folder))]
+        names = [name for name, _ in draw_study(read_study(folder)[0])]
     pictures = page.named("img")
     assert len(pictures) == len(names)
     for picture in pictures:
@@ -201,22 +219,24 @@ def test_every_picture_is_embedded_and_nothing_is_loaded(whole: tuple[Path, str]
     assert len(html.encode()) < 4_000_000
 
 
-def test_the_same_study_gives_the_same_bytes(tmp_path: Path) -> None:
-    data = study(**SMALL, grid=GRID[:3])
-    pages = [
-        make_report(read_material(write_study(tmp_path / place / "x", *data))).html
-        for place in "ab"
-    ]
-    assert pages[0] == pages[1]
+def test_the_same_study_gives_the_same_bytes_with_or_without_its_run_folders(
+    tmp_path: Path,
+) -> None:
+    runs = study(**SMALL, grid=GRID[:4])
+    one, other = (write(tmp_path / place / "cifar10-laptop", runs) for place in "ab")
+    html = html_of(one)
+    assert html_of(record_alone(other)) == html
+    command = "apl study --preset laptop --losses ce,nce_rce --noise none,sym --rates 0.2,0.4,0.6"
+    assert f"{command} --seeds 2\n" in Page(html).text
 
 
 HOSTILE = "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$\\frac$ & {{ 7*7 }}"
 
 
 def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
-    data = study(**SMALL, grid=GRID[:3], classes=[*HOSTILE, "d"])
-    folder = write_study(tmp_path / "<b onclick=x>&amp;", *data)
-    for config in folder.glob("runs/*/config.json"):
+    runs = study(**SMALL, grid=GRID[:3], classes=[*HOSTILE, "d"])
+    folder = write(tmp_path / "<b onclick=x>&amp;", runs)
+    for config in folder.glob(f"{RUNS}/*/{CONFIG}"):
         content = json.loads(config.read_text())
         content["environment"] = {HOSTILE[0]: HOSTILE[1], "torch": HOSTILE[2]}
         config.write_text(json.dumps(content))
@@ -227,14 +247,16 @@ def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
     assert all(name in page.text for name in (*HOSTILE, folder.name))
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
 
-    # What run folders can't hold, since a config is checked, a summary.csv can.
-    summary = pd.read_csv(folder / "summary.csv")
-    for column, name in zip(("loss", "variant", "reason"), HOSTILE, strict=True):
-        summary[column] = name
-    summary.loc[0, ["collapsed", "preset"]] = [True, HOSTILE[0]]
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    summary.to_csv(bare / "summary.csv", index=False)
+    # What no run writes, a record can say all the same.
+    bare = record_alone(write(tmp_path / "bare", study(**SMALL, grid=GRID[2:3])))
+
+    def change(content: dict[str, Any]) -> None:
+        content["run"] = HOSTILE[0]
+        content["config"] |= {"noise": "asym", "map": HOSTILE[1], "map_sha256": HOSTILE[0]}
+        content["result"] |= {"collapsed": True, "reason": HOSTILE[2]}
+        content["environment"] = {"python": HOSTILE[0]}
+
+    edit_record(bare, change)
     page = page_of(bare)
     assert len(page.named("script")) == 1
     assert all(str(image["src"]).startswith("data:") for image in page.named("img"))
@@ -255,35 +277,117 @@ def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
 def test_small_and_odd_studies_have_a_page(
     given: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    page = page_of(write_study(tmp_path / "x", *study(**{"epochs": 2, **given})))
+    page = page_of(write(tmp_path / "x", study(**{"epochs": 2, **given})))
     assert told in page.text
     assert "nan" not in page.text.replace("nano", "")
 
 
 def test_many_classes_stand_below_each_other(tmp_path: Path) -> None:
     classes = [f"class {k}" for k in range(100)]
-    page = page_of(write_study(tmp_path / "x", *study(**SMALL, grid=GRID[2:3], classes=classes)))
+    page = page_of(write(tmp_path / "x", study(**SMALL, grid=GRID[2:3], classes=classes)))
     table = page.tables["Accuracy of each class in %, sym 0.4"]
     assert list(table) == ["Class", *classes]
     assert table["Class"] == ["CE", "NCE+RCE"]
 
 
 def test_a_loss_that_was_lost_is_a_dash_and_not_nan(tmp_path: Path) -> None:
-    summary, histories = study(**SMALL, grid=GRID[:3])
-    dead = (summary["loss"] == "ce") & (summary["rate"] == 0.4)
-    summary.loc[dead, ["test_accuracy", "train_accuracy", "memorised"]] = float("nan")
-    summary.loc[dead, ["collapsed", "reason"]] = [True, "not-finite"]
-    page = page_of(write_study(tmp_path / "x", summary, histories))
+    lost = dict.fromkeys(("test_accuracy", "train_accuracy", "memorised"), float("nan"))
+    runs = [
+        altered(run, **lost, collapsed=True, reason="not-finite")
+        if run.config.loss == "ce" and run.config.rate == 0.4
+        else run
+        for run in study(**SMALL, grid=GRID[:3])
+    ]
+    page = page_of(write(tmp_path / "x", runs))
     assert page.tables[ACCURACY]["CE"][2].startswith("-†")
     assert "nan" not in page.text
 
 
+MEMORY = (
+    "Memorised: wrong training labels predicted as given, in %",
+    "Recovered: wrong training labels predicted as the true class, in %",
+)
+
+
+def test_what_nobody_knows_is_a_dash_and_is_said(tmp_path: Path) -> None:
+    # Labels as somebody gave them, the test labels too: what is wrong among them nobody knows.
+    runs = [unknown(run) for run in study(**SMALL, grid=GRID[:1], epochs=3)]
+    folder = write(tmp_path / "x", runs)
+    summary = pd.read_csv(folder / SUMMARY)
+    assert set(summary["on"]) == {"given"}
+    assert summary[["memorised", "recovered"]].isna().all(axis=None)
+    for _ in ("from the run folders", "from the record"):
+        page = page_of(folder)
+        assert "A dash: nobody knows which of these training labels are wrong." in page.text
+        table = page.tables["Accuracy on given test labels after the last epoch, in %"]
+        mean = 100 * np.mean([r.result.test_accuracy for r in runs if r.config.loss == "ce"])
+        assert table["CE"][0].startswith(f"{mean:.2f} ± ")
+        assert "clean test labels" not in page.text
+        for caption in MEMORY:
+            told = {"Method": ["clean"], "CE": ["-"], "NCE+RCE": ["-"]}
+            assert page.tables[caption] == told
+        assert not re.search(r"\bnan\b", page.text)
+        assert "Transition matrices" not in page.text
+        lacking = page.tables["Claims that were not run"]
+        assert lacking["NCE+RCE memorises less than CE"] == ["symmetric noise"] * 2
+        if (folder / RUNS).exists():
+            record_alone(folder)
+
+
+def test_of_clean_labels_known_to_be_right_there_is_no_dash(tmp_path: Path) -> None:
+    known = study(**SMALL, grid=GRID[:2])
+    page = page_of(write(tmp_path / "known", known))
+    assert page.tables[MEMORY[0]]["Method"] == ["sym 0.2"]
+    assert "nobody knows" not in page.text
+    # Beside runs of known truth, those of unknown truth are told apart.
+    mixed = [unknown(run) if run.config.noise == "none" else run for run in known]
+    page = page_of(write(tmp_path / "mixed", mixed))
+    assert "clean test labels, or given ones where the truth is unknown" in page.text
+    memorised = page.tables[MEMORY[0]]
+    assert memorised["Method"] == ["clean", "sym 0.2"]
+    assert memorised["CE"][0] == "-"
+    assert float(memorised["CE"][1].split(" ±")[0]) > 50
+
+
+@pytest.mark.parametrize("noise", ["human", "matrix"])
+def test_noise_of_an_unknown_matrix_has_a_page(tmp_path: Path, noise: str) -> None:
+    runs = study(**SMALL, grid=[GRID[0], ("human", "worse", 0.0)], epochs=2)
+    runs = [unknown(run) if run.config.noise == "human" else run for run in runs]
+    folder = record_alone(write(tmp_path / "x", runs))
+    for line, run in enumerate(read_runs(folder)):
+        if run.config.noise == "human" and noise == "matrix":
+            # The file with the matrix need not be here to read what was made of it.
+            its = {"noise": "matrix", "map": "m.csv", "map_sha256": "0"}
+            edit_record(folder, lambda content, its=its: content["config"].update(its), line)
+    page = page_of(folder)
+    name = "human worse" if noise == "human" else "matrix (m.csv)"
+    (table,) = (
+        table for caption, table in page.tables.items() if caption.startswith("Accuracy on c")
+    )
+    assert table["Method"] == ["clean", name]
+    assert page.tables[MEMORY[0]]["CE"] == ["-"]
+    assert not re.search(r"\bnan\b", page.text)
+    assert "8 of the 8 cells" in page.text
+
+
+def test_a_class_of_which_no_sample_is_known_is_left_out_of_the_rate(tmp_path: Path) -> None:
+    # As with human labels on so few images that a class has none: its row of the matrix is null.
+    (run,) = study(["ce"], [("human", "worse", 0.0)], seeds=(0,), epochs=2)
+    matrix = [[0.5, 0.5, *[0.0] * 8], *np.eye(10)[1:9].tolist(), [float("nan")] * 10]
+    folder = write(tmp_path / "x", [altered(run, transition=matrix)])
+    assert pd.read_csv(folder / SUMMARY)["rate"].tolist() == [pytest.approx(0.5 / 9, abs=1e-6)]
+    assert "1 of the 1 cells" in page_of(folder).text
+
+
 def test_cells_that_were_not_run_are_named(tmp_path: Path) -> None:
-    summary, histories = study(**SMALL, grid=GRID[:3])
-    hole = (summary["loss"] == "ce") & (summary["noise"] == "none") & (summary["seed"] == 1)
-    folder = write_study(tmp_path / "x", summary[~hole], histories)
-    begun = folder / "runs" / "nce_rce_sym-0.4_seed1" / "result.json"
-    begun.unlink()
+    runs = [
+        run
+        for run in study(**SMALL, grid=GRID[:3])
+        if (run.config.loss, run.config.noise, run.config.seed) != ("ce", "none", 1)
+    ]
+    folder = write(tmp_path / "x", runs)
+    (folder / RUNS / "nce_rce_sym-0.4_seed1" / RESULT).unlink()
+    (folder / RECORD).unlink()  # which has it still
     page = page_of(folder)
     table = page.tables["Cells of the grid that are missing"]
     assert table["CE"] == ["clean", "1"]
@@ -293,51 +397,101 @@ def test_cells_that_were_not_run_are_named(tmp_path: Path) -> None:
     assert not_run["NCE is more accurate than CE"] == ["symmetric noise of 0.4 or more", "NCE"]
 
 
-def test_a_folder_with_a_summary_alone_shows_what_it_can(tmp_path: Path) -> None:
-    folder = write_study(tmp_path / "cifar10-laptop", *study(**SMALL, grid=GRID[:4]))
-    full = page_of(folder)
-    shutil.rmtree(folder / "runs")
-    page = page_of(folder)
-    assert page.tables[ACCURACY] == full.tables[ACCURACY]
-    assert (
-        page.tables["Accuracy of each class in %, sym 0.4"]
-        == full.tables["Accuracy of each class in %, sym 0.4"]
-    )
-    assert {image["alt"] for image in page.named("img")} < {i["alt"] for i in full.named("img")}
-    assert "the run folders are not here" in page.text
-    command = "apl study --preset laptop --losses ce,nce_rce --noise none,sym --rates 0.2,0.4,0.6"
-    assert f"{command} --seeds 2\n" in page.text
-    assert f"{command} --seeds 2\n" in full.text
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ("", "No columns"),
-        ("run,loss\n", "not in index"),
-        ("\x00\xff", "is no summary of this apl"),
-    ],
-)
-def test_a_broken_summary_is_one_line(tmp_path: Path, content: str, problem: str) -> None:
-    (tmp_path / "summary.csv").write_text(content, encoding="latin-1")
-    with pytest.raises(BadInput, match=r"summary\.csv is no summary of this apl") as caught:
-        read_material(tmp_path)
-    assert problem in str(caught.value)
+def test_a_folder_with_neither_runs_nor_record_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = record_alone(write(tmp_path / "x", study(**SMALL, grid=GRID[:1])))
+    (folder / RECORD).unlink()
+    assert (folder / SUMMARY).is_file()
+    with pytest.raises(BadInput, match=r"x is no study: .* and no runs\.jsonl") as caught:
+        read_study(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_a_summary_without_runs_or_of_unknown_noise_is_refused(tmp_path: Path) -> None:
-    folder = write_study(tmp_path / "x", *study(**SMALL, grid=GRID[:1]))
-    shutil.rmtree(folder / "runs")
-    summary = pd.read_csv(folder / "summary.csv")
-    for wrong in (summary.iloc[:0], summary.assign(noise="loud"), summary.assign(rate="high")):
-        wrong.to_csv(folder / "summary.csv", index=False)
-        with pytest.raises(BadInput, match="is no summary of this apl"):
-            read_material(folder)
+@pytest.mark.filterwarnings("ignore:left out")  # the lines, told of one by one
+@pytest.mark.parametrize("content", ["", "run,loss\n", "[]\n{}\n", "\x00\xff"])
+def test_a_broken_record_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / RECORD).write_text(content, encoding="latin-1")
+    with pytest.raises(BadInput) as caught:
+        read_study(tmp_path)
+    said = "can't be read" if "\xff" in content else "there is no finished run"
+    assert said in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["config"].update(noise="loud"),
+        lambda content: content["config"].update(rate="high"),
+        lambda content: content["config"].update(loss="nce_rcx"),
+        lambda content: content["config"].update(dataset="imagenet"),
+        lambda content: content["config"].update(preset="quick", dataset="imagenet"),
+        lambda content: content["config"].update(network="transformer"),
+        lambda content: content["config"].pop("lr"),
+        lambda content: content["result"].update(class_names=["a"]),
+        lambda content: content["result"].pop("confusion"),
+        lambda content: content["history"]["lr"].pop(),
+        lambda content: content.pop("environment"),
+        lambda content: content.update(format=99),
+        lambda content: content.clear(),
+    ],
+)
+def test_a_broken_line_of_the_record_is_left_out_and_told_of(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    runs = study(**{**SMALL, "seeds": (0,)}, grid=GRID[1:2], epochs=2)
+    folder = record_alone(write(tmp_path / "x", runs))
+    edit_record(folder, change, line=1)
+    with pytest.warns(UserWarning, match=r"^left out: .*line 2 of .*runs\.jsonl") as told:
+        parts = read_study(folder)
+    assert ["\n" in str(warning.message) for warning in told] == [False]
+    assert [list(part.runs["loss"]) for part in parts] == [["ce"]]
+
+
+def test_one_reading_serves_page_table_and_pictures(tmp_path: Path) -> None:
+    runs = study(["ce"], grid=GRID[1:2], seeds=(0, 1), epochs=2)
+    folder = record_alone(write(tmp_path / "x", runs))
+    published = published_rows()
+
+    def tell(name: str) -> tuple[str, str, dict[str, bytes]]:
+        drawn = plot_study(parts, tmp_path / name)
+        pictures = {path.name: path.read_bytes() for path in drawn}
+        return make_report("x", parts).html, results_table(parts, published), pictures
+
+    parts = read_study(folder)
+    before = [(study.runs.copy(), study.epochs.copy()) for study in parts]
+    (folder / RECORD).unlink()
+    first = tell("first")
+    for part, (runs, epochs) in zip(parts, before, strict=True):
+        pd.testing.assert_frame_equal(part.runs, runs)
+        pd.testing.assert_frame_equal(part.epochs, epochs)
+    assert tell("again") == first
+
+
+WITHOUT_TORCH = """
+import sys
+from pathlib import Path
+from apl.report.page import make_report, read_study
+html = make_report("x", read_study(Path(sys.argv[1]))).html
+assert "<!DOCTYPE html>" in html and "data:image/png" in html
+loaded = {"torch", "torchvision", "triton", "sklearn", "apl.train", "apl.study", "apl.criteria"}
+print(sorted(loaded & set(sys.modules)))
+"""
+
+
+def test_a_study_is_told_without_torch_and_without_the_trainer(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", study(["ce"], grid=GRID[2:3], seeds=(0,), epochs=2))
+    for _ in ("from the run folders", "from the record"):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH, str(folder)], capture_output=True, text=True
+        )
+        assert done.stdout == "[]\n", done.stderr
+        if (folder / RUNS).exists():
+            record_alone(folder)
 
 
 def test_the_command_writes_the_file_and_says_where(cli: Cli, tmp_path: Path) -> None:
-    write_study(tmp_path / "results/cifar10-laptop", *study(**SMALL, grid=GRID[2:3]))
+    write(tmp_path / "results/cifar10-laptop", study(**SMALL, grid=GRID[2:3]))
     shown = cli("report", "results/cifar10-laptop").stdout
     assert "Ma et al., ICML 2020: " in shown
     assert "over 1 pair of losses" in shown
@@ -346,7 +500,7 @@ def test_the_command_writes_the_file_and_says_where(cli: Cli, tmp_path: Path) ->
     first = (tmp_path / "results/cifar10-laptop/report.html").read_bytes()
     assert (tmp_path / "new/page.html").read_bytes() == first
     with pytest.raises(BadInput, match=r"is no study: .*; give one of .*cifar10-laptop"):
-        read_material(tmp_path / "results")
+        read_study(tmp_path / "results")
 
 
 # ------------------------------------------------------------------------------------ in a browser
@@ -376,7 +530,6 @@ addEventListener("load", () => {
 """
 
 
-@pytest.mark.xdist_group("report")
 def test_in_a_browser_it_sorts_and_never_scrolls_sideways(
     whole: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -410,9 +563,9 @@ def test_in_a_browser_it_sorts_and_never_scrolls_sideways(
     assert not seen["scrolls"]
     assert seen["button"] == 0  # the Tab key reaches it
     assert seen["states"] == ["none", "descending", "ascending", "none"]
-    summary, _ = read_study(folder)
+    summary = summary_of(read_runs(folder))
     at = summary[(summary["noise"] == "sym") & (summary["rate"] == 0.2)]
     means = at.groupby("loss")["test_accuracy"].mean().sort_values()
-    assert seen["up"] == [LOSSES[loss].label for loss in means.index]
+    assert seen["up"] == [loss_label(loss) for loss in means.index]
     assert seen["down"] == seen["up"][::-1]
     assert seen["again"] == seen["before"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -10,18 +11,21 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import apl.kernels as kernels
 from apl.config import Config, make_config
+from apl.criteria import make_loss
 from apl.errors import BadInput
-from apl.losses import make_loss
-from apl.networks import NETWORKS, make_network
+from apl.kernels import dispatch
+from apl.machine import Machine
+from apl.networks import make_network
+from apl.presets import NETWORKS
+from apl.scores import Result
 from apl.train import learning_rate, train
 
 # What makes the host wait for a GPU: a number or a size read from a tensor, or values that come
 # from Python lists (copied from memory that is not pinned).
 SYNCS = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "equal"}
 
-needs_compiler = pytest.mark.skipif(not kernels.has_compiler(), reason="needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(not dispatch.has_compiler(), reason="needs a C++ compiler")
 
 
 class CountSyncs(TorchDispatchMode):
@@ -42,7 +46,12 @@ class CountSyncs(TorchDispatchMode):
 
 
 def config(**given: Any) -> Config:
-    return make_config(**{"train_size": 320, "epochs": 2, "threads": 1, "device": "cpu", **given})
+    return make_config(**{"train_size": 320, "epochs": 2, **given})
+
+
+def run(asked: Config, compile: bool = False, **options: Any) -> Result:
+    machine = Machine(threads=1, device="cpu", compile=compile)
+    return train(asked, machine=machine, say=lambda text: None, **options)
 
 
 def syncs(loss: str, **given: Any) -> Counter[str]:
@@ -50,9 +59,9 @@ def syncs(loss: str, **given: Any) -> Counter[str]:
     # alone, where to read a number costs nothing, and does so.
     criterion = make_loss(loss, 10, backend="reference")
     asked = config(loss=loss, network="mlp", width=16, **given)
-    train(asked, criterion=criterion, say=lambda text: None)  # fills what is computed only once
+    run(asked, criterion=criterion)  # fills what is computed only once
     with CountSyncs() as counter:
-        train(asked, criterion=criterion, say=lambda text: None)
+        run(asked, criterion=criterion)
     return counter.seen
 
 
@@ -74,7 +83,7 @@ def test_a_wait_in_a_step_is_counted() -> None:
 
     asked = config(loss="ce", batch_size=20, network="mlp", width=16)
     with CountSyncs() as counter:
-        train(asked, criterion=Waits(), say=lambda text: None)
+        run(asked, criterion=Waits())
     assert counter.seen["_local_scalar_dense"] >= 2 * 16
 
 
@@ -103,11 +112,7 @@ def test_compiled_training_is_training() -> None:
     """The same run, compiled: the same up to the rounding of fused sums."""
     rows: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     for compiled, seen in rows.items():
-        train(
-            config(compile=compiled, network="mlp", width=32),
-            on_epoch=seen.append,
-            say=lambda text: None,
-        )
+        run(config(network="mlp", width=32), compiled, on_epoch=seen.append)
     for eager, fused in zip(rows[False], rows[True], strict=True):
         assert fused["train_loss"] == pytest.approx(eager["train_loss"], rel=1e-3)
         assert fused["test_accuracy"] == pytest.approx(eager["test_accuracy"], abs=0.02)
@@ -116,12 +121,12 @@ def test_compiled_training_is_training() -> None:
 def test_compile_without_a_compiler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    kernels.has_compiler.cache_clear()
+    dispatch.has_compiler.cache_clear()
     try:
         with pytest.raises(BadInput, match="compile needs a C\\+\\+ compiler"):
-            train(config(compile=True), say=lambda text: None)
+            run(config(), compile=True)
     finally:
-        kernels.has_compiler.cache_clear()
+        dispatch.has_compiler.cache_clear()
 
 
 def test_bf16_trains_with_float32_weights_and_loss() -> None:
@@ -133,17 +138,17 @@ def test_bf16_trains_with_float32_weights_and_loss() -> None:
         seen.append((logits.dtype, loss.dtype))
         return loss
 
-    exact = train(config(epochs=6), say=lambda text: None)
-    rough = train(config(epochs=6, precision="bf16"), criterion=watched, say=lambda text: None)
+    exact = run(config(epochs=6))
+    rough = run(config(epochs=6, precision="bf16"), criterion=watched)
     assert set(seen) == {(torch.float32, torch.float32)}
-    assert rough["test_accuracy"] != exact["test_accuracy"]  # it did compute in bf16
-    assert rough["test_accuracy"] == pytest.approx(exact["test_accuracy"], abs=0.1)
+    assert rough.test_accuracy != exact.test_accuracy  # it did compute in bf16
+    assert rough.test_accuracy == pytest.approx(exact.test_accuracy, abs=0.1)
 
 
 def test_precision_and_warmup_belong_to_a_run_and_compile_does_not() -> None:
     assert "precision=bf16" in config(precision="bf16").name
     assert "warmup=1" in config(warmup=1.0).name
-    assert config(compile=True).name == config().name
+    assert "compile" not in {field.name for field in dataclasses.fields(Config)}
     with pytest.raises(BadInput, match="precision is 'fp8'; accepted: float32, tf32, bf16"):
         config(precision="fp8")
 

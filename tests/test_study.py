@@ -17,22 +17,38 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-import apl.cli as cli
-from apl.config import Config, make_config
+from apl import cli
+from apl.config import Config, make_config, make_grid, study_commands
 from apl.errors import BadInput
-from apl.runs import find_studies, is_finished, read_study
-from apl.study import Progress, default_workers, make_grid, run_study, study_commands
+from apl.runs import (
+    CHECKPOINT,
+    HISTORY,
+    LOCK,
+    LOG,
+    RESULT,
+    SUMMARY,
+    WEIGHTS,
+    Run,
+    find_studies,
+    read_runs,
+)
+from apl.study import Progress, run_study
 from apl.train import train
+from apl.workers import default_workers
 
-SMALL: dict[str, Any] = {"train_size": 200, "epochs": 2, "threads": 1}
+SMALL: dict[str, Any] = {"train_size": 200, "epochs": 2}
 
 
 def contents(study: Path) -> dict[str, bytes]:
-    names = ("history.csv", "result.json", "model.safetensors")
+    names = (HISTORY, RESULT, WEIGHTS)
     files = {
         f"{run.name}/{n}": (run / n).read_bytes() for run in study.glob("runs/*") for n in names
     }
-    return {"summary.csv": (study / "summary.csv").read_bytes(), **files}
+    return {SUMMARY: (study / SUMMARY).read_bytes(), **files}
+
+
+def by_name(cells: list[Config]) -> list[Config]:
+    return sorted(cells, key=lambda cell: cell.name)
 
 
 def test_the_grid_covers_everything_once_seed_by_seed() -> None:
@@ -49,7 +65,7 @@ def test_the_grid_covers_everything_once_seed_by_seed() -> None:
 
 def test_a_loss_parameter_goes_to_the_losses_that_take_it() -> None:
     cells = {c.loss: c for c in make_grid("quick", ["ce", "fl"], ["sym"], [0.4], 1, gamma=2.0)}
-    assert (cells["ce"].gamma, cells["fl"].gamma) == (None, 2.0)
+    assert (cells["ce"].params, cells["fl"].params) == ({}, {"gamma": 2.0})
 
 
 @pytest.mark.parametrize(
@@ -90,14 +106,11 @@ def test_the_commands_of_a_study_make_its_cells_again(
         made.extend(cells)
         return Progress(cells)
 
-    monkeypatch.setattr(cli, "run_study", collect)
+    monkeypatch.setattr("apl.study.run_study", collect)
     cells = make_grid(**given)
     for command in study_commands(cells):
         assert cli.run(shlex.split(command)[1:]) == 0
-    assert {(c.name, *c.identity().items()) for c in made} == {
-        (c.name, *c.identity().items()) for c in cells
-    }
-    assert len(made) == len(cells)
+    assert by_name(made) == by_name(cells)
 
 
 def test_different_rates_and_maps_take_a_command_each() -> None:
@@ -120,7 +133,7 @@ def test_workers_do_not_change_results_and_finished_cells_never_run_again(tmp_pa
     assert one.failed == {}
     run_study(cells, tmp_path / "two", workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "one").glob("runs/*/result.json")}
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "one").glob(f"runs/*/{RESULT}")}
     again = run_study(cells, tmp_path / "one", workers=2)
     assert again.results == one.results
     assert before == {p: p.stat().st_mtime_ns for p in before}
@@ -131,16 +144,17 @@ def test_workers_do_not_change_results_and_finished_cells_never_run_again(tmp_pa
 
 def test_summary_is_tidy(tmp_path: Path) -> None:
     run_study(make_grid("quick", ["ce"], ["none", "sym"], [0.4], 2, **SMALL), tmp_path, workers=2)
-    summary = pd.read_csv(tmp_path / "summary.csv")
+    summary = pd.read_csv(tmp_path / SUMMARY)
     assert len(summary) == 4
     assert {"loss", "noise", "rate", "seed", "collapsed", "test_accuracy", "acc_0", "acc_9"} <= set(
         summary.columns
     )
     per_class = summary[[f"acc_{k}" for k in range(10)]].mean(axis=1)
     assert per_class.tolist() == pytest.approx(summary["test_accuracy"].tolist())
-    full, histories = read_study(tmp_path)
-    assert len(histories) == 4 * 2
-    assert full["confusion"].map(lambda c: sum(map(sum, c))).eq(450).all()
+    runs = read_runs(tmp_path)
+    assert [run.name for run in runs] == summary["run"].tolist()
+    assert sum(len(run.history) for run in runs) == 4 * 2
+    assert all(sum(map(sum, run.result.confusion)) == 450 for run in runs)
     assert find_studies(tmp_path) == [tmp_path]
 
 
@@ -150,7 +164,7 @@ def test_a_failed_cell_is_reported_and_stops_no_other(tmp_path: Path) -> None:
     progress = run_study([bad, good], tmp_path, workers=1)
     assert set(progress.results) == {good.name}
     assert "train_size is 99999" in progress.failed[bad.name]
-    assert "Traceback" in (tmp_path / "runs" / bad.name / "log.txt").read_text()
+    assert "Traceback" in (tmp_path / "runs" / bad.name / LOG).read_text()
 
 
 def test_a_dying_worker_is_replaced_and_its_cell_tried_once_more(tmp_path: Path) -> None:
@@ -209,10 +223,10 @@ def test_a_study_stopped_anyhow_goes_on_to_the_same_result(tmp_path: Path, how: 
     process = subprocess.Popen(
         _study_command(stopped), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    _wait_for(lambda: list(stopped.glob("runs/*/checkpoint.safetensors")))
+    _wait_for(lambda: list(stopped.glob(f"runs/*/{CHECKPOINT}")))
     process.send_signal(how)
     _, errors = process.communicate(timeout=60)
-    assert not all(is_finished(run) for run in stopped.glob("runs/*"))
+    assert not all(Run(run).finished for run in stopped.glob("runs/*"))
     if how != signal.SIGKILL:
         assert process.returncode == 130
         assert "nothing finished is lost; to go on: apl study --losses ce,nce_rce,mae" in errors
@@ -222,7 +236,6 @@ def test_a_study_stopped_anyhow_goes_on_to_the_same_result(tmp_path: Path, how: 
         *("quick", ["ce", "nce_rce", "mae"], ["sym"], [0.4], 1),
         train_size=400,
         epochs=12,
-        threads=1,
     )
     run_study(cells, whole, workers=2)
     assert contents(stopped) == contents(whole)
@@ -241,8 +254,8 @@ def test_two_studies_share_a_folder_and_run_no_cell_twice(tmp_path: Path) -> Non
     for process in both:
         out, errors = process.communicate(timeout=300)
         assert process.returncode == 0, out + errors
-    assert len(pd.read_csv(tmp_path / "summary.csv")) == 3
-    assert all(is_finished(run) for run in tmp_path.glob("runs/*"))
+    assert len(pd.read_csv(tmp_path / SUMMARY)) == 3
+    assert all(Run(run).finished for run in tmp_path.glob("runs/*"))
 
 
 def test_a_cell_that_another_process_trains_is_left_to_it(tmp_path: Path) -> None:
@@ -250,12 +263,12 @@ def test_a_cell_that_another_process_trains_is_left_to_it(tmp_path: Path) -> Non
     run = tmp_path / "runs" / config.name
     run.mkdir(parents=True)
     with (
-        filelock.FileLock(run / "run.lock"),
+        filelock.FileLock(run / LOCK),
         pytest.raises(BadInput, match="another process is training"),
     ):
         train(config, run)
     train(config, run)
-    assert is_finished(run)
+    assert Run(run).finished
 
 
 def test_workers_fit_the_cores() -> None:

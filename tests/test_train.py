@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -14,20 +15,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from apl.checkpoint import load_tensors
-from apl.config import PRESETS, PUBLISHED_WEIGHTS, Config, make_config
-from apl.data.sources import SOURCES, load_dataset
+from apl.config import Config, make_config
+from apl.criteria import make_loss
+from apl.data.dataset import Dataset, Split, batch_bounds
+from apl.data.sources import load_data
 from apl.errors import BadInput
-from apl.losses import LOSSES, make_loss
+from apl.losses import LOSSES
+from apl.machine import Machine
 from apl.networks import make_network
-from apl.noise import NoisyLabels
-from apl.runs import read_noise
-from apl.scores import Scores, budget_verdict, evaluate_run, memorised_and_recovered, score
-from apl.train import _batch_bounds, prepare, train
+from apl.noise import UNKNOWN, Labels
+from apl.presets import DATASETS, NOISES, PRESETS, PUBLISHED_WEIGHTS
+from apl.runs import load_tensors, read_noise
+from apl.scores import (
+    Counts,
+    Result,
+    Scores,
+    budget_verdict,
+    memorised_and_recovered,
+    score,
+    too_short,
+)
+from apl.train import evaluate_run, prepare, train
 
 
 def small(**given: Any) -> Config:
-    return make_config(**{"train_size": 300, "epochs": 4, "threads": 1, **given})
+    return make_config(**{"train_size": 300, "epochs": 4, **given})
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -36,9 +48,9 @@ def files(run: Path) -> dict[str, bytes]:
 
 
 def test_it_learns_digits_in_seconds() -> None:
-    result = train(make_config(loss="nce_rce", rate=0.4, epochs=10, threads=1))
-    assert result["test_accuracy"] > 0.85
-    assert not result["collapsed"]
+    result = train(make_config(loss="nce_rce", rate=0.4, epochs=10))
+    assert result.test_accuracy > 0.85
+    assert not result.collapsed
 
 
 def test_two_runs_with_one_seed_are_identical_and_other_seeds_are_not(tmp_path: Path) -> None:
@@ -66,9 +78,9 @@ def test_history_has_a_row_an_epoch_and_matches_its_definition(tmp_path: Path) -
     assert history["lr"].tolist() == pytest.approx(expected)
     shares = history[["train_accuracy", "memorised", "recovered", "test_accuracy"]]
     assert shares.apply(lambda s: s.between(0, 1)).all().all()
-    assert history["test_accuracy"].iloc[-1] == result["test_accuracy"]
+    assert history["test_accuracy"].iloc[-1] == result.test_accuracy
     config = json.loads((tmp_path / "config.json").read_text())
-    assert Config(**config["config"]) == small(rate=0.5)
+    assert Config(**config["config"]) == Config.read(config["config"]) == small(rate=0.5)
     assert {"torch", "numpy", "device", "threads", "git_commit"} <= set(config["environment"])
 
 
@@ -99,21 +111,21 @@ def test_eval_every_leaves_gaps_but_never_the_last_epoch(tmp_path: Path) -> None
 
 def test_augmentation_and_a_last_batch_of_one(tmp_path: Path) -> None:
     result = train(small(augment=True, train_size=129, batch_size=64, epochs=2), tmp_path)
-    assert 0 <= result["test_accuracy"] <= 1
-    assert _batch_bounds(129, 64) == [(0, 64), (64, 129)]
-    assert _batch_bounds(128, 64) == [(0, 64), (64, 128)]
-    assert _batch_bounds(130, 64) == [(0, 64), (64, 128), (128, 130)]
-    assert _batch_bounds(5, 64) == [(0, 5)]
+    assert 0 <= result.test_accuracy <= 1
+    assert batch_bounds(129, 64) == [(0, 64), (64, 129)]
+    assert batch_bounds(128, 64) == [(0, 64), (64, 128)]
+    assert batch_bounds(130, 64) == [(0, 64), (64, 128), (128, 130)]
+    assert batch_bounds(5, 64) == [(0, 5)]
 
 
 def test_subset_and_noise_are_what_the_config_says() -> None:
-    data, labels = prepare(small(rate=0.4, method="exact", train_size=200))
-    assert len(data.train_images) == len(labels.clean) == 200
-    assert np.bincount(labels.clean).tolist() == [20] * 10
-    assert labels.mask.sum() == 80
-    whole, none = prepare(make_config(noise="none"))
-    assert len(whole.train_labels) == 1347
-    assert not none.mask.any()
+    train = prepare(small(rate=0.4, method="exact", train_size=200)).train
+    assert len(train.images) == len(train.labels.true) == len(train) == 200
+    assert np.bincount(train.labels.true).tolist() == [20] * 10
+    assert train.labels.wrong.sum() == 80
+    whole = prepare(make_config(noise="none")).train
+    assert len(whole.labels.true) == 1347
+    assert not whole.labels.wrong.any()
 
 
 # The report's outcome, in each way it can come about, can't go unnoticed.
@@ -148,8 +160,8 @@ def test_a_loss_without_gradient_is_told_on_the_spot(criterion: Any, tmp_path: P
     result = train(
         small(epochs=50), tmp_path, criterion=criterion, say=said.append, on_epoch=rows.append
     )
-    assert result["collapsed"]
-    assert result["reason"] == "no-gradient"
+    assert result.collapsed
+    assert result.reason == "no-gradient"
     assert rows == []  # it did not go on for 50 epochs
     assert any("numpy" in text for text in said)
 
@@ -161,14 +173,14 @@ def test_a_loss_that_is_not_finite_is_told_on_the_spot() -> None:
         criterion=lambda z, y: make_loss("ce", 10)(z, y) * math.nan,
         say=said.append,
     )
-    assert (result["collapsed"], result["reason"]) == (True, "diverged")
+    assert (result.collapsed, result.reason) == (True, "diverged")
     assert "not finite" in said[0]
 
 
 def test_a_huge_learning_rate_diverges_and_says_so() -> None:
     said: list[str] = []
     result = train(small(lr=1e30, clip=0.0, loss="ce"), say=said.append)
-    assert result["collapsed"]
+    assert result.collapsed
     assert said
 
 
@@ -179,24 +191,24 @@ def test_predictions_in_one_class_are_told_in_the_epoch_and_in_the_result() -> N
         return make_loss("ce", 10)(logits, torch.full_like(targets, 5))
 
     result = train(small(), criterion=always_five, say=said.append)
-    assert (result["collapsed"], result["reason"]) == (True, "one-class")
-    assert result["per_class_accuracy"][5] == 1.0
+    assert (result.collapsed, result.reason) == (True, "one-class")
+    assert result.per_class_accuracy[5] == 1.0
     assert "epoch" in said[0]
     assert "'5'" in said[0]
 
 
 def test_learning_nothing_at_lr_0_is_told() -> None:
     result = train(small(lr=0.0), say=lambda text: None)
-    assert result["collapsed"]
-    assert result["reason"] in ("one-class", "chance")
+    assert result.collapsed
+    assert result.reason in ("one-class", "chance")
 
 
 def test_too_short_a_budget_is_told() -> None:
-    short = train(make_config(loss="ce", rate=0.4, epochs=1, threads=1), say=lambda text: None)
-    assert short["too_short"]
-    long = train(make_config(loss="ce", rate=0.4, epochs=40, threads=1))
-    assert not long["too_short"]
-    assert long["memorised"] > 0.6
+    short = train(make_config(loss="ce", rate=0.4, epochs=1), say=lambda text: None)
+    assert short.too_short
+    long = train(make_config(loss="ce", rate=0.4, epochs=40))
+    assert not long.too_short
+    assert long.memorised > 0.6
     ce, robust = make_config(loss="ce"), make_config(loss="nce_rce")
     assert "too short to tell" in (budget_verdict(ce, 0.04) or "")
     assert "only a ce run" in (budget_verdict(robust, 0.04) or "")
@@ -205,7 +217,7 @@ def test_too_short_a_budget_is_told() -> None:
 
 
 def test_scores() -> None:
-    scores = score(torch.tensor([0, 1, 1, 2, 2]), np.array([0, 1, 2, 2, 2]), 4)
+    scores = score(np.array([0, 1, 1, 2, 2]), np.array([0, 1, 2, 2, 2]), 4)
     assert scores.accuracy == 0.8
     assert scores.per_class[:3] == pytest.approx([1.0, 1.0, 2 / 3])
     assert math.isnan(scores.per_class[3])
@@ -214,19 +226,21 @@ def test_scores() -> None:
     assert Scores(np.array([[5, 5, 0], [3, 7, 0], [5, 5, 0]])).never_predicted == [2]
     assert Scores(np.array([[1, 9], [0, 10]])).collapsed_into == 1
     assert Scores(np.array([[0, 0], [0, 10]])).collapsed_into is None  # only that class is there
-    labels = NoisyLabels(np.array([0, 1, 2]), np.array([1, 2, 2]), np.eye(3))
-    assert memorised_and_recovered(torch.tensor([1, 1, 0]), labels) == (0.5, 0.5)
+    labels = Labels(given=np.array([1, 2, 2]), true=np.array([0, 1, 2]), transition=np.eye(3))
+    assert memorised_and_recovered(np.array([1, 1, 0]), labels) == (0.5, 0.5)
 
 
 def test_evaluate_scores_what_was_trained(tmp_path: Path) -> None:
     result = train(small(rate=0.3), tmp_path)
     clean, _, again = evaluate_run(tmp_path)
-    assert clean.accuracy == result["test_accuracy"]
-    assert again == json.loads((tmp_path / "result.json").read_text())
+    assert clean.accuracy == result.test_accuracy
+    assert again == result
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert {"format": written["format"], **again.to_json()} == written
     noisy, _, _ = evaluate_run(tmp_path, "noisy")
     assert noisy.accuracy < clean.accuracy  # a third of the labels are wrong
     assert noisy.confusion.sum() == clean.confusion.sum() == 450
-    assert read_noise(tmp_path / "noise.npz").mask.sum() == result["corrupted"]
+    assert read_noise(tmp_path / "noise.npz").wrong.sum() == result.corrupted
     tensors, state = load_tensors(tmp_path / "model.safetensors")
     assert state["config"]["loss"] == "nce_rce"
     assert sum(t.numel() for t in tensors.values()) > 1000
@@ -241,7 +255,7 @@ def test_every_preset_makes_a_config_for_every_data_set(preset: str, dataset: st
     for loss in PRESETS[preset].losses:
         config = make_config(preset, dataset=dataset, loss=loss)
         assert config.variant == ""
-    source = SOURCES[dataset]
+    source = DATASETS[dataset]
     shape = (source.size, source.size, len(source.mean))
     make_network(config.network, shape, source.num_classes, config.width)
     assert config.train_size <= (1347 if dataset == "digits" else 50_000)
@@ -257,30 +271,211 @@ def test_presets_are_the_protocols() -> None:
     assert (mnist.network, mnist.epochs, mnist.weight_decay) == ("cnn4", 50, 1e-3)
     hundred = make_config("paper", dataset="cifar100")
     assert (hundred.network, hundred.epochs, hundred.lr) == ("resnet34", 200, 0.1)
-    assert (hundred.alpha, hundred.beta) == (10.0, 0.1)
+    assert hundred.params == {"alpha": 10.0, "beta": 0.1}
     report = make_config("report", noise="asym")
     assert (report.epochs, report.batch_size, report.lr) == (15, 4, 1e-4)
     assert (report.map, report.dataset) == ("report", "cifar10")
     assert PRESETS["report"].rates["asym"] == (0.1, 0.2, 0.23, 0.33)
-    assert make_config("paper", loss="nce_mae").beta == 0.5  # the code's MAE is half of ours
+    # The code's MAE is half of ours.
+    assert make_config("paper", loss="nce_mae").params["beta"] == 0.5
     for given in ("NCE_MAE", " nce_mae", "NCE+MAE"):  # one loss, however it is written
         assert make_config("paper", loss=given) == make_config("paper", loss="nce_mae")
     for weights in PUBLISHED_WEIGHTS.values():
         assert set(weights) <= set(LOSSES)
 
 
-def test_names_say_what_differs_and_stay_inside_the_folder() -> None:
+def test_names_say_what_differs_and_stay_inside_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert make_config().name == "nce_rce_sym-0.4_seed0"
     assert make_config(noise="none", rate=0.3).name == "nce_rce_clean_seed0"
     assert make_config(lr=0.5, seed=3).name == "nce_rce_sym-0.4_seed3_lr=0.5"
-    assert make_config(threads=2, device="cpu").name == make_config().name
     for loss in ("2*nce + 0.5*mae", "+".join(["0.123456*nce"] * 30)):
         name = make_config(loss=loss).name
         assert "/" not in name
         assert len(name) <= 150
+    for folder in ("etc", "a/b"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "etc" / "passwd").touch()
+    monkeypatch.chdir(tmp_path / "a" / "b")
     escape = make_config(noise="matrix", map="../../etc/passwd").name
     assert "/" not in escape
     assert not escape.startswith(".")
+
+
+FORMAT_1: dict[str, Any] = {
+    "preset": "quick",
+    "dataset": "digits",
+    "loss": "nce_rce",
+    **dict.fromkeys(["alpha", "beta", "gamma", "q", "A"]),
+    "noise": "sym",
+    "rate": 0.4,
+    "map": "",
+    "method": "transition",
+    "seed": 0,
+    "network": "cnn4",
+    "width": 32,
+    "train_size": 0,
+    "epochs": 20,
+    "batch_size": 64,
+    "lr": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "clip": 5.0,
+    "augment": False,
+    "eval_every": 1,
+    "threads": 1,
+    "device": "cuda:1",
+    "checkpoint_minutes": 10.0,
+}
+"""What config.json held of a run of the first apl: no warmup, precision or compile yet."""
+
+
+@pytest.mark.parametrize(
+    ("changed", "given"),
+    [
+        ({}, {}),
+        ({"alpha": 2.0, "beta": 0.5}, {"alpha": 2.0, "beta": 0.5}),
+        ({"loss": "fl", "gamma": 2.0}, {"loss": "fl", "gamma": 2.0}),
+        ({"warmup": 1.0, "precision": "bf16"}, {"warmup": 1.0, "precision": "bf16"}),
+        ({"compile": True, "threads": 0, "device": "auto"}, {}),
+        ({"noise": "none"}, {"noise": "none"}),  # it carried the preset's rate
+        (
+            {
+                "dataset": "cifar10",
+                "width": 16,
+                "network": "cnn8",
+                "noise": "human",
+                "map": "aggre",
+            },
+            {"dataset": "cifar10", "noise": "human", "map": "aggre"},
+        ),
+    ],
+)
+def test_configs_of_the_first_format_are_read(
+    changed: dict[str, Any], given: dict[str, Any]
+) -> None:
+    old = Config.read({**FORMAT_1, **changed})
+    assert old == make_config(**given)
+    assert old.name == make_config(**given).name
+    assert Config.read(dataclasses.asdict(old)) == old
+
+
+def test_what_is_no_config_is_not_read_as_one() -> None:
+    now = dataclasses.asdict(make_config())
+    for fields in (
+        {**FORMAT_1, "colour": "red"},  # of a newer apl, perhaps
+        {**now, "colour": "red"},
+        {**now, "threads": 1},  # the machine's, and none of a config since format 2
+        {**now, "alpha": 1.0},
+        {**now, "noise": "salt"},
+        {name: value for name, value in now.items() if name != "noise"},
+    ):
+        with pytest.raises(KeyError):
+            Config.read(fields)
+    with pytest.raises(TypeError):
+        Config.read({name: value for name, value in now.items() if name != "lr"})
+    with pytest.raises(BadInput, match="lr is -1"):
+        Config.read({**FORMAT_1, "lr": -1})
+    with pytest.raises(BadInput, match="takes no parameter 'gamma'"):
+        Config.read({**FORMAT_1, "gamma": 1.0})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("given", "overrides"),
+    [
+        ({}, {}),
+        ({"noise": "asym", "rate": 0.1, "seed": 3}, {}),
+        ({"alpha": 7.0, "lr": 0.5}, {"alpha": 7.0, "lr": 0.5}),
+        ({"A": -4.0}, {"A": -4.0}),
+        ({"network": "mlp", "width": 32}, {"network": "mlp", "width": 32}),
+        ({"width": 8, "augment": None}, {"width": 8}),
+        ({"epochs": 3, "precision": "bf16"}, {"epochs": 3, "precision": "bf16"}),
+    ],
+)
+def test_overrides_are_what_the_preset_has_not(
+    preset: str, given: dict[str, Any], overrides: dict[str, Any]
+) -> None:
+    config = make_config(preset, loss="nce_rce", **given)
+    assert config.overrides == overrides
+    assert list(config.overrides) == list(overrides)
+    assert config.variant == ",".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in overrides.items()
+    )
+    cell = {name: getattr(config, name) for name in ("noise", "rate", "map", "seed")}
+    assert make_config(preset, loss="nce_rce", **cell, **overrides) == config
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
+    others: dict[str, Any] = {
+        **{"dataset": "mnist", "loss": "ce", "noise": "none", "rate": 0.15, "seed": 1},
+        **{"method": "exact", "network": "mlp", "width": 9, "train_size": 77, "epochs": 2},
+        **{"batch_size": 3, "lr": 0.123, "momentum": 0.5, "weight_decay": 0.3, "clip": 1.0},
+        **{"augment": True, "eval_every": 4, "warmup": 0.5, "precision": "bf16"},
+        **{"alpha": 3.0, "beta": 3.0, "A": -3.0},
+    }
+    told = {field.name for field in dataclasses.fields(Config)}
+    assert set(others) == told - {"preset", "map", "map_sha256", "params"} | {"alpha", "beta", "A"}
+    config = make_config(preset)
+    for name, value in others.items():
+        # The data set is told by the study that a run is in; the name holds what differs within.
+        if name != "dataset" and getattr(config, name, None) != value:
+            assert make_config(preset, **{name: value}).name != config.name, name
+    for noise, one, other in (("asym", "paper", "report"), ("human", "aggre", "worse")):
+        asked = {"dataset": "cifar10", "noise": noise}
+        names = {make_config(preset, **asked, map=map).name for map in (one, other)}
+        assert len(names) == 2
+    # As wide as the preset's network, which another network is not where no width is given.
+    usual, wide = (make_config(preset, network="mlp", width=w) for w in (None, config.width))
+    assert (wide == usual) == (wide.name == usual.name)
+
+
+def test_the_content_of_a_map_is_part_of_a_config(tmp_path: Path) -> None:
+    file = tmp_path / "map.yaml"
+    asked = {"noise": "asym", "map": str(file), "rate": 0.3, "epochs": 1}
+    file.write_text("'1': '7'\n")
+    before = small(**asked)
+    assert before == small(**asked)
+    train(before, tmp_path / "run", say=lambda text: None)
+    file.write_text("'1': '8'\n")
+    after = small(**asked)
+    assert after != before
+    assert after.name == before.name  # the name is of the file
+    (difference,) = before.differs(after)
+    assert difference.startswith("map_sha256 is ")
+    with pytest.raises(BadInput, match="map_sha256 is "):
+        train(after, tmp_path / "run")
+    with pytest.raises(BadInput, match="has changed since"):  # its labels would not be what it says
+        train(before)
+    file.write_text("'1': '7'\n")
+    assert small(**asked) == before
+    for name in ("paper", "report"):  # ours have no file
+        assert make_config(dataset="cifar10", noise="asym", map=name).map_sha256 == ""
+    assert make_config(dataset="cifar10", noise="human").map_sha256 == ""
+
+
+def test_the_content_of_a_matrix_is_part_of_a_config(tmp_path: Path) -> None:
+    file = tmp_path / "matrix.npy"
+    np.save(file, np.eye(10))
+    before = small(noise="matrix", map=str(file))
+    np.save(file, np.roll(np.eye(10), 1, 1) * 0.25 + np.eye(10) * 0.75)
+    after = small(noise="matrix", map=str(file))
+    assert before != after
+    assert prepare(after).train.labels.wrong.any()
+
+
+def test_noise_without_a_rate_of_its_own_has_rate_0_whatever_is_asked(tmp_path: Path) -> None:
+    np.save(tmp_path / "matrix.npy", np.eye(10))
+    maps = {"matrix": str(tmp_path / "matrix.npy")}
+    for name, kind in NOISES.items():
+        asked = {"dataset": "cifar10", "noise": name, "map": maps.get(name)}
+        rates = [make_config(**asked, rate=rate).rate for rate in (0.3, None)]
+        assert rates == ([0.3, 0.4] if kind.rated else [0.0, 0.0])
+        configs = {make_config(**asked, rate=rate).name for rate in (0.3, 0.6)}
+        assert len(configs) == (2 if kind.rated else 1)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +491,6 @@ def test_names_say_what_differs_and_stay_inside_the_folder() -> None:
         ({"lr": math.nan}, "lr is nan; accepted"),
         ({"momentum": 1.0}, "momentum is 1.0; accepted"),
         ({"seed": -1}, "seed is -1; accepted"),
-        ({"device": "tpu"}, "device is 'tpu'; accepted"),
         ({"loss": "cee"}, "did you mean 'ce'"),
         ({"gamma": 2.0}, "takes no parameter 'gamma'"),
         ({"noise": "human"}, "accepted: cifar10 with human noise"),
@@ -305,6 +499,8 @@ def test_names_say_what_differs_and_stay_inside_the_folder() -> None:
             "map is 'paper'; accepted: aggre",
         ),
         ({"noise": "matrix"}, "needs --map FILE"),
+        ({"noise": "matrix", "map": "none.npy"}, "no transition matrix at 'none.npy'"),
+        ({"noise": "asym", "map": "papper"}, "no noise map 'papper'; accepted: paper, report"),
     ],
 )
 def test_bad_configs_are_one_clear_line(given: dict[str, Any], message: str) -> None:
@@ -319,23 +515,54 @@ def test_bad_settings_that_only_the_data_can_tell(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="at least 2 images"):
         train(make_config(train_size=1))
     with pytest.raises(BadInput, match="there is no device 'cuda:7'"):
-        train(small(device="cuda:7"))
+        train(small(), machine=Machine(device="cuda:7"))
+
+
+# The machine, which is no part of what a run is.
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"device": "tpu"}, "device is 'tpu'; accepted"),
+        ({"threads": -1}, "threads is -1; accepted"),
+        ({"checkpoint_minutes": math.nan}, "checkpoint_minutes is nan; accepted"),
+        ({"checkpoint_minutes": math.inf}, "checkpoint_minutes is inf; accepted"),
+    ],
+)
+def test_bad_machines_are_one_clear_line(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(message)) as caught:
+        Machine(**given)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_machine_is_no_part_of_a_run(tmp_path: Path) -> None:
+    of_machine = {field.name for field in dataclasses.fields(Machine)}
+    assert not of_machine & {field.name for field in dataclasses.fields(Config)}
+    first = train(small(), tmp_path, machine=Machine(device="cpu", checkpoint_minutes=0.0))
+    # The same run, asked for of another machine: finished.
+    assert train(small(), tmp_path, machine=Machine(threads=1, checkpoint_minutes=9.0)) == first
+    assert train(small()) == first
+    assert Machine().threads_for("digits") == 1  # a second one would only cost
+    assert Machine().threads_for("cifar10") == 0
+    assert Machine(threads=0).threads_for("digits") == 0
 
 
 def test_a_few_steps_on_real_cifar10(cifar10: str) -> None:
-    small = {"train_size": 2000, "epochs": 3, "width": 8, "augment": True, "threads": 1}
+    small = {"train_size": 2000, "epochs": 3, "width": 8, "augment": True}
     rows: list[dict[str, float]] = []
     config = make_config("laptop", loss="nce_rce", rate=0.2, **small)
-    result = train(config, on_epoch=rows.append, download=False)
+    machine = Machine(threads=1, download=False)
+    result = train(config, machine=machine, on_epoch=rows.append)
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    assert result["test_accuracy"] > 0.15
-    assert sum(map(sum, result["confusion"])) == len(load_dataset(cifar10).test_labels)
+    assert result.test_accuracy > 0.15
+    assert sum(map(sum, result.confusion)) == len(load_data(cifar10).test)
 
 
 @pytest.mark.parametrize("loss", ["ce", "nce_rce", "nfl_mae"])
 def test_the_fused_loss_trains_like_the_reference(loss: str) -> None:
     """100 steps (5 epochs of 20 batches): the same curve up to float rounding, and the same end."""
-    config = make_config(loss=loss, epochs=5, train_size=1280, threads=1)
+    config = make_config(loss=loss, epochs=5, train_size=1280)
     curves, results = {}, {}
     for backend in ("auto", "reference"):
         curve: list[float] = []
@@ -352,7 +579,7 @@ def test_the_fused_loss_trains_like_the_reference(loss: str) -> None:
         curves[backend] = curve
     assert len(curves["auto"]) == 100
     assert curves["auto"] == pytest.approx(curves["reference"], rel=2e-3)
-    ends = [result["test_accuracy"] for result in results.values()]
+    ends = [result.test_accuracy for result in results.values()]
     assert ends[0] == pytest.approx(ends[1], abs=0.02)
 
 
@@ -361,9 +588,144 @@ def test_a_network_of_ones_own_is_trained_in_place(tmp_path: Path) -> None:
     network = make_network("mlp", (8, 8, 1), 10, 16)
     before = [p.clone() for p in network.parameters()]
     result = train(small(epochs=8), network=network, say=lambda text: None)
-    assert result["test_accuracy"] > 0.5
+    assert result.test_accuracy > 0.5
     after = list(network.parameters())
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     with pytest.raises(ValueError, match="leave out run"):
         train(small(), tmp_path / "run", network=network)
+    with pytest.raises(ValueError, match=r"data of your own.*leave out run"):
+        train(small(), tmp_path / "run", data=load_data("digits"))
     assert not (tmp_path / "run").exists()
+
+
+# Data of one's own, of which nobody need know the truth.
+
+
+def shapes(true_train: bool, true_test: bool) -> Dataset:
+    """Three classes of 12 x 12 images that differ in which third is bright, a fifth mislabelled."""
+    rng = np.random.default_rng(0)
+
+    def split(count: int, known: bool) -> Split:
+        true = np.arange(count) % 3
+        images = rng.integers(0, 100, (count, 12, 12, 1)).astype(np.uint8)
+        for image, k in zip(images, true, strict=True):
+            image[4 * k : 4 * k + 4] += 100
+        given = np.where(rng.random(count) < 0.2, (true + 1) % 3, true)
+        return Split(torch.from_numpy(images), Labels(given, true if known else true * 0 + UNKNOWN))
+
+    train, test = split(240, true_train), split(90, true_test)
+    return Dataset("shapes", ("top", "middle", "bottom"), train, test, (0.3,), (0.2,))
+
+
+def asked_of_shapes(**given: Any) -> Config:
+    return make_config(
+        **{"network": "mlp", "width": 32, "epochs": 12, "batch_size": 32, "noise": "none", **given}
+    )
+
+
+@pytest.mark.parametrize("train_size", [0, 90])
+def test_data_of_unknown_truth_are_trained_on_and_scored_on_the_labels_given(
+    train_size: int,
+) -> None:
+    data = shapes(true_train=False, true_test=False)
+    rows: list[dict[str, float]] = []
+    result = train(
+        asked_of_shapes(train_size=train_size, augment=True), data=data, on_epoch=rows.append
+    )
+    assert math.isnan(result.memorised)
+    assert math.isnan(result.recovered)
+    assert (result.on, result.corrupted, result.transition) == ("given", 0, None)
+    assert not result.too_short
+    assert not result.collapsed
+    assert result.class_names == ["top", "middle", "bottom"]
+    assert sum(map(sum, result.confusion)) == 90
+    given = np.bincount(data.test.labels.given).tolist()
+    assert [sum(row) for row in result.confusion] == given  # by the labels given
+    assert result.test_accuracy > 0.6  # of 0.8 that a perfect network would have
+    assert len(rows) == 12
+    for row in rows:
+        assert math.isnan(row["memorised"])
+        assert math.isnan(row["recovered"])
+        assert 0 <= row["train_accuracy"] <= 1
+    written = json.loads(json.dumps(result.to_json()).replace("NaN", "null"))
+    again = Result.read(written)
+    assert math.isnan(again.memorised)
+    assert math.isnan(again.recovered)
+    assert (again.on, again.transition) == ("given", None)
+    assert again.confusion == result.confusion
+
+
+def test_scores_are_of_the_truth_where_it_is_known() -> None:
+    data = shapes(true_train=True, true_test=True)
+    result = train(asked_of_shapes(loss="ce", epochs=30), data=data)
+    assert result.on == "true"
+    assert result.test_accuracy > 0.85  # more than the labels given would allow
+    assert [sum(row) for row in result.confusion] == [30, 30, 30]
+    # The labels are as they are, wrong ones included, since no noise was asked for.
+    assert result.corrupted == int(data.train.labels.wrong.sum()) > 0
+    assert 0 <= result.memorised <= 1
+    assert result.transition is None
+    half = dataclasses.replace(data, test=shapes(True, False).test)
+    assert train(asked_of_shapes(epochs=1), data=half, say=lambda text: None).on == "given"
+
+
+def test_a_test_set_known_in_part_is_scored_on_the_labels_given() -> None:
+    data = shapes(true_train=True, true_test=True)
+    true = data.test.labels.true.copy()
+    true[0] = UNKNOWN
+    labels = dataclasses.replace(data.test.labels, true=true)
+    part = dataclasses.replace(data, test=dataclasses.replace(data.test, labels=labels))
+    result = train(asked_of_shapes(epochs=1), data=part, say=lambda text: None)
+    assert result.on == "given"
+    assert sum(map(sum, result.confusion)) == 90
+
+
+def test_artificial_noise_takes_the_labels_given_for_true() -> None:
+    data = shapes(true_train=False, true_test=False)
+    config = asked_of_shapes(noise="sym", rate=0.3, method="exact")
+    labels = prepare(config, data=data).train.labels
+    assert (labels.true == data.train.labels.given).all()
+    assert labels.wrong.sum() == 72
+    result = train(config, data=data)
+    assert result.corrupted == 72
+    assert 0 <= result.memorised <= 1
+    assert result.transition is not None
+    np.testing.assert_allclose(np.diag(result.transition), 0.7)
+    # Labels all known and right need no noise to have a matrix: that of none.
+    clean = prepare(asked_of_shapes(dataset="digits"), data=load_data("digits")).train.labels
+    np.testing.assert_array_equal(np.asarray(clean.transition), np.eye(10))
+
+
+def test_counts_of_an_epoch_are_of_the_labels_known_to_be_wrong() -> None:
+    given, device = np.array([0, 1, 2, 0, 1]), torch.device("cpu")
+    logits = torch.eye(3)[torch.tensor([0, 1, 0, 1, 1])]  # what is predicted
+
+    def row(true: list[int]) -> dict[str, float]:
+        counts = Counts(Labels(given, np.array(true)), device)
+        for chosen in (torch.tensor([4, 0]), torch.tensor([1, 2, 3])):
+            counts.add(chosen, logits[chosen], torch.tensor(2.0))
+        return counts.row(7, 0.1)
+
+    known = row([0, 0, 0, 1, 2])  # wrong: 1, 2, 3, 4; memorised 1 and 4; recovered 2 and 3
+    assert (known["epoch"], known["lr"], known["train_loss"]) == (7, 0.1, 2.0)
+    assert known["train_accuracy"] == 0.6
+    assert (known["memorised"], known["recovered"]) == (0.5, 0.5)
+    part = row([0, UNKNOWN, 0, UNKNOWN, 2])  # known to be wrong: 2 and 4
+    assert (part["memorised"], part["recovered"]) == (0.5, 0.5)
+    assert row([UNKNOWN, 0, UNKNOWN, UNKNOWN, UNKNOWN])["memorised"] == 1.0
+    for nothing in ([UNKNOWN] * 5, given.tolist()):
+        none = row(nothing)
+        assert none["train_accuracy"] == 0.6
+        assert math.isnan(none["memorised"])
+        assert math.isnan(none["recovered"])
+
+
+def test_nothing_is_said_of_the_budget_where_no_label_is_known_to_be_wrong() -> None:
+    labels = Labels(np.array([0, 1]), np.array([UNKNOWN, UNKNOWN]))
+    memorised, recovered = memorised_and_recovered(np.array([0, 0]), labels)
+    assert math.isnan(memorised)
+    assert math.isnan(recovered)
+    assert not too_short("ce", memorised)
+    assert budget_verdict(make_config(loss="ce"), memorised) is None
+    assert too_short("ce", 0.04)
+    assert not too_short("nce_rce", 0.04)

@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from apl.config import PRESETS
-from apl.losses import loss_label
-from apl.report.pictures import sets_loss, setting_name, studies
+from apl.config import Config, settings_text
+from apl.losses import PARAMS, loss_label
+from apl.presets import NOISES, PRESETS
+from apl.report.table import Study, setting_name
 
 CONFIDENCE = 0.95
 COMBINATIONS = ("nce_mae", "nce_rce", "nfl_mae", "nfl_rce")
@@ -52,7 +53,7 @@ class Where:
 
 
 CLEAN = Where("clean labels", ("none",))
-NOISY = Where("all noisy settings", ("sym", "asym", "pair", "human", "matrix"))
+NOISY = Where("all noisy settings", tuple(name for name in NOISES if name != "none"))
 SYM = Where("symmetric noise", ("sym",))
 HIGH_SYM = Where("symmetric noise of 0.4 or more", ("sym",), low=0.4)
 SYM_06 = Where("symmetric noise of 0.6", ("sym",), low=0.6, high=0.6)
@@ -232,26 +233,25 @@ def _complete(margins: pd.DataFrame) -> pd.DataFrame:
     return seeds if len(seeds.columns) else some.dropna()
 
 
-def recipes(summary: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The runs that differ in nothing but loss, noise and seed, by data set, preset and whatever
-    else was set; with the columns of `apl.plots.Study.runs`.
+def recipes(study: Study) -> list[tuple[str, pd.DataFrame]]:
+    """The runs of a study that differ in nothing but loss, noise and seed, by whatever else was
+    set.
 
     The parameters of a loss belong to the loss: of one that was run with several, the preset's are
     taken, else the first in alphabetical order.
     """
     found = []
-    for study in studies(summary):
-        runs = study.runs.sort_values(["rank", "loss", "seed", "variant"])
-        for rest, part in runs.groupby(runs["variant"].map(_without_loss_params)):
-            first = part.iloc[0]
-            name = f"{first['dataset']}, preset {first['preset']}{f', {rest}' if rest else ''}"
-            found.append((name, part.drop_duplicates(_RUN)))
+    runs = study.runs.sort_values(["rank", "loss", "seed", "variant"])
+    for rest, part in runs.groupby(runs["config"].map(_without_loss_params)):
+        first = part.iloc[0]
+        name = f"{first['dataset']}, preset {first['preset']}{f', {rest}' if rest else ''}"
+        found.append((name, part.drop_duplicates(_RUN)))
     return found
 
 
-def _without_loss_params(variant: str) -> str:
-    kept = [part for part in variant.split(",") if not sets_loss(part)]
-    return ",".join(kept)
+def _without_loss_params(config: Config) -> str:
+    rest = {name: value for name, value in config.overrides.items() if name not in PARAMS}
+    return settings_text(rest)
 
 
 def best_losses(runs: pd.DataFrame) -> pd.DataFrame:
@@ -312,16 +312,15 @@ _PAIR = ["recipe", "paper", "setting", "first", "second", "ours", "theirs", "apa
 _SETTING = ["recipe", "paper", "setting", "losses", "tau"]
 
 
-def agreement(summary: pd.DataFrame, published: pd.DataFrame) -> Agreement:
+def agreement(runs: Sequence[tuple[str, pd.DataFrame]], published: pd.DataFrame) -> Agreement:
     """Compare the order of the losses with published rows, pair by pair.
 
-    summary: a row a run, as `apl.runs.read_study` reads it; published: rows as those of
-    `apl.published.published_rows`, of one paper or of several, each compared by itself. Pairs are
-    formed within one recipe, paper and setting only.
+    runs: as `recipes` has them; published: rows as those of `published_rows`, of one paper or of
+    several, each compared by itself. Pairs are formed within one recipe, paper and setting only.
     """
     pairs, settings = [], []
-    for recipe, runs in recipes(summary):
-        standard = runs[runs["map"].isin(["", "paper"])].dropna(subset=["test_accuracy"])
+    for recipe, of_recipe in runs:
+        standard = of_recipe[of_recipe["map"].isin(["", "paper"])].dropna(subset=["test_accuracy"])
         for (_, setting), part in standard.groupby(["rank", "setting"]):
             first = part.iloc[0]
             rows = published[

@@ -25,9 +25,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from apl.config import PRESETS, Config, make_config
+from apl.config import study_commands
 from apl.errors import BadInput
 from apl.losses import loss_label
+from apl.presets import PRESETS
 from apl.report.claims import (
     ASYM,
     CLAIMS,
@@ -36,35 +37,26 @@ from apl.report.claims import (
     SYM,
     VERDICTS,
     Finding,
+    Where,
     agreement,
     best_losses,
     find,
     recipes,
     standard_errors,
 )
-from apl.report.pictures import (
+from apl.report.pictures import draw_study, look, render
+from apl.report.published import Cells, published_cells, published_rows
+from apl.report.table import (
     Study,
-    draw_study,
-    look,
+    given,
     mean_std,
     method_label,
     own_settings,
-    render,
     setting_name,
     studies,
 )
-from apl.report.published import published_rows, published_table
-from apl.runs import (
-    HISTORY_COLUMNS,
-    find_studies,
-    read_config,
-    read_json,
-    read_study,
-    read_summary,
-)
-from apl.scores import Scores
-from apl.study import study_commands
-from apl.train import CAUSES
+from apl.runs import RECORD, find_studies, read_runs, read_unfinished
+from apl.scores import CAUSES, Scores
 
 MANY_CLASSES = 20  # more of them stand below each other, for want of width
 
@@ -137,40 +129,19 @@ class Report:
     agreement: Sequence[str]
 
 
-# ----------------------------------------------------------------------------- a study's files
+# ---------------------------------------------------------------------------- a study's folder
 
 
-@dataclass(frozen=True)
-class Material:
-    """What a study folder holds: its runs, their histories (None where there are no run folders),
-    and by run folder the configs and environments, those of unfinished runs included."""
+def read_study(folder: Path) -> list[Study]:
+    """A study folder by data set and preset, from its run folders and its record.
 
-    name: str
-    summary: pd.DataFrame
-    histories: pd.DataFrame | None
-    configs: Mapping[str, Config]
-    environments: Mapping[str, Mapping[str, Any]]
-
-
-def read_material(folder: Path) -> Material:
-    """Read a study folder; one without its run folders is read from summary.csv alone."""
+    Raises BadInput where the folder is no study.
+    """
     below = find_studies(folder)
-    name = folder.resolve().name
     if folder not in below:
-        if (folder / "summary.csv").is_file():
-            return Material(name, read_summary(folder), None, {}, {})
         hint = f"; give one of {', '.join(map(str, below))}" if below else ""
-        raise BadInput(f"{folder} is no study: it has no finished run and no summary.csv{hint}")
-    configs, environments = {}, {}
-    for file in sorted(folder.glob("runs/*/config.json")):
-        run = file.parent
-        try:
-            configs[run.name] = read_config(run)
-        except BadInput:  # read_study tells of a finished run; another one has nothing to show
-            continue
-        found = read_json(file).get("environment")
-        environments[run.name] = found if isinstance(found, dict) else {}
-    return Material(name, *read_study(folder), configs, environments)
+        raise BadInput(f"{folder} is no study: it has no finished run and no {RECORD}{hint}")
+    return studies(read_runs(folder), read_unfinished(folder))
 
 
 # ----------------------------------------------------------------------------------------- sections
@@ -201,14 +172,12 @@ def _grid_table(study: Study, caption: str, make: Callable[[pd.DataFrame], Cell]
     return Table(caption, ["Method", *columns], list(zip(study.styles, rows, strict=False)))
 
 
-def _accuracy(study: Study, published: pd.DataFrame | None) -> list[Block]:
+def _accuracy(study: Study, theirs: Cells) -> list[Block]:
     """Mean ± std of every method and setting above what was published, and their difference."""
     runs = study.runs
     seeds = int(runs.groupby(["setting", "method"])["seed"].nunique().max())
     means = runs.groupby(["setting", "method"])["test_accuracy"].mean().dropna()
     best, count = means.groupby("setting").max(), means.groupby("setting").size()
-    rows = [] if published is None else published.to_dict("records")
-    theirs = {(r["method"], r["noise"], round(100 * float(r["rate"]), 4)): r for r in rows}
     papers: list[str] = []
 
     def beside(runs: pd.DataFrame) -> dict[Any, Any] | None:
@@ -236,7 +205,7 @@ def _accuracy(study: Study, published: pd.DataFrame | None) -> list[Block]:
             return Cell("")
         return Cell(f"{mean - row['mean']:+.2f}", mean - row["mean"])
 
-    table = _grid_table(study, "Accuracy on clean test labels after the last epoch, in %", ours)
+    table = _grid_table(study, f"Accuracy on {study.labels} after the last epoch, in %", ours)
     spread = f"Mean ± std over {seeds} seeds, unless n says otherwise" if seeds > 1 else "One seed"
     notes = [f"{spread}; the best of each column is in bold."]
     if runs["collapsed"].any():
@@ -258,6 +227,10 @@ def _raised(index: int) -> str:
 def _memory(study: Study) -> list[Block]:
     """What was memorised, what recovered, and the accuracy on the training labels as given."""
     blocks = []
+    unknown = study.runs["memorised"].isna() & ~study.runs["transition"].map(given)
+    if unknown.any():
+        text = "A dash: nobody knows which of these training labels are wrong."
+        blocks.append(Block(text=[text]))
     for score, caption in (
         ("memorised", "Memorised: wrong training labels predicted as given, in %"),
         ("recovered", "Recovered: wrong training labels predicted as the true class, in %"),
@@ -266,8 +239,8 @@ def _memory(study: Study) -> list[Block]:
 
         def cell(runs: pd.DataFrame, score: str = score) -> Cell:
             mean = float(runs[score].mean())
-            if math.isnan(mean):
-                return Cell("")
+            if math.isnan(mean):  # unknown, or there is no wrong label
+                return Cell("" if runs["transition"].map(given).all() else "-")
             return Cell(mean_std(mean, runs[score].std()), mean, heat=mean / 100)
 
         table = _grid_table(study, caption, cell)
@@ -284,7 +257,7 @@ def _per_class(study: Study) -> list[Block]:
         gave_up = []
         for method, of_method in _method_runs(study):
             runs = of_method[of_method["setting"] == setting]
-            lists = [values for values in runs["per_class_accuracy"] if len(values)]
+            lists = list(runs["per_class_accuracy"])
             if not lists:
                 continue
             given_up = Counter(k for confusion in runs["confusion"] for k in _given_up(confusion))
@@ -313,17 +286,19 @@ def _per_class(study: Study) -> list[Block]:
 
 
 def _given_up(confusion: Sequence[Sequence[int]]) -> list[int]:
-    """The classes that a run never predicts; none where its confusion matrix is not at hand."""
-    return Scores(np.array(confusion)).never_predicted if len(confusion) else []
+    """The classes that a run never predicts."""
+    return Scores(np.array(confusion)).never_predicted
 
 
 # ------------------------------------------------------------------------------------------- claims
 
 
-def _claims(summary: pd.DataFrame) -> tuple[list[Block], list[Finding]]:
+Recipes = Sequence[tuple[str, pd.DataFrame]]
+
+
+def _claims(found_recipes: Recipes) -> tuple[list[Block], list[Finding]]:
     """The findings idea by idea, for every recipe of the study."""
     blocks, everything = [], []
-    found_recipes = recipes(summary)
     for name, runs in found_recipes:
         findings = [find(runs, claim) for claim in CLAIMS]
         everything += findings
@@ -456,16 +431,15 @@ def _best(runs: pd.DataFrame) -> list[Block]:
 # ---------------------------------------------------------------------------------------- agreement
 
 
-def _agreement(summary: pd.DataFrame) -> tuple[list[Block], str]:
+def _agreement(dataset: str, found_recipes: Recipes) -> tuple[list[Block], str]:
     """How far our ranking agrees with each paper's, and the line that says it of the first."""
-    dataset = summary["dataset"].iloc[0]
     published = published_rows()
     published = published[published["dataset"] == dataset]
     if published.empty:
         line = f"no paper's figures for {dataset} are at hand"
         return [Block(text=[f"N{line[1:]}."])], line
     by_paper = {
-        str(paper): agreement(summary, rows)
+        str(paper): agreement(found_recipes, rows)
         for paper, rows in published.groupby("paper", sort=False)
     }
     text = [
@@ -477,14 +451,12 @@ def _agreement(summary: pd.DataFrame) -> tuple[list[Block], str]:
     ]
     overall = dict(by_paper)
     if len(by_paper) > 1:
-        overall["All papers, each within itself"] = agreement(summary, published)
-        kinds = [
-            (where, summary[list(map(where.covers, summary["noise"], summary["rate"]))])
-            for where in (CLEAN, SYM, ASYM)
-        ]
-        for where, runs in kinds:
-            if 0 < len(runs) < len(summary):
-                overall[f"All papers, {where.name}"] = agreement(runs, published)
+        overall["All papers, each within itself"] = agreement(found_recipes, published)
+        for where in (CLEAN, SYM, ASYM):
+            of_kind = [(name, _within(runs, where)) for name, runs in found_recipes]
+            count, total = (sum(len(runs) for _, runs in of) for of in (of_kind, found_recipes))
+            if 0 < count < total:
+                overall[f"All papers, {where.name}"] = agreement(of_kind, published)
     rows = []
     for paper, found in overall.items():
         values = (found.overall, len(found.pairs), found.overall_apart, found.pairs["apart"].sum())
@@ -514,6 +486,11 @@ def _agreement(summary: pd.DataFrame) -> tuple[list[Block], str]:
     return blocks, f"{first}: {by_paper[first]}"
 
 
+def _within(runs: pd.DataFrame, where: Where) -> pd.DataFrame:
+    covered = [where.covers(*key) for key in zip(runs["noise"], runs["x"] / 100, strict=True)]
+    return runs[covered]
+
+
 def _number(value: float, form: str) -> Cell:
     return Cell("-") if math.isnan(value) else Cell(format(value, form), float(value))
 
@@ -521,17 +498,17 @@ def _number(value: float, form: str) -> Cell:
 # ----------------------------------------------------------------------------- what went wrong
 
 
-def _grid(study: Study, unfinished: Iterable[Config]) -> set[tuple[str, str, int]]:
+def _grid(study: Study) -> set[tuple[str, str, int]]:
     """The cells (method, setting, seed) of the grid that the runs span, begun ones included."""
     runs = study.runs
     methods, settings = set(runs["method"]), set(runs["setting"])
     seeds = {int(seed) for seed in runs["seed"]}
-    for config in unfinished:
+    for config in study.unfinished:
         if config.noise == "matrix":  # named by the rate that its labels come to, not known yet
             continue
         clean = config.rate == 0 and config.noise != "human"
         noise, table = ("none", "") if clean else (config.noise, config.map)
-        methods.add(method_label(config.loss, own_settings(config.variant, study.shared)))
+        methods.add(method_label(config.loss, own_settings(config, study.shared)))
         settings.add(setting_name(noise, table, 100 * config.rate))
         seeds.add(config.seed)
     return set(itertools.product(methods, settings, seeds))
@@ -566,7 +543,6 @@ def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Blo
 
     collapsed = runs["collapsed"].astype(bool)
     short = runs["too_short"].astype(bool)
-    known = runs["confusion"].map(len) > 0
     given_up = runs["confusion"].map(lambda confusion: bool(_given_up(confusion))) & ~collapsed
     blocks = []
     if collapsed.any():
@@ -601,11 +577,7 @@ def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Blo
         blocks.append(Block(title, [text], table))
     if not blocks:
         told = "no run collapsed, every budget sufficed to tell, and the grid is complete"
-        told += "; no class was given up" if known.all() else ""
-        blocks.append(Block(text=[f"Nothing: {told}."]))
-    if not known.all():
-        text = "Without run folders it is not known which classes were never predicted."
-        blocks.append(Block(text=[text]))
+        blocks.append(Block(text=[f"Nothing: {told}; no class was given up."]))
     return blocks
 
 
@@ -629,9 +601,7 @@ _SETTINGS = {
 _VERSIONS = ("python", "torch", "torchvision", "numpy")
 
 
-def _facts(
-    study: Study, configs: Sequence[Config], environments: Sequence[Mapping[str, Any]], cells: int
-) -> list[tuple[str, str]]:
+def _facts(study: Study, cells: int) -> list[tuple[str, str]]:
     """What was run, as pairs of a word and what is to say of it."""
     first = study.runs.iloc[0]
     facts = [
@@ -643,15 +613,13 @@ def _facts(
         ("Runs", f"{len(study.runs)} of the {cells} cells of the grid"),
         ("Epochs", _list(sorted(study.runs["epochs"].unique()))),
     ]
-    if not configs:
-        text = "not known: the run folders are not here, and this is read from summary.csv"
-        return [*facts, ("Settings and machine", text)]
+    configs = [*study.runs["config"], *study.unfinished]
 
     def values(name: str) -> str:
         found = [getattr(config, name) for config in configs]
         return _list(("no", "yes")[v] if isinstance(v, bool) else v for v in found)
 
-    tests = {int(np.sum(c)) for c in study.runs["confusion"] if len(c)}
+    tests = {int(np.sum(c)) for c in study.runs["confusion"]}
     sizes = _list(f"{c.train_size:,}" if c.train_size else "all" for c in configs)
     facts += [
         ("Network", _list(f"{c.network}, width {c.width}" for c in configs)),
@@ -662,12 +630,12 @@ def _facts(
     weights = _list(
         f"{loss_label(config.loss)} ({', '.join(given)})"
         for config in sorted(configs, key=lambda c: (c.loss, c.variant))
-        for given in [[f"{k} {v:g}" for k, v in config.loss_params.items() if v is not None]]
+        for given in [[f"{k} {v:g}" for k, v in config.params.items()]]
         if given
     )
     facts.append(("Weights of the losses", weights or "the defaults of each loss"))
     machines, versions, commits = Counter[str](), Counter[str](), Counter[str]()
-    for found in environments:
+    for found in study.runs["environment"]:
         rest = {k: v for k, v in found.items() if k not in (*_VERSIONS, "git_commit")}
         machines[", ".join(f"{k} {v}" for k, v in rest.items())] += 1
         versions[", ".join(f"{k} {found[k]}" for k in _VERSIONS if k in found)] += 1
@@ -684,31 +652,15 @@ def _preset(name: str) -> str:
     return f"{name}: {PRESETS[name].description}" if name in PRESETS else name
 
 
-def _commands(material: Material, study: Study, configs: Sequence[Config]) -> list[str]:
-    """What to type to make the study and this report."""
-    cells = list(configs)
-    if not cells and not study.runs["variant"].any():
-        names = ["preset", "dataset", "loss", "noise", "map", "rate", "seed"]
-        try:
-            cells = [
-                make_config(**dict(zip(names, map(_plain, row), strict=True)))
-                for row in study.runs[names].itertuples(index=False)
-            ]
-        except BadInput:  # not of this apl
-            cells = []
-        if [cell.epochs for cell in cells] != study.runs["epochs"].tolist():
-            cells = []  # the preset was another one when these ran
+def _commands(name: str, study: Study) -> list[str]:
+    """What to type to make the study of that name and this report."""
     first = study.runs.iloc[0]
     usual = f"{first['dataset']}-{first['preset']}"
-    folder = f"results/{usual}" if material.name == usual else material.name
-    made = study_commands(cells)
-    if material.name != usual:
+    folder = f"results/{usual}" if name == usual else name
+    made = study_commands([*study.runs["config"], *study.unfinished])
+    if name != usual:
         made = [f"{command} --out {shlex.quote(folder)}" for command in made]
     return [*made, f"apl report {shlex.quote(folder)}"]
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 # ------------------------------------------------------------------------------------ pictures
@@ -731,14 +683,12 @@ _PICTURES = {
 """By the first words of a picture's name: its kind, and its caption."""
 
 
-def _pictures(
-    summary: pd.DataFrame, histories: pd.DataFrame
-) -> tuple[list[Picture], list[Picture]]:
+def _pictures(study: Study) -> tuple[list[Picture], list[Picture]]:
     """Every picture of one data set and preset: of all methods together, and of each method."""
     together: list[Picture] = []
     of_each: list[Picture] = []
     with look():
-        for name, figure in draw_study(summary, histories):
+        for name, figure in draw_study(study):
             key = next(key for key in _PICTURES if name.startswith(key))
             kind, caption = _PICTURES[key]
             title, *lines = figure.get_suptitle().splitlines()
@@ -765,50 +715,34 @@ def _smaller(png: bytes) -> bytes:
 # ------------------------------------------------------------------------------------ the page
 
 
-def make_report(material: Material) -> Report:
-    """The page of a study; the same study gives the same bytes."""
-    parts = []
-    for (dataset, preset), summary in material.summary.groupby(["dataset", "preset"]):
-        histories = material.histories
-        if histories is None:
-            histories = pd.DataFrame(columns=[*HISTORY_COLUMNS, "run"])
-        histories = histories[histories["run"].isin(summary["run"])]
-        configs = {
-            run: config
-            for run, config in material.configs.items()
-            if (config.dataset, config.preset) == (dataset, preset)
-        }
-        parts.append(_part(material, summary, histories, configs))
+def make_report(name: str, parts: Sequence[Study]) -> Report:
+    """The page of the study of that name, as `read_study` has it; the same study gives the same
+    bytes."""
+    told = [_part(name, study) for study in parts]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     source = resources.files("apl.report").joinpath("page.jinja").read_text(encoding="utf-8")
-    html = environment.from_string(source).render(name=material.name, parts=parts)
-    return Report(html, [part.agreement for part in parts])
+    html = environment.from_string(source).render(name=name, parts=told)
+    return Report(html, [part.agreement for part in told])
 
 
-def _part(
-    material: Material,
-    summary: pd.DataFrame,
-    histories: pd.DataFrame,
-    configs: Mapping[str, Config],
-) -> Part:
-    (study,) = studies(summary, histories)
-    finished = set(summary["run"])
-    grid = _grid(study, [config for run, config in configs.items() if run not in finished])
+def _part(name: str, study: Study) -> Part:
+    grid = _grid(study)
     done = {
         (method, setting, int(seed))
         for method, setting, seed in study.runs[["method", "setting", "seed"]].itertuples(
             index=False
         )
     }
-    together, of_each = _pictures(summary, histories)
-    claims, findings = _claims(summary)
-    agreed, line = _agreement(summary)
+    dataset = str(study.runs["dataset"].iloc[0])
+    found_recipes = recipes(study)
+    together, of_each = _pictures(study)
+    claims, findings = _claims(found_recipes)
+    agreed, line = _agreement(dataset, found_recipes)
     verdicts = Counter(finding.verdict for finding in findings)
     told = ", ".join(f"{verdict} {verdicts[verdict]}" for verdict in VERDICTS if verdicts[verdict])
-    runs, collapsed = len(study.runs), int(summary["collapsed"].sum())
-    environments = [material.environments[run] for run in configs]
+    runs, collapsed = len(study.runs), int(study.runs["collapsed"].sum())
     return Part(
         name=study.caption,
         short=[
@@ -816,12 +750,12 @@ def _part(
             f"Of {len(findings)} claims of the paper (Ma et al. 2020): {told}.",
             f"Agreement with the published ranking: {line}.",
         ],
-        facts=_facts(study, list(configs.values()), environments, len(grid)),
-        commands=_commands(material, study, list(configs.values())),
+        facts=_facts(study, len(grid)),
+        commands=_commands(name, study),
         pictures=together,
         of_each=of_each,
         sections={
-            "accuracy": _accuracy(study, published_table(str(summary["dataset"].iloc[0]))),
+            "accuracy": _accuracy(study, published_cells(dataset)),
             "claims": claims,
             "agreement": agreed,
             "classes": _per_class(study),

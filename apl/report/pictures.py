@@ -1,4 +1,4 @@
-"""The pictures and the table of a study: one function a picture, one fixed style a loss."""
+"""The pictures of a study: one function a picture."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import re
 import textwrap
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,253 +22,12 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from apl.losses import LOSSES, PARAMS, loss_label
-from apl.noise import NoisyLabels
-from apl.report.published import published_table
+from apl.losses import LOSSES
+from apl.noise import Labels
+from apl.presets import NOISES
+from apl.report.published import published_cells
+from apl.report.table import STYLES, Study, given, method_label
 from apl.runs import write_atomic
-from apl.scores import HARDLY_MEMORISED, is_tolerant
-
-# ---------------------------------------------------------------------------------------- styles
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a method is drawn. Colour alone, or line and marker alone (in print), tell it apart."""
-
-    color: str
-    dash: Any
-    marker: str
-    hollow: bool = False
-
-    def line(self) -> dict[str, Any]:
-        """The keywords that matplotlib takes for a line of this style."""
-        face = "white" if self.hollow else self.color
-        return {
-            "color": self.color,
-            "linestyle": self.dash,
-            "marker": self.marker,
-            "markerfacecolor": face,
-            "markeredgecolor": self.color if self.hollow else "white",
-            "markeredgewidth": 1.4 if self.hollow else 0.6,
-            "markersize": 8.5 if self.marker in "*PX" else 6.5,
-        }
-
-
-SOLID, DASHED, DOTTED = "solid", (0, (5, 1.6)), (0, (1, 1.2))
-DASHDOT, DASHDOTDOT = (0, (6, 1.4, 1.2, 1.4)), (0, (6, 1.2, 1, 1.2, 1, 1.2))
-
-# The hue is the loss one starts from (CE blue, FL orange, GCE green), darkest for the loss itself
-# and lighter the more is done to it; the line says what is done (dashed: normalised, dash-dot:
-# plus MAE, dotted: plus RCE). The hues are those of Okabe and Ito, safe for the colour-blind, and
-# their steps differ in lightness, which survives a black-and-white printer.
-STYLES: dict[str, Style] = {
-    "ce": Style("#0b2f6b", SOLID, "o"),
-    "nce": Style("#0072b2", DASHED, "s"),
-    "nce_mae": Style("#3590d8", DASHDOT, "^"),
-    "nce_rce": Style("#5fb3ee", DOTTED, "v"),
-    "sce": Style("#5b3fa8", DASHDOTDOT, "*"),
-    "fl": Style("#6e2a00", SOLID, "P"),
-    "nfl": Style("#c94f00", DASHED, "X"),
-    "nfl_mae": Style("#e58a1f", DASHDOT, "<"),
-    "nfl_rce": Style("#dfa11e", DOTTED, ">"),
-    "gce": Style("#00483a", SOLID, "D"),
-    "ngce": Style("#009e73", DASHED, "d"),
-    "ngce_mae": Style("#3aae86", DASHDOT, "p"),
-    "ngce_rce": Style("#72c6a2", DOTTED, "h"),
-    "mae": Style("#8a2460", SOLID, "o", hollow=True),
-    "nmae": Style("#cc79a7", DASHED, "^", hollow=True),
-    "rce": Style("#000000", SOLID, "s", hollow=True),
-    "nrce": Style("#7a7a7a", DASHED, "v", hollow=True),
-}
-_SPARE_COLORS = ("#9a8b00", "#b3002d", "#5c4a1f", "#b07cff", "#4d6b7a")
-_SPARE_DASHES = (SOLID, DASHED, DASHDOT, DOTTED)
-_SPARE_MARKERS = ("D", "P", "X", "<", ">", "p", "*")  # hollow, which no named loss has
-
-
-def method_label(loss: str, variant: str) -> str:
-    """What a method is called: its loss, and what was set by hand where something was."""
-    return f"{loss_label(loss)} ({variant})" if variant else loss_label(loss)
-
-
-def shared_settings(variants: Iterable[str]) -> tuple[str, ...]:
-    """The settings, beside their preset's, that all runs of a study have: they tell none apart."""
-    parts = [variant.split(",") for variant in variants]
-    return tuple(part for part in parts[0] if part and all(part in others for others in parts))
-
-
-def own_settings(variant: str, shared: Sequence[str]) -> str:
-    """What is left of a run's variant without the settings that all runs of its study have."""
-    return ",".join(part for part in variant.split(",") if part not in shared)
-
-
-def sets_loss(variant: str) -> bool:
-    """Whether a parameter of the loss is among the settings that differ from the preset's."""
-    return any(part.partition("=")[0] in PARAMS for part in variant.split(","))
-
-
-def method_styles(methods: Sequence[tuple[str, str]]) -> dict[str, Style]:
-    """A style by label for each (loss, variant), in the order of the tables.
-
-    A named loss looks the same everywhere. A variant keeps the colour of its loss. Spare styles go
-    to the rest in alphabetical order, so they are the same in every picture of a study.
-    """
-    ranks = {loss: rank for rank, loss in enumerate(LOSSES)}
-    styles, spare = {}, 0
-    for loss, variant in sorted(set(methods), key=lambda m: (ranks.get(m[0], len(ranks)), m)):
-        style = STYLES.get(loss)
-        if style is None or variant:
-            dash = _SPARE_DASHES[spare % len(_SPARE_DASHES)]
-            marker = _SPARE_MARKERS[spare % len(_SPARE_MARKERS)]
-            color = style.color if style else _SPARE_COLORS[spare % len(_SPARE_COLORS)]
-            style, spare = Style(color, dash, marker, hollow=True), spare + 1
-        styles[method_label(loss, variant)] = style
-    return styles
-
-
-# ------------------------------------------------------------------------------------------ data
-
-_KINDS = {
-    "none": "no noise",
-    "sym": "symmetric",
-    "asym": "asymmetric",
-    "pair": "pair flip",
-    "human": "human",
-    "matrix": "given matrix",
-}
-_SCORES = ("test_accuracy", "train_accuracy", "memorised", "recovered")
-
-
-@dataclass(frozen=True)
-class Study:
-    """Runs of one data set and preset, ready to draw: everything in percent.
-
-    runs: the summary with columns method, kind (a panel), x (noise rate in %), title and setting
-    (the noise setting's name in pictures and tables), rank (their order) and standard (whether the
-    loss and the noise are those of the papers, so that a published figure can stand beside);
-    epochs: the histories with method, kind, x, title and rank of their run;
-    shared: settings that all runs have beside their preset's, and so are no part of a method.
-    """
-
-    runs: pd.DataFrame
-    epochs: pd.DataFrame
-    styles: dict[str, Style]
-    shared: tuple[str, ...]
-
-    @property
-    def caption(self) -> str:
-        """What was run, for the second line of every picture."""
-        first = self.runs.iloc[0]
-        seeds = self.runs.groupby(["method", "rank"])["seed"].nunique()
-        text = (
-            f"{first['dataset']}, preset {first['preset']}, {_span(self.runs['epochs'], 'epoch')}, "
-            f"{_span(seeds, 'seed')}"
-        )
-        return ", ".join([text, *(part for part in self.shared if part.split("=")[0] != "epochs")])
-
-    @property
-    def spread(self) -> str:
-        """What lines and bands are, for a title; '' where there is one seed."""
-        return ", mean ± std" if self.runs["seed"].nunique() > 1 else ""
-
-    @property
-    def classes(self) -> list[str]:
-        """The names of the classes."""
-        return next((list(names) for names in self.runs["class_names"] if _given(names)), [])
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of noise, a panel each; 'no noise' only where there is nothing else."""
-        kinds = list(self.runs.sort_values("rank")["kind"].unique())
-        return [kind for kind in kinds if kind != _KINDS["none"]] or kinds
-
-    def panel(self, frame: pd.DataFrame, kind: str) -> pd.DataFrame:
-        """The rows of one kind of noise, runs without noise being its rate 0."""
-        return frame[frame["kind"].isin([kind, _KINDS["none"]])]
-
-
-def _span(numbers: pd.Series[int], unit: str) -> str:
-    low, high = int(numbers.min()), int(numbers.max())
-    return f"{low}-{high} {unit}s" if low != high else f"{low} {unit}{'s' if low != 1 else ''}"
-
-
-def _given(value: object) -> bool:
-    """Whether a cell holds a list with something in it, and not the NaN of a missing one."""
-    return isinstance(value, (list, tuple, np.ndarray)) and len(value) > 0
-
-
-def _rate(row: pd.Series[Any]) -> float:
-    """The noise rate in percent: as asked for, or what a matrix or human labels come to."""
-    if row["noise"] in ("human", "matrix") and _given(row["transition"]):
-        return float(round(100 * (1 - np.mean(np.diag(row["transition"]))), 1))
-    return float(round(100 * row["rate"], 4))
-
-
-def studies(summary: pd.DataFrame, histories: pd.DataFrame | None = None) -> list[Study]:
-    """The summary and its histories (None where they are not needed), by data set and preset."""
-    if histories is None:
-        histories = pd.DataFrame(columns=["run", "epoch", *_SCORES])
-    runs = summary.assign(**{name: 100 * summary[name].astype(float) for name in _SCORES})
-    runs[["variant", "map", "reason"]] = runs[["variant", "map", "reason"]].fillna("")
-    runs["x"] = [_rate(row) for _, row in runs.iterrows()]
-    clean = (runs["x"] == 0) & ~runs["noise"].isin(["human", "matrix"])  # those keep their name
-    runs.loc[clean, "noise"], runs.loc[clean, "map"] = "none", ""
-    groups = runs.groupby(["dataset", "preset"])["variant"]
-    shared = {key: shared_settings(variants) for key, variants in groups}
-    runs["own"] = [
-        own_settings(variant, shared[dataset, preset])
-        for variant, dataset, preset in zip(
-            runs["variant"], runs["dataset"], runs["preset"], strict=True
-        )
-    ]
-    # A rate of 0 of any kind of noise is one and the same training: it counts once.
-    same = ["dataset", "preset", "loss", "variant", "noise", "map", "x", "seed"]
-    runs = runs[~(clean & runs.duplicated(same))].copy()
-    theirs = ~runs["variant"].map(sets_loss).astype(bool)
-    runs["standard"] = runs["map"].isin(["", "paper"]) & (runs["own"] == "") & theirs
-    runs["method"] = [method_label(*pair) for pair in zip(runs["loss"], runs["own"], strict=True)]
-    keys = list(zip(runs["noise"], runs["map"], runs["x"], strict=True))
-    names = list(_KINDS)
-    order = sorted(set(keys), key=lambda key: (names.index(key[0]), *key[1:]))
-    runs["rank"] = [order.index(key) for key in keys]
-    runs["kind"] = [_kind(noise, table) for noise, table, _ in keys]
-    runs["title"] = [_title(*key) for key in keys]
-    runs["setting"] = [setting_name(*key) for key in keys]
-
-    epochs = histories.assign(**{n: 100 * histories[n].astype(float) for n in _SCORES})
-    epochs = epochs.merge(
-        runs[["run", "dataset", "preset", "method", "kind", "x", "title", "rank"]], on="run"
-    )
-    styles = method_styles(list(zip(runs["loss"], runs["own"], strict=True)))
-    return [
-        Study(
-            part,
-            epochs[(epochs["dataset"] == dataset) & (epochs["preset"] == preset)],
-            {label: style for label, style in styles.items() if label in set(part["method"])},
-            shared[dataset, preset],
-        )
-        for (dataset, preset), part in runs.groupby(["dataset", "preset"])
-    ]
-
-
-def _kind(noise: str, table: str) -> str:
-    # Subsets of human labels are points of one panel; maps of asymmetric noise are panels.
-    return f"{_KINDS[noise]} (map {table})" if table and noise == "asym" else _KINDS[noise]
-
-
-def _title(noise: str, table: str, x: float) -> str:
-    name = f"{_KINDS[noise]} {table}" if noise in ("human", "matrix") else _kind(noise, table)
-    return name if noise == "none" else f"{name.strip()}, {x:g} %"
-
-
-def setting_name(noise: str, table: str, x: float) -> str:
-    """A noise setting as the tables call it: 'sym 0.4' for symmetric noise of x = 40 percent."""
-    if noise == "none":
-        return "clean"
-    if noise == "human" and table:
-        return f"human {table}"
-    # 'paper' is the map that a bare 'asym' stands for in the literature.
-    return f"{noise} {x / 100:g}" + (f" ({table})" if table not in ("", "paper") else "")
-
 
 # --------------------------------------------------------------------------------------- drawing
 
@@ -453,10 +212,10 @@ def _report(study: Study) -> Pictures:
     taken: set[str] = set()
     for method in study.styles:
         runs = study.runs[study.runs["method"] == method]
-        runs = runs[runs["per_class_accuracy"].map(_given)]
+        runs = runs[runs["per_class_accuracy"].map(given)]
         kinds = [kind for kind in study.kinds if kind in set(runs["kind"])]
         if not kinds and not runs.empty:  # only its runs without noise are done yet
-            kinds = [_KINDS["none"]]
+            kinds = [NOISES["none"].label]
         if not kinds or runs["test_accuracy"].isna().all():
             continue
         figure, grid = _canvas(
@@ -638,13 +397,13 @@ def _mark_published(axes: Any, study: Study, panel: pd.DataFrame) -> list[Any]:
     """
     runs = study.runs[study.runs["standard"] & (study.runs["rank"] == panel["rank"].iloc[0])]
     first = study.runs.iloc[0]
-    published = published_table(first["dataset"]) if first["preset"] == "paper" else None
-    if published is None or runs.empty:
+    if first["preset"] != "paper" or runs.empty:
         return []
     noise, x = runs.iloc[0][["noise", "x"]]
-    here = (published["noise"] == noise) & ((100 * published["rate"] - x).abs() < 1e-6)
-    ends = published[here].set_index("method")["mean"]
-    drawn = runs[runs["loss"].isin(ends.index)].drop_duplicates("loss")
+    published = published_cells(first["dataset"])
+    keys = {loss: (loss, noise, x) for loss in runs["loss"]}
+    ends = {loss: published[key]["mean"] for loss, key in keys.items() if key in published}
+    drawn = runs[runs["loss"].isin(ends)].drop_duplicates("loss")
     if drawn.empty:
         return []
     mark: dict[str, Any] = {"marker": "<", "markersize": 7, "mec": "white", "mew": 0.6}
@@ -700,7 +459,7 @@ def _vanilla_vs_normalised(study: Study) -> Pictures:
 def _confusions(study: Study) -> Pictures:
     """The methods' confusion matrices at the most telling rate of each kind of noise."""
     for kind in study.kinds:
-        runs = study.runs[(study.runs["kind"] == kind) & study.runs["confusion"].map(_given)]
+        runs = study.runs[(study.runs["kind"] == kind) & study.runs["confusion"].map(given)]
         if runs.empty:
             continue
         means = runs.groupby(["x", "method"])["test_accuracy"].mean().unstack()
@@ -730,7 +489,7 @@ def _confusions(study: Study) -> Pictures:
 
 def _transition(study: Study) -> Pictures:
     """The noise itself: how often each class is given each label."""
-    runs = study.runs[(study.runs["x"] > 0) & study.runs["transition"].map(_given)]
+    runs = study.runs[(study.runs["x"] > 0) & study.runs["transition"].map(given)]
     rows = []
     for kind in study.kinds:
         settings = runs[runs["kind"] == kind].drop_duplicates("rank").sort_values("rank")
@@ -754,36 +513,39 @@ PICTURES: tuple[Callable[[Study], Pictures], ...] = (
 )
 
 
-def draw_study(summary: pd.DataFrame, histories: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    """Every picture that the data allow, as (name, figure); draw and save them under `look()`."""
-    parts = studies(summary, histories)
-    for study in parts:
-        first = study.runs.iloc[0]
-        prefix = f"{first['dataset']}_{first['preset']}_" if len(parts) > 1 else ""
-        for picture in PICTURES:
-            for name, figure in picture(study):
-                yield prefix + name, figure
+def draw_study(study: Study) -> Iterator[tuple[str, Any]]:
+    """Every picture that the data allow, as (name, figure); draw and save them under `look()`.
+
+    Runs whose noise rate nobody knows have no place in them.
+    """
+    known = study.runs["x"].notna()
+    for picture in PICTURES if known.any() else ():
+        yield from picture(replace(study, runs=study.runs[known]))
 
 
-def plot_study(summary: pd.DataFrame, histories: pd.DataFrame, folder: Path) -> list[Path]:
+def plot_study(parts: Sequence[Study], folder: Path) -> list[Path]:
     """Write every picture that the data allow into `folder`, as .png and .svg.
 
-    summary: a row a run; histories: a row a run and epoch (both as `apl.runs` reads them).
+    parts: a study folder by data set and preset, as `apl.report.table.studies` has them.
     The same data give the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     with look():
-        for name, figure in draw_study(summary, histories):
-            written += _save(figure, folder / name)
+        for study in parts:
+            first = study.runs.iloc[0]
+            prefix = f"{first['dataset']}_{first['preset']}_" if len(parts) > 1 else ""
+            for name, figure in draw_study(study):
+                written += _save(figure, folder / f"{prefix}{name}")
     return written
 
 
 def plot_transition(
-    labels: NoisyLabels, class_names: Sequence[str], path: Path, caption: str
+    labels: Labels, class_names: Sequence[str], path: Path, caption: str
 ) -> list[Path]:
     """Write the intended matrix beside the one found in the labels, to `path` .png and .svg."""
     cells = [[("Intended", labels.transition), ("Found in the labels", labels.empirical)]]
+    cells = [[(title, matrix) for title, matrix in cells[0] if matrix is not None]]
     words = ("Label given", "True class", "Share of the true class (%)")
     with look():
         figure = _heatmaps(caption, class_names, "Transition matrix of the noise", cells, words)
@@ -806,126 +568,3 @@ def render(figure: Any, kind: str) -> bytes:
     data = io.BytesIO()
     figure.savefig(data, format=kind, dpi=150, metadata=_METADATA[kind])
     return data.getvalue()
-
-
-# ----------------------------------------------------------------------------------------- table
-
-
-def results_table(summary: pd.DataFrame, published: pd.DataFrame | None = None) -> str:
-    """The results in Markdown: a row a method, a column a noise setting, mean ± std in percent.
-
-    published: rows as those of `apl.published.published_rows`, the first of several for one cell
-    being taken; it adds a second table, ours beside theirs.
-    """
-    parts = []
-    for study in studies(summary):
-        parts += [f"**{study.caption}**", _main_table(study), _notes(study)]
-        if published is not None:
-            here = published["dataset"] == study.runs["dataset"].iloc[0]
-            parts.append(_beside_published(study, published[here]))
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _main_table(study: Study) -> str:
-    scores = study.runs.groupby(["rank", "method"])["test_accuracy"].agg(["mean", "std", "count"])
-    collapsed = study.runs.groupby(["rank", "method"])["collapsed"].any()
-    settings = study.runs.drop_duplicates("rank").sort_values("rank")
-    seeds = scores["count"].max()
-    table = [["Method", *settings["setting"]]]
-    for method in study.styles:
-        row = [_escape(method)]
-        for rank in settings["rank"]:
-            if (rank, method) not in scores.index:
-                row.append("")
-                continue
-            mean, std, count = scores.loc[(rank, method)]
-            cell = mean_std(mean, std)
-            column = scores.loc[rank, "mean"]
-            if column.count() > 1 and f"{mean:.2f}" == f"{column.max():.2f}":
-                cell = f"**{cell}**"
-            if count not in (0, seeds):
-                cell += f" (n = {count:.0f})"
-            row.append(cell + "†" * bool(collapsed[rank, method]))
-        table.append(row)
-    return _markdown(table)
-
-
-def _notes(study: Study) -> str:
-    """What a reader must know to read the table: what was scored, what collapsed, what is short."""
-    runs = study.runs
-    seeds = runs.groupby(["method", "rank"])["seed"].nunique().max()
-    spread = f"mean ± std over {seeds} seeds" if seeds > 1 else "1 seed"
-    notes = [
-        f"Accuracy in % after the last epoch, on clean test labels; {spread}"
-        f"{' unless n says otherwise' if seeds > 1 else ''}. The best of each column is in bold."
-    ]
-    for _, cell in runs.groupby(["rank", "method"]):
-        bad = cell[cell["collapsed"].astype(bool)]
-        if not bad.empty:
-            first = bad.iloc[0]
-            reasons = ", ".join(sorted(set(bad["reason"]) - {""})) or "no reason recorded"
-            notes.append(
-                f"† {_escape(first['method'])}, {first['setting']}: {len(bad)} of {len(cell)} "
-                f"run{'s' * (len(cell) > 1)} collapsed ({reasons})."
-            )
-    # Only a loss that does not resist memorising shows whether the budget suffices to memorise.
-    fragile = runs[(runs["x"] > 0) & ~runs["loss"].map(is_tolerant)]
-    most = fragile.groupby(["rank", "setting"])["memorised"].max()
-    names = [setting for _, setting in most.index[most < 100 * HARDLY_MEMORISED]]
-    if names:
-        notes.append(
-            f"Hardly any wrong label was memorised by any method at {', '.join(names)}: "
-            "this budget is too short to tell robust losses apart."
-        )
-    return "\n".join(f"- {note}" for note in notes)
-
-
-def _beside_published(study: Study, published: pd.DataFrame) -> str:
-    """Ours beside theirs, for the methods and noise settings that both have."""
-    theirs = {
-        (row["method"], row["noise"], round(100 * float(row["rate"]), 4)): row
-        for row in published.drop_duplicates(["method", "noise", "rate"]).to_dict("records")
-    }
-    standard = study.runs[study.runs["standard"]]
-    table = [["Method", "Noise", "Here", "Published", "Difference", "Paper"]]
-    for _, runs in standard.groupby(["rank", "method"]):
-        first = runs.iloc[0]
-        row = theirs.get((first["loss"], first["noise"], first["x"]))
-        if row is None:
-            continue
-        mean, std = runs["test_accuracy"].mean(), runs["test_accuracy"].std()
-        table.append(
-            [
-                _escape(first["method"]),
-                first["setting"],
-                mean_std(mean, std),
-                mean_std(row["mean"], row["std"]),
-                f"{mean - row['mean']:+.2f}",
-                _escape(row["paper"]),
-            ]
-        )
-    return _markdown(table) if len(table) > 1 else ""
-
-
-def mean_std(mean: float, std: float) -> str:
-    """'87.38 ± 0.16'; without a deviation where there is one seed, '-' where there is nothing."""
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} ± {std:.2f}"
-
-
-def _markdown(table: list[list[str]]) -> str:
-    """Rows of cells, the first being the heading, as a Markdown table that lines up as text too."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in table]
-    rule = [
-        f"{':' if index == 0 else '-'}{'-' * (w - 2)}{'-' if index == 0 else ':'}"
-        for index, w in enumerate(widths)
-    ]
-    lines.insert(1, "| " + " | ".join(rule) + " |")
-    return "\n".join(lines)
-
-
-def _escape(text: str) -> str:
-    """Expressions hold '*', which Markdown would take for emphasis."""
-    return re.sub(r"([*_|])", r"\\\1", str(text))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import Any
 
 import pandas as pd
+
+Cells = dict[tuple[str, str, float], dict[Any, Any]]
 
 
 def published_rows() -> pd.DataFrame:
@@ -17,8 +20,14 @@ def published_rows() -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def published_table(dataset: str) -> pd.DataFrame | None:
-    """One row per method, noise and rate for a data set, the earliest paper's; None if none."""
-    rows = published_rows()
+def published_cells(dataset: str, rows: pd.DataFrame | None = None) -> Cells:
+    """The row of each (method, noise, rate in %) of a data set, the first paper's of several.
+
+    rows: some of `published_rows`, None for all.
+    """
+    rows = published_rows() if rows is None else rows
     rows = rows[rows["dataset"] == dataset].drop_duplicates(["method", "noise", "rate"])
-    return None if rows.empty else rows
+    return {
+        (row["method"], row["noise"], round(100 * float(row["rate"]), 4)): row
+        for row in rows.to_dict("records")
+    }

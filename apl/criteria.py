@@ -1,0 +1,96 @@
+"""Losses as modules: `make_loss("nce_rce", 10)`, `make_loss("2*nce + 0.5*mae", 10)`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from apl.kernels import dispatch
+from apl.kernels.bases import REDUCTIONS, Reduction, Term
+from apl.kernels.dispatch import BACKENDS, Backend
+from apl.losses import loss_terms
+
+
+class NoisyLabelLoss(nn.Module):
+    """A sum of plain and normalised loss terms; build it with `make_loss`."""
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        spec: str,
+        num_classes: int,
+        terms: tuple[Term, ...],
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        backend: Backend,
+    ) -> None:
+        super().__init__()
+        self.spec, self.num_classes, self.terms = spec, num_classes, terms
+        self.ignore_index, self.reduction, self.backend = ignore_index, reduction, backend
+        self.register_buffer("weight", weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.spec!r}, num_classes={self.num_classes}, reduction={self.reduction!r}"
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """logits [N, K] or [N, K, d1, ...], targets [N] or [N, d1, ...] of class indices.
+
+        Returns a scalar, or the shape of the targets for reduction 'none'.
+        """
+        if not logits.is_floating_point():
+            raise ValueError(f"logits must be floating point, got {logits.dtype}")
+        if logits.ndim < 2 or logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"logits must be [N, {self.num_classes}] or [N, {self.num_classes}, d1, ...], "
+                f"got {list(logits.shape)}"
+            )
+        expected = (logits.shape[0], *logits.shape[2:])
+        if targets.shape != expected or targets.is_floating_point():
+            raise ValueError(
+                f"targets must be class indices of shape {list(expected)}, "
+                f"got {targets.dtype} {list(targets.shape)}"
+            )
+        return dispatch.loss(
+            logits,
+            targets,
+            self.terms,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            backend=self.backend,
+        )
+
+
+def make_loss(
+    spec: str,
+    num_classes: int,
+    reduction: Reduction = "mean",
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    backend: Backend = "auto",
+    **params: float | None,
+) -> NoisyLabelLoss:
+    """A drop-in for `nn.CrossEntropyLoss`, called as criterion(logits, targets).
+
+    spec: a name of `apl.LOSSES` ('nce_rce') or a sum ('2*nce + 0.5*mae', 'norm(gce) + mae').
+    reduction: 'mean' (over the weights of the rows, as torch does), 'sum' or 'none'.
+    weight: a factor per class [K]; ignore_index: the target of rows that do not count.
+    backend: how it is computed ('triton', 'compiled', 'eager', 'reference'); `apl doctor`
+    says what 'auto' takes on this machine.
+    params: alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A
+    (rce), where the loss takes them; None means its default.
+
+    >>> criterion = make_loss("nce_rce", num_classes=10)
+    >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))
+    tensor(8.3893)
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if weight is not None and weight.shape != (num_classes,):
+        raise ValueError(f"weight must have shape [{num_classes}], got {list(weight.shape)}")
+    terms = loss_terms(spec, num_classes, **params)
+    return NoisyLabelLoss(spec, num_classes, terms, weight, ignore_index, reduction, backend)

@@ -1,0 +1,271 @@
+"""Words and numbers only: what there is by name, and what we and the papers choose from it.
+
+Data sets, networks and kinds of noise are told here, for the command line to list without loading
+any of them; the code behind each name stands in `apl.data.sources`, `apl.networks`, `apl.noise`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from apl.errors import BadInput
+
+# ------------------------------------------------------------------------------ what there is
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a built-in data set comes from; mean and std are of its training pixels in [0, 1]."""
+
+    description: str
+    size: int
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    archive: str = ""
+    folder: str = ""
+
+
+DATASETS: dict[str, Source] = {
+    "digits": Source(
+        "scikit-learn's digits: 1,347 + 450 images, 8x8 grey; always there",
+        8,
+        10,
+        (0.3052,),
+        (0.3760,),
+    ),
+    "cifar10": Source(
+        "CIFAR-10: 50,000 + 10,000 images, 32x32 colour",
+        32,
+        10,
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+        "cifar-10-python.tar.gz",
+        "cifar-10-batches-py",
+    ),
+    "cifar100": Source(
+        "CIFAR-100: 50,000 + 10,000 images, 32x32 colour",
+        32,
+        100,
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+        "cifar-100-python.tar.gz",
+        "cifar-100-python",
+    ),
+    "mnist": Source(
+        "MNIST: 60,000 + 10,000 images, 28x28 grey",
+        28,
+        10,
+        (0.1307,),
+        (0.3081,),
+        "the four *-ubyte.gz files",
+        "MNIST/raw",
+    ),
+}
+
+NETWORKS: dict[str, str] = {
+    "cnn8": "8 layers (paper, CIFAR-10): 3 x (conv-conv-maxpool), widths w, 2w, 3.06w, FC 4w",
+    "cnn5": "5 layers (laptop): 5x5 conv stride 2, 2 x (conv-maxpool), widths w, 1.5w, 2w, FC 8w",
+    "cnn4": "4 layers (paper, MNIST): 2 x (conv-maxpool), widths w/2, w, FC 2w",
+    "resnet34": "ResNet-34 (paper, CIFAR-100) with the 3x3 stem of the CIFAR literature",
+    "mlp": "2 hidden layers of width w, for the smallest images",
+}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A kind of label noise.
+
+    label: what it is called in pictures; rated: whether its rate is chosen, or follows from the
+    labels or the matrix that are given; map: the one it has where none is given; names: maps that
+    are known by name; file: what a file with one is, '' where none is taken.
+    """
+
+    label: str
+    rated: bool
+    map: str = ""
+    names: tuple[str, ...] = ()
+    file: str = ""
+
+    @property
+    def maps(self) -> str:
+        """What is accepted for a map, in words; '' where the noise takes none."""
+        return " or ".join(filter(None, [", ".join(self.names), self.file]))
+
+
+HUMAN_LABELS = {
+    "aggre": "aggre_label",
+    "random1": "random_label1",
+    "random2": "random_label2",
+    "random3": "random_label3",
+    "worse": "worse_label",
+}
+"""The label sets of CIFAR-10N, and their keys in its file."""
+
+NOISES: dict[str, Noise] = {
+    "none": Noise("no noise", rated=False),
+    "sym": Noise("symmetric", rated=True),
+    "asym": Noise(
+        *("asymmetric", True, "paper", ("paper", "report")),
+        file="a JSON/YAML file {source: target}",
+    ),
+    "pair": Noise("pair flip", rated=True),
+    "human": Noise("human", False, "worse", tuple(HUMAN_LABELS)),
+    "matrix": Noise("given matrix", rated=False, file="a .npy/.csv/.json file"),
+}
+
+
+def check_rate(rate: float) -> float:
+    """The noise rate itself, if it is a probability."""
+    if not 0 <= rate <= 1:
+        raise BadInput(f"the noise rate must be between 0 and 1, got {rate}")
+    return float(rate)
+
+
+METHODS = ("transition", "exact", "exact-per-class")
+PRECISIONS = ("float32", "tf32", "bf16")
+
+# ---------------------------------------------------------------------------- what is chosen
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings, and the grid that `apl study` runs by default.
+
+    weights: whether combinations have their published weights, or those of the loss alone;
+    maps: where a kind of noise has another map than its usual one.
+    """
+
+    description: str
+    dataset: str
+    settings: dict[str, Any]
+    per_dataset: dict[str, dict[str, Any]]
+    losses: tuple[str, ...]
+    rates: dict[str, tuple[float, ...]]
+    seeds: int
+    weights: bool = False
+    maps: dict[str, str] = field(default_factory=dict)
+
+
+COMMON: dict[str, Any] = {
+    "loss": "nce_rce",
+    "noise": "sym",
+    "rate": 0.4,
+    "map": "",
+    "method": "transition",
+    "seed": 0,
+    "train_size": 0,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "clip": 5.0,
+    "augment": False,
+    "eval_every": 1,
+    "warmup": 0.0,
+    "precision": "tf32",
+}
+
+_NINE = ("ce", "fl", "nce", "nfl", "mae", "nce_mae", "nce_rce", "nfl_mae", "nfl_rce")
+_SYM = (0.2, 0.4, 0.6, 0.8)
+_ASYM = (0.1, 0.2, 0.3, 0.4)
+
+NETWORK: dict[str, dict[str, Any]] = {
+    "digits": {"network": "cnn4", "width": 32},
+    "mnist": {"network": "cnn4", "width": 64},
+    "cifar10": {"network": "cnn8", "width": 64},
+    "cifar100": {"network": "resnet34", "width": 64},
+}
+
+OTHER_WIDTH = 64  # of a network that is not the preset's, where none is given
+
+PRESETS: dict[str, Preset] = {
+    "quick": Preset(
+        "seconds a run: digits, a small CNN that memorises",
+        "digits",
+        {"epochs": 20, "batch_size": 64, "lr": 0.05},
+        {"mnist": {"width": 16}, "cifar10": {"width": 16}},
+        _NINE,
+        {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
+        3,
+    ),
+    "laptop": Preset(
+        "CIFAR-10 on two cores, few images and no augmentation: memorisation shows in a minute",
+        "cifar10",
+        {
+            "network": "cnn5",
+            "width": 32,
+            "train_size": 10_000,
+            "epochs": 10,
+            "batch_size": 128,
+            "lr": 0.02,
+            "warmup": 2.0,
+            "eval_every": 2,
+        },
+        {"digits": {"train_size": 0, "network": "cnn4"}},
+        ("ce", "fl", "gce", "sce", "mae", "rce", "nce", "nfl", *_NINE[5:]),
+        {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
+        3,
+        weights=True,
+    ),
+    "paper": Preset(
+        "the settings of Ma et al. 2020 for each data set; a GPU's work",
+        "cifar10",
+        {"method": "exact-per-class", "batch_size": 128, "lr": 0.01},
+        {
+            "digits": {"epochs": 50, "weight_decay": 1e-3},
+            "mnist": {"epochs": 50, "weight_decay": 1e-3},
+            "cifar10": {"epochs": 120, "augment": True},
+            "cifar100": {"epochs": 200, "lr": 0.1, "weight_decay": 1e-5, "augment": True},
+        },
+        ("ce", "fl", "gce", "sce", "nce", "nfl", "mae", "rce", *_NINE[5:]),
+        {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
+        3,
+        weights=True,
+    ),
+    "report": Preset(
+        "what the report ran: 15 epochs, batch 4, learning rate 1e-4, its rates and its map",
+        "cifar10",
+        {"epochs": 15, "batch_size": 4, "lr": 1e-4, "clip": 0.0, "width": 16},
+        {"cifar100": {"network": "cnn8"}},
+        ("nce", "nfl", "mae", "ce", "fl", "nce_mae", "nfl_mae"),
+        {"sym": (0.4, 0.5, 0.6, 0.7), "asym": (0.1, 0.2, 0.23, 0.33)},
+        1,
+        maps={"asym": "report"},
+    ),
+}
+
+# The weights of each combination in the configuration files of the paper's code.  Its MAE is half
+# of ours, so its beta of 1 for a combination with MAE is 0.5 here (see docs/losses.md).
+PUBLISHED_WEIGHTS: dict[str, dict[str, dict[str, float]]] = {
+    "mnist": {
+        "sce": {"alpha": 0.01, "beta": 1.0},
+        "nce_mae": {"alpha": 1.0, "beta": 5.0},
+        "nfl_mae": {"alpha": 1.0, "beta": 5.0},
+        "ngce_mae": {"alpha": 1.0, "beta": 5.0, "q": 0.1},
+        "nce_rce": {"alpha": 1.0, "beta": 10.0},
+        "nfl_rce": {"alpha": 1.0, "beta": 10.0},
+        "ngce_rce": {"alpha": 1.0, "beta": 10.0, "q": 0.1},
+    },
+    "cifar10": {
+        "sce": {"alpha": 0.1, "beta": 1.0},
+        "nce_mae": {"alpha": 1.0, "beta": 0.5},
+        "nfl_mae": {"alpha": 1.0, "beta": 0.5},
+        "ngce_mae": {"alpha": 1.0, "beta": 0.5, "q": 0.1},
+        "nce_rce": {"alpha": 1.0, "beta": 1.0},
+        "nfl_rce": {"alpha": 1.0, "beta": 1.0},
+        "ngce_rce": {"alpha": 1.0, "beta": 1.0, "q": 0.1},
+    },
+    "cifar100": {
+        "sce": {"alpha": 6.0, "beta": 0.1},
+        "nce_mae": {"alpha": 10.0, "beta": 0.5},
+        "nfl_mae": {"alpha": 10.0, "beta": 0.5},
+        "ngce_mae": {"alpha": 10.0, "beta": 0.5},
+        "nce_rce": {"alpha": 10.0, "beta": 0.1},
+        "nfl_rce": {"alpha": 10.0, "beta": 0.1},
+        "ngce_rce": {"alpha": 10.0, "beta": 0.1},
+    },
+}
+
+# A network as small as digits' gains nothing from a second thread, and loses much where another
+# process wants the core.
+THREADS = {"digits": 1}

@@ -1,0 +1,401 @@
+"""A study as it is told: read once, by data set and preset, and its table in Markdown.
+
+Claims, pictures and the page take a `Study` as an argument; here stands what a method and a noise
+setting are called, and the one style that each method is drawn in.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from apl.config import Config, settings_text
+from apl.kernels.bases import BASES
+from apl.losses import LOSSES, PARAMS, is_tolerant, loss_label
+from apl.presets import NOISES
+from apl.report.published import Cells, published_cells
+from apl.runs import Finished, setting
+from apl.scores import HARDLY_MEMORISED, HISTORY_COLUMNS, SCORES
+
+# ---------------------------------------------------------------------------------------- styles
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn. Colour alone, or line and marker alone (in print), tell it apart."""
+
+    color: str
+    dash: Any
+    marker: str
+    hollow: bool = False
+
+    def line(self) -> dict[str, Any]:
+        """The keywords that matplotlib takes for a line of this style."""
+        face = "white" if self.hollow else self.color
+        return {
+            "color": self.color,
+            "linestyle": self.dash,
+            "marker": self.marker,
+            "markerfacecolor": face,
+            "markeredgecolor": self.color if self.hollow else "white",
+            "markeredgewidth": 1.4 if self.hollow else 0.6,
+            "markersize": 8.5 if self.marker in "*PX" else 6.5,
+        }
+
+
+SOLID, DASHED, DOTTED = "solid", (0, (5, 1.6)), (0, (1, 1.2))
+DASHDOT, DASHDOTDOT = (0, (6, 1.4, 1.2, 1.4)), (0, (6, 1.2, 1, 1.2, 1, 1.2))
+
+# The hue is the loss one starts from (CE blue, FL orange, GCE green), darkest for the loss itself
+# and lighter the more is done to it: normalised, plus MAE, plus RCE. The hues are those of Okabe
+# and Ito, safe for the colour-blind, and their steps differ in lightness, which survives a
+# black-and-white printer. The markers of the passive losses are hollow.
+_HUES: dict[str, tuple[tuple[str, ...], str]] = {
+    "ce": (("#0b2f6b", "#0072b2", "#3590d8", "#5fb3ee"), "os^v"),
+    "fl": (("#6e2a00", "#c94f00", "#e58a1f", "#dfa11e"), "PX<>"),
+    "gce": (("#00483a", "#009e73", "#3aae86", "#72c6a2"), "Ddph"),
+    "mae": (("#8a2460", "#cc79a7"), "o^"),
+    "rce": (("#000000", "#7a7a7a"), "sv"),
+}
+_DONE = {"{}": SOLID, "n{}": DASHED, "n{}_mae": DASHDOT, "n{}_rce": DOTTED}  # what is done to it
+
+STYLES: dict[str, Style] = {
+    "sce": Style("#5b3fa8", DASHDOTDOT, "*"),
+    **{
+        name.format(base): Style(color, dash, marker, hollow=not BASES[base].active)
+        for base, (colors, markers) in _HUES.items()
+        for (name, dash), color, marker in zip(_DONE.items(), colors, markers, strict=False)
+    },
+}
+"""The styles of the losses of the paper; others get a spare one."""
+
+_SPARE_COLORS = ("#9a8b00", "#b3002d", "#5c4a1f", "#b07cff", "#4d6b7a")
+_SPARE_DASHES = (SOLID, DASHED, DASHDOT, DOTTED)
+_SPARE_MARKERS = ("D", "P", "X", "<", ">", "p", "*")  # hollow, which no named loss has
+
+
+def method_label(loss: str, variant: str) -> str:
+    """What a method is called: its loss, and what was set by hand where something was."""
+    return f"{loss_label(loss)} ({variant})" if variant else loss_label(loss)
+
+
+def method_styles(methods: Sequence[tuple[str, str]]) -> dict[str, Style]:
+    """A style by label for each (loss, variant), in the order of the tables.
+
+    A named loss looks the same everywhere. A variant keeps the colour of its loss. Spare styles go
+    to the rest in alphabetical order, so they are the same in every picture of a study.
+    """
+    ranks = {loss: rank for rank, loss in enumerate(LOSSES)}
+    styles, spare = {}, 0
+    for loss, variant in sorted(set(methods), key=lambda m: (ranks.get(m[0], len(ranks)), m)):
+        style = STYLES.get(loss)
+        if style is None or variant:
+            dash = _SPARE_DASHES[spare % len(_SPARE_DASHES)]
+            marker = _SPARE_MARKERS[spare % len(_SPARE_MARKERS)]
+            color = style.color if style else _SPARE_COLORS[spare % len(_SPARE_COLORS)]
+            style, spare = Style(color, dash, marker, hollow=True), spare + 1
+        styles[method_label(loss, variant)] = style
+    return styles
+
+
+# ------------------------------------------------------------------------------------------ data
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs of one data set and preset, ready to tell and to draw: everything in percent.
+
+    runs: a row a run, with the columns of summary.csv, class_names, per_class_accuracy, confusion
+    ([true][predicted]) and transition (None where unknown) as lists, its `config` and
+    `environment`, and: method, kind (a panel), x (noise rate in %), title and setting (the noise
+    setting's name in pictures and tables), rank (their order), own (what was set by hand and tells
+    methods apart), standard (whether the loss and the noise are those of the papers, so that a
+    published figure can stand beside);
+    epochs: the histories with method, kind, x, title and rank of their run;
+    styles: how each method is drawn, in the order of the tables;
+    shared: settings that all runs have beside their preset's, and so are no part of a method;
+    unfinished: the configs of runs that were begun and have no result yet.
+    """
+
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    styles: dict[str, Style]
+    shared: Mapping[str, Any]
+    unfinished: Sequence[Config]
+
+    @property
+    def caption(self) -> str:
+        """What was run, for the second line of every picture."""
+        first = self.runs.iloc[0]
+        seeds = self.runs.groupby(["method", "rank"])["seed"].nunique()
+        text = (
+            f"{first['dataset']}, preset {first['preset']}, {_span(self.runs['epochs'], 'epoch')}, "
+            f"{_span(seeds, 'seed')}"
+        )
+        rest = [{name: value} for name, value in self.shared.items() if name != "epochs"]
+        return ", ".join([text, *map(settings_text, rest)])
+
+    @property
+    def labels(self) -> str:
+        """What the accuracies are on: 'clean test labels', or 'given' ones of unknown truth."""
+        on = set(self.runs["on"])
+        if len(on) > 1:
+            return "clean test labels, or given ones where the truth is unknown"
+        return "clean test labels" if "true" in on else "given test labels"
+
+    @property
+    def spread(self) -> str:
+        """What lines and bands are, for a title; '' where there is one seed."""
+        return ", mean ± std" if self.runs["seed"].nunique() > 1 else ""
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes."""
+        return next((list(names) for names in self.runs["class_names"] if given(names)), [])
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of noise, a panel each; 'no noise' only where there is nothing else."""
+        kinds = list(self.runs.sort_values("rank")["kind"].unique())
+        return [kind for kind in kinds if kind != NOISES["none"].label] or kinds
+
+    def panel(self, frame: pd.DataFrame, kind: str) -> pd.DataFrame:
+        """The rows of one kind of noise, runs without noise being its rate 0."""
+        return frame[frame["kind"].isin([kind, NOISES["none"].label])]
+
+
+def _span(numbers: pd.Series[int], unit: str) -> str:
+    low, high = int(numbers.min()), int(numbers.max())
+    return f"{low}-{high} {unit}s" if low != high else f"{low} {unit}{'s' if low != 1 else ''}"
+
+
+def given(value: object) -> bool:
+    """Whether a cell holds a list with something in it, and not the NaN of a missing one."""
+    return isinstance(value, (list, tuple, np.ndarray)) and len(value) > 0
+
+
+def studies(found: Sequence[Finished], unfinished: Sequence[Config] = ()) -> list[Study]:
+    """The runs of a study folder, as `apl.runs.read_runs` has them, by data set and preset."""
+    runs = pd.DataFrame([_row(run) for run in found])
+    measured = [name for name, kind in NOISES.items() if not kind.rated and name != "none"]
+    clean = (runs["x"] == 0) & ~runs["noise"].isin(measured)  # those keep their name
+    runs.loc[clean, "noise"], runs.loc[clean, "map"] = "none", ""
+    settings = [config.overrides for config in runs["config"]]
+    groups = list(zip(runs["dataset"], runs["preset"], strict=True))
+    shared = {
+        group: _shared([s for s, of in zip(settings, groups, strict=True) if of == group])
+        for group in dict.fromkeys(groups)
+    }
+    runs["own"] = [
+        own_settings(config, shared[group])
+        for config, group in zip(runs["config"], groups, strict=True)
+    ]
+    runs["sets_loss"] = [bool(set(PARAMS) & set(overrides)) for overrides in settings]
+    # A rate of 0 of any kind of noise is one and the same training: it counts once.
+    same = ["dataset", "preset", "loss", "variant", "noise", "map", "x", "seed"]
+    runs = runs[~(clean & runs.duplicated(same))].copy()
+    usual = runs["map"].isin(["", "paper"]) & (runs["own"] == "")
+    runs["standard"] = usual & ~runs["sets_loss"]
+    runs["method"] = [method_label(*pair) for pair in zip(runs["loss"], runs["own"], strict=True)]
+    keys = list(zip(runs["noise"], runs["map"], runs["x"], strict=True))
+    names = list(NOISES)
+    # An unknown rate, nan, equals nothing, not even itself: it is ordered as -1.
+    ordered = [(names.index(noise), table, -1 if math.isnan(x) else x) for noise, table, x in keys]
+    order = sorted(set(ordered))
+    runs["rank"] = [order.index(key) for key in ordered]
+    runs["kind"] = [_kind(noise, table) for noise, table, _ in keys]
+    runs["title"] = [_title(*key) for key in keys]
+    runs["setting"] = [setting_name(*key) for key in keys]
+
+    rows = [{"run": run.name, **row} for run in found for row in run.history]
+    epochs = pd.DataFrame(rows, columns=["run", *HISTORY_COLUMNS])
+    epochs[list(SCORES)] *= 100
+    epochs = epochs.merge(
+        runs[["run", "dataset", "preset", "method", "kind", "x", "title", "rank"]], on="run"
+    )
+    styles = method_styles(list(zip(runs["loss"], runs["own"], strict=True)))
+    return [
+        Study(
+            part,
+            epochs[(epochs["dataset"] == dataset) & (epochs["preset"] == preset)],
+            {label: style for label, style in styles.items() if label in set(part["method"])},
+            shared[dataset, preset],
+            [c for c in unfinished if (c.dataset, c.preset) == (dataset, preset)],
+        )
+        for (dataset, preset), part in runs.groupby(["dataset", "preset"])
+    ]
+
+
+def _row(run: Finished) -> dict[str, Any]:
+    """A run as a row of the frame, its scores in percent."""
+    result = dict(vars(run.result))
+    for name in SCORES:
+        result[name] = 100 * result[name]
+    row = setting(run)
+    x = round(100 * row["rate"], 4 if NOISES[row["noise"]].rated else 1)
+    return {
+        **{"run": run.name, **row, **result, "x": x},
+        **{"config": run.config, "environment": run.environment},
+    }
+
+
+def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings, beside their preset's, that all runs of a study have: they tell none apart."""
+    return {
+        name: value
+        for name, value in settings[0].items()
+        if all(name in others and others[name] == value for others in settings)
+    }
+
+
+def own_settings(config: Config, shared: Mapping[str, Any]) -> str:
+    """What was set by hand for a run, without what all runs of its study have."""
+    own = {name: value for name, value in config.overrides.items() if name not in shared}
+    return settings_text(own)
+
+
+def _kind(noise: str, table: str) -> str:
+    # Subsets of human labels are points of one panel; maps of asymmetric noise are panels.
+    return (
+        f"{NOISES[noise].label} (map {table})" if table and noise == "asym" else NOISES[noise].label
+    )
+
+
+def _title(noise: str, table: str, x: float) -> str:
+    name = f"{NOISES[noise].label} {table}" if noise in ("human", "matrix") else _kind(noise, table)
+    return name.strip() if noise == "none" or math.isnan(x) else f"{name.strip()}, {x:g} %"
+
+
+def setting_name(noise: str, table: str, x: float) -> str:
+    """A noise setting as the tables call it: 'sym 0.4' for symmetric noise of x = 40 percent."""
+    if noise == "none":
+        return "clean"
+    if noise == "human" and table:
+        return f"human {table}"
+    rate = "" if math.isnan(x) else f" {x / 100:g}"
+    # 'paper' is the map that a bare 'asym' stands for in the literature.
+    return f"{noise}{rate}" + (f" ({table})" if table not in ("", "paper") else "")
+
+
+# ----------------------------------------------------------------------------------------- table
+
+
+def results_table(parts: Sequence[Study], published: pd.DataFrame | None = None) -> str:
+    """The results in Markdown: a row a method, a column a noise setting, mean ± std in percent.
+
+    published: rows as those of `published_rows`; it adds a second table, ours beside theirs.
+    """
+    texts = []
+    for study in parts:
+        texts += [f"**{study.caption}**", _main_table(study), _notes(study)]
+        if published is not None:
+            dataset = study.runs["dataset"].iloc[0]
+            texts.append(_beside_published(study, published_cells(dataset, published)))
+    return "\n\n".join(text for text in texts if text) + "\n"
+
+
+def _main_table(study: Study) -> str:
+    scores = study.runs.groupby(["rank", "method"])["test_accuracy"].agg(["mean", "std", "count"])
+    collapsed = study.runs.groupby(["rank", "method"])["collapsed"].any()
+    settings = study.runs.drop_duplicates("rank").sort_values("rank")
+    seeds = scores["count"].max()
+    table = [["Method", *settings["setting"]]]
+    for method in study.styles:
+        row = [_escape(method)]
+        for rank in settings["rank"]:
+            if (rank, method) not in scores.index:
+                row.append("")
+                continue
+            mean, std, count = scores.loc[(rank, method)]
+            cell = mean_std(mean, std)
+            column = scores.loc[rank, "mean"]
+            if column.count() > 1 and f"{mean:.2f}" == f"{column.max():.2f}":
+                cell = f"**{cell}**"
+            if count not in (0, seeds):
+                cell += f" (n = {count:.0f})"
+            row.append(cell + "†" * bool(collapsed[rank, method]))
+        table.append(row)
+    return _markdown(table)
+
+
+def _notes(study: Study) -> str:
+    """What a reader must know to read the table: what was scored, what collapsed, what is short."""
+    runs = study.runs
+    seeds = runs.groupby(["method", "rank"])["seed"].nunique().max()
+    spread = f"mean ± std over {seeds} seeds" if seeds > 1 else "1 seed"
+    notes = [
+        f"Accuracy in % after the last epoch, on {study.labels}; {spread}"
+        f"{' unless n says otherwise' if seeds > 1 else ''}. The best of each column is in bold."
+    ]
+    for _, cell in runs.groupby(["rank", "method"]):
+        bad = cell[cell["collapsed"].astype(bool)]
+        if not bad.empty:
+            first = bad.iloc[0]
+            reasons = ", ".join(sorted(set(bad["reason"]) - {""})) or "no reason recorded"
+            notes.append(
+                f"† {_escape(first['method'])}, {first['setting']}: {len(bad)} of {len(cell)} "
+                f"run{'s' * (len(cell) > 1)} collapsed ({reasons})."
+            )
+    # Only a loss that does not resist memorising shows whether the budget suffices to memorise.
+    fragile = runs[(runs["x"] > 0) & ~runs["loss"].map(is_tolerant)]
+    most = fragile.groupby(["rank", "setting"])["memorised"].max()
+    names = [setting for _, setting in most.index[most < 100 * HARDLY_MEMORISED]]
+    if names:
+        notes.append(
+            f"Hardly any wrong label was memorised by any method at {', '.join(names)}: "
+            "this budget is too short to tell robust losses apart."
+        )
+    return "\n".join(f"- {note}" for note in notes)
+
+
+def _beside_published(study: Study, theirs: Cells) -> str:
+    """Ours beside theirs, for the methods and noise settings that both have."""
+    standard = study.runs[study.runs["standard"]]
+    table = [["Method", "Noise", "Here", "Published", "Difference", "Paper"]]
+    for _, runs in standard.groupby(["rank", "method"]):
+        first = runs.iloc[0]
+        row = theirs.get((first["loss"], first["noise"], first["x"]))
+        if row is None:
+            continue
+        mean, std = runs["test_accuracy"].mean(), runs["test_accuracy"].std()
+        table.append(
+            [
+                _escape(first["method"]),
+                first["setting"],
+                mean_std(mean, std),
+                mean_std(row["mean"], row["std"]),
+                f"{mean - row['mean']:+.2f}",
+                _escape(row["paper"]),
+            ]
+        )
+    return _markdown(table) if len(table) > 1 else ""
+
+
+def mean_std(mean: float, std: float) -> str:
+    """'87.38 ± 0.16'; without a deviation where there is one seed, '-' where there is nothing."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} ± {std:.2f}"
+
+
+def _markdown(table: list[list[str]]) -> str:
+    """Rows of cells, the first being the heading, as a Markdown table that lines up as text too."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in table]
+    rule = [
+        f"{':' if index == 0 else '-'}{'-' * (w - 2)}{'-' if index == 0 else ':'}"
+        for index, w in enumerate(widths)
+    ]
+    lines.insert(1, "| " + " | ".join(rule) + " |")
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Expressions hold '*', which Markdown would take for emphasis."""
+    return re.sub(r"([*_|])", r"\\\1", str(text))
