@@ -1,40 +1,102 @@
-"""The committed results are what the preset makes, and say what the README says of them."""
+"""The committed results are what the preset makes, and say what the README says of them.
+
+Everything is read from the record of a study, as in a fresh clone: run folders are not committed.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from apl.config import PRESETS
+from apl.config import Config, make_grid
+from apl.presets import PRESETS
+from apl.report.page import make_report, read_study
 from apl.report.published import published_rows
-from apl.runs import read_config, read_study, write_summary
-from apl.study import make_grid
+from apl.report.table import results_table, studies
+from apl.runs import (
+    CHECKPOINT,
+    CONFIG,
+    HISTORY,
+    LOG,
+    NOISE,
+    RECORD,
+    REPORT,
+    RESULT,
+    RUNS,
+    SUMMARY,
+    TABLE,
+    WEIGHTS,
+    Finished,
+    read_runs,
+    write_study,
+)
 
 RESULTS = Path(__file__).parents[1] / "results"
 LAPTOP = RESULTS / "cifar10-laptop"
+STUDIES = ["cifar10-laptop", "cifar10-paper-50-epochs", "digits-quick", "report-redone"]
 
 
-def test_the_laptop_study_is_the_presets() -> None:
-    cells = {cell.name: cell for cell in make_grid("laptop")}
-    runs = {run.name: read_config(run) for run in (LAPTOP / "runs").iterdir()}
-    for name, config in runs.items():
-        assert config.identity() == cells[name].identity()
-    assert {name for name, cell in cells.items() if cell.seed == 0} <= set(runs)
+@pytest.fixture
+def record(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A study folder with a committed record and nothing else."""
+    folder = tmp_path / request.param
+    folder.mkdir()
+    shutil.copy(RESULTS / request.param / RECORD, folder)
+    return folder
 
 
-def test_the_summary_follows_from_the_runs(tmp_path: Path) -> None:
-    shutil.copytree(LAPTOP / "runs", tmp_path / "runs")
-    write_summary(tmp_path)
-    assert (tmp_path / "summary.csv").read_bytes() == (LAPTOP / "summary.csv").read_bytes()
+def configs_of(runs: list[Finished]) -> dict[str, Config]:
+    return {run.name: run.config for run in runs}
+
+
+@pytest.mark.parametrize(
+    ("record", "preset"),
+    [("cifar10-laptop", "laptop"), ("digits-quick", "quick")],
+    indirect=["record"],
+)
+def test_a_whole_study_is_the_presets(record: Path, preset: str) -> None:
+    assert configs_of(read_runs(record)) == {cell.name: cell for cell in make_grid(preset)}
+
+
+@pytest.mark.parametrize("record", ["report-redone"], indirect=True)
+def test_the_report_redone_is_the_presets_grid_with_other_settings(record: Path) -> None:
+    configs = configs_of(read_runs(record))
+    settings = next(iter(configs.values())).overrides
+    cells = make_grid("report", **settings)
+    assert configs == {cell.name: cell for cell in cells}
+
+
+@pytest.mark.parametrize("record", STUDIES, indirect=True)
+def test_summary_and_table_follow_from_the_record(record: Path) -> None:
+    committed = RESULTS / record.name
+    runs = write_study(record)
+    for name in (RECORD, SUMMARY):
+        assert (record / name).read_bytes() == (committed / name).read_bytes()
+    table = results_table(studies(runs), published_rows())
+    assert table.encode() == (committed / TABLE).read_bytes()
+
+
+def without_pictures(html: str) -> str:
+    """A page without what depends on matplotlib's version."""
+    return re.sub(r"base64,[A-Za-z0-9+/=]*", "", html)
+
+
+@pytest.mark.parametrize("record", ["cifar10-laptop"], indirect=True)
+def test_the_report_follows_from_the_record(record: Path) -> None:
+    html = make_report(record.name, read_study(record)).html
+    committed = (LAPTOP / REPORT).read_text(encoding="utf-8")
+    assert without_pictures(html) == without_pictures(committed)
 
 
 def test_the_laptop_study_shows_what_it_is_for() -> None:
     """At 60 % symmetric noise NCE+RCE is 15 points ahead of CE, which memorised; the normalised
     losses are robust and underfit; nothing collapsed."""
-    summary = pd.read_csv(LAPTOP / "summary.csv")
+    summary = pd.read_csv(LAPTOP / SUMMARY)
     assert not summary["collapsed"].any()
     means = 100 * summary.pivot_table(
         index="loss", columns=["noise", "rate"], values=["test_accuracy", "memorised"]
@@ -51,7 +113,7 @@ def test_the_laptop_study_shows_what_it_is_for() -> None:
 
 def test_the_report_redone_learned() -> None:
     folder = RESULTS / "report-redone"
-    ours = pd.read_csv(folder / "summary.csv")
+    ours = pd.read_csv(folder / SUMMARY)
     printed = pd.read_csv(folder / "printed.csv")
     both = ours.merge(printed, on=["loss", "noise", "rate"], validate="one_to_one")
     assert len(both) == len(printed)
@@ -60,23 +122,49 @@ def test_the_report_redone_learned() -> None:
     assert (100 * both["test_accuracy"] > both["printed"]).mean() > 0.9
 
 
-def test_the_papers_protocol_heads_for_its_figures() -> None:
+@pytest.mark.parametrize("record", ["cifar10-paper-50-epochs"], indirect=True)
+def test_the_papers_protocol_heads_for_its_figures(record: Path) -> None:
     """NCE+RCE within two published deviations already, CE past its best and still memorising."""
-    folder = RESULTS / "cifar10-paper-50-epochs"
-    summary, histories = read_study(folder)
+    runs = read_runs(record)
+    for run in runs:
+        assert run.config.preset == "paper"
+        assert run.config.overrides == {"epochs": 50, "precision": "bf16"}
     published = published_rows().set_index(["dataset", "noise", "rate", "method", "paper"])
     theirs = published.loc[("cifar10", "sym", 0.6, "nce_rce", "Ma et al., ICML 2020")]
-    ours = summary.set_index("loss")
-    assert abs(100 * ours.at["nce_rce", "test_accuracy"] - theirs["mean"]) < 2 * theirs["std"]
-    ce = histories[histories["run"] == ours.at["ce", "run"]]
-    assert ce["test_accuracy"].max() > ours.at["ce", "test_accuracy"] + 0.05
-    assert ce["memorised"].iloc[-1] == ce["memorised"].max()
-    for run in (folder / "runs").iterdir():
-        assert read_config(run).overrides == {"epochs": 50, "precision": "bf16"}
+    ours = {run.config.loss: run for run in runs}
+    assert set(ours) == {"ce", "nce_rce"}
+    accuracy = 100 * ours["nce_rce"].result.test_accuracy
+    assert abs(accuracy - theirs["mean"]) < 2 * theirs["std"]
+    ce = ours["ce"]
+    best = max(row["test_accuracy"] for row in ce.history)
+    assert best > ce.result.test_accuracy + 0.05
+    memorised = [row["memorised"] for row in ce.history]
+    assert memorised[-1] == max(memorised)
 
 
-@pytest.mark.parametrize("study", ["cifar10-laptop", "cifar10-paper-50-epochs", "report-redone"])
-def test_no_weights_are_committed(study: str) -> None:
-    ignored = (RESULTS.parent / ".gitignore").read_text().splitlines()
-    assert {"results/**/*.safetensors", "results/**/*.npz", "results/**/log.txt"} <= set(ignored)
-    assert (RESULTS / study / "summary.csv").is_file()
+def git(*arguments: str) -> list[str]:
+    """The paths that git names for the repository; skips where there is no git."""
+    found = shutil.which("git")
+    if found is None or not (RESULTS.parent / ".git").exists():
+        pytest.skip("there is no git here to say what is committed")
+    command = [found, "-c", "safe.directory=*", *arguments]
+    done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr  # 1: check-ignore names nothing
+    return done.stdout.splitlines()
+
+
+def test_few_small_files_are_committed_and_no_weights_or_run_folders() -> None:
+    tracked = [Path(name) for name in git("ls-files", "results")]
+    assert 0 < len(tracked) <= 100
+    assert not [path for path in tracked if RUNS in path.parts]
+    assert not [path for path in tracked if path.suffix in (".safetensors", ".npz", ".pt", ".svg")]
+    for study in STUDIES:
+        assert {Path("results", study, name) for name in (RECORD, SUMMARY, TABLE)} <= set(tracked)
+
+
+def test_what_a_study_leaves_behind_is_not_offered_for_a_commit() -> None:
+    run = f"results/x/{RUNS}/ce_clean_seed0"
+    left = [f"{run}/{name}" for name in (CONFIG, NOISE, HISTORY, RESULT, WEIGHTS, LOG, CHECKPOINT)]
+    left += ["results/noise/digits_sym-0.4_seed0.npz"]
+    kept = [f"results/x/{name}" for name in (RECORD, SUMMARY, TABLE)]
+    assert git("check-ignore", "--no-index", *left, *kept) == left
