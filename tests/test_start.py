@@ -1,0 +1,202 @@
+"""What a fresh process loads before it answers, and that what it lists is what there is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import typer
+
+from apl.cli import app
+from apl.data.sources import human_labels, load_data
+from apl.errors import BadInput
+from apl.networks import make_network
+from apl.noise import MAPS, MATRICES
+from apl.presets import DATASETS, HUMAN_LABELS, NETWORKS, NOISES
+
+HEAVY = {
+    *("torch", "numpy", "pandas", "scipy", "sklearn"),
+    *("matplotlib", "triton", "torchvision", "PIL"),
+}
+
+APL = "from apl.cli import main; main()"
+
+PROBE = """
+import sys
+from pathlib import Path
+loaded, program, *sys.argv[1:] = sys.argv[1:]
+try:
+    exec(program)
+finally:
+    Path(loaded).write_text("\\n".join(sys.modules))
+"""
+
+
+class Answer(NamedTuple):
+    """What a process answered, and the modules it had loaded by then."""
+
+    code: int
+    out: str
+    err: str
+    loaded: set[str]
+
+    @property
+    def heavy(self) -> set[str]:
+        return HEAVY & {name.partition(".")[0] for name in self.loaded}
+
+
+def ask(folder: Path, program: str, *arguments: str, **env: str) -> Answer:
+    """Run a program in a process of its own, in an empty folder."""
+    loaded, elsewhere = folder / "loaded", folder / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, str(loaded), program, *arguments],
+        cwd=elsewhere,
+        env={**os.environ, "COLUMNS": "300", **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert not any(elsewhere.iterdir())
+    return Answer(done.returncode, done.stdout, done.stderr, set(loaded.read_text().split("\n")))
+
+
+def complete(folder: Path, line: str) -> Answer:
+    """What bash is offered at the end of a line."""
+    last = str(len(line.split(" ")) - 1)
+    return ask(folder, APL, _APL_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=last)
+
+
+def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """Every command that can be typed, groups of commands and `apl` alone included."""
+    yield path
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, *path, name)
+
+
+COMMANDS = list(commands(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_loads_nothing_heavy(command: tuple[str, ...], tmp_path: Path) -> None:
+    answer = ask(tmp_path, APL, *command, "--help")
+    assert answer.code == 0, answer.err
+    assert "Usage: " + " ".join(("apl", *command)) in answer.out
+    assert not answer.heavy
+
+
+def test_the_commands_are_found() -> None:
+    assert {(), ("train",), ("study",), ("noise",), ("bench", "kernels")} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["losses", "datasets"])
+def test_lists_load_nothing_heavy(command: str, tmp_path: Path) -> None:
+    answer = ask(tmp_path, APL, command)
+    assert answer.code == 0, answer.err
+    assert {"losses": "nce_rce", "datasets": "cifar10"}[command] in answer.out
+    assert not answer.heavy
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("apl tra", ["train"]),
+        ("apl train --loss nce", ["nce", "nce_mae", "nce_rce"]),
+        ("apl train --dataset ", list(DATASETS)),
+        ("apl train --network ", list(NETWORKS)),
+        ("apl noise --type ", list(NOISES)),
+    ],
+)
+def test_completion_loads_nothing_heavy(line: str, offered: list[str], tmp_path: Path) -> None:
+    answer = complete(tmp_path, line)
+    assert answer.code == 0, answer.err
+    assert answer.out.split() == offered
+    assert not answer.heavy
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train --loss nope",
+        "train --rate 2",
+        "train --nope 1",
+        "noise --type what",
+        "study --rates x",
+    ],
+)
+def test_bad_input_loads_nothing_heavy(line: str, tmp_path: Path) -> None:
+    answer = ask(tmp_path, APL, *line.split())
+    assert answer.code == 2
+    assert answer.out == ""
+    assert answer.err.startswith("apl: ")
+    assert answer.err.count("\n") == 1
+    assert not answer.heavy
+
+
+def test_make_loss_loads_torch_alone(tmp_path: Path) -> None:
+    answer = ask(tmp_path, "from apl import make_loss")
+    assert answer.code == 0, answer.err
+    assert "torch" in answer.heavy
+    assert not answer.heavy & {"pandas", "scipy", "sklearn", "matplotlib", "torchvision", "PIL"}
+    assert "torch._dynamo" not in answer.loaded  # the compiler takes longer to load than torch
+
+
+# ------------------------------------------------------------------- what is listed is there
+
+
+@pytest.mark.parametrize("command", ["noise", "train"])
+def test_help_lists_what_there_is(command: str, tmp_path: Path) -> None:
+    shown = ask(tmp_path, APL, command, "--help").out
+    assert f"label noise: {', '.join(NOISES)} " in shown
+    assert f"{', '.join(DATASETS)}; " in shown
+    if command == "train":
+        assert f"{', '.join(NETWORKS)} " in shown
+
+
+def test_every_kind_of_noise_has_a_matrix_or_labels(tmp_path: Path) -> None:
+    assert {*MATRICES, "human"} == set(NOISES)
+    assert "human" not in MATRICES
+    assert NOISES["asym"].names == tuple(MAPS)
+    np.save(tmp_path / "given.npy", np.eye(10))
+    digits = [str(k) for k in range(10)]
+    for kind, matrix in MATRICES.items():
+        noise = NOISES[kind]
+        given = noise.map or (str(tmp_path / "given.npy") if noise.file else "")
+        low, high = (matrix(digits, rate, given) for rate in (0.1, 0.4))
+        np.testing.assert_allclose(low.sum(1), 1)
+        assert noise.rated == (low != high).any()
+
+
+def test_every_name_of_human_labels_is_read(tmp_path: Path) -> None:
+    assert NOISES["human"].names == tuple(HUMAN_LABELS)
+    for name in HUMAN_LABELS:
+        with pytest.raises(BadInput, match="CIFAR-10N labels are not there"):
+            human_labels(name, np.zeros(3, np.int64), tmp_path)
+    with pytest.raises(BadInput, match="unknown human labels"):
+        human_labels("nobody", np.zeros(3, np.int64), tmp_path)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_built(name: str) -> None:
+    assert list(make_network(name, (32, 32, 3), 10, 64).parameters())
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_has_a_reader(name: str, tmp_path: Path) -> None:
+    source = DATASETS[name]
+    if not source.folder:  # it comes with a library
+        data = load_data(name, tmp_path, download=False)
+        assert data.train.images.shape[1:] == (source.size, source.size, len(source.mean))
+        assert data.num_classes == source.num_classes
+        return
+    with pytest.raises(BadInput, match=f"{name} is not in"):
+        load_data(name, tmp_path, download=False)
+    (tmp_path / source.folder).mkdir(parents=True)
+    with pytest.raises(BadInput, match=f"{name} in .* is damaged or incomplete"):
+        load_data(name, tmp_path, download=False)
