@@ -1,8 +1,8 @@
 """What the compiled kernels look like, read from their cubins: no GPU needed.
 
 Every specialisation goes through the launch code of `apl.kernels.triton_loss` up to the point
-where a kernel would start, is compiled for a given NVIDIA architecture, and is taken apart with the
-cuobjdump and nvdisasm of triton's own wheel.
+where a kernel would start, is compiled for a given NVIDIA architecture, and is taken apart with
+the cuobjdump and nvdisasm of triton's own wheel.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
-from triton.backends.nvidia import compiler as nvidia
 from triton.runtime import driver
 
 from . import triton_loss
-from .reference import BASES, Term
+from .bases import BASES, Term
 
 ARCHITECTURES = (80, 90, 100)
 SIZES = (10, 100, 1000, 4096, 131072)
@@ -110,12 +110,16 @@ def structures() -> list[tuple[Term, ...]]:
 
 
 def shipped() -> list[Specialisation]:
-    """Every structure at every size and width, and one with the classes not innermost."""
+    """Every structure at every size and width, and the costliest with the classes not innermost."""
     specs = [
         Specialisation(terms, size, dtype)
         for size, dtype, terms in itertools.product(SIZES, DTYPES, structures())
     ]
-    return [*specs, *(Specialisation(structures()[-1], 10, dtype, 1024) for dtype in DTYPES)]
+    with_rce = [terms for terms in structures() if len(terms) == 2 and terms[1].base == "rce"]
+    return specs + [
+        Specialisation(terms, 10, dtype, 1024)
+        for dtype, terms in itertools.product(DTYPES, with_rce)
+    ]
 
 
 def inspect(specs: Iterable[Specialisation], arch: int) -> list[Report]:
@@ -180,7 +184,10 @@ class _CompileOnly(DriverBase):  # type: ignore[misc]
 
 @contextmanager
 def _compile_only(arch: int) -> Iterator[None]:
-    previous = driver._active  # `driver.active` would look for a device, and raise without one
+    try:
+        previous = driver.active
+    except Exception:  # newer releases look for a device at once, and fail in several ways
+        previous = None  # as good as unset: they look again when next asked
     driver.set_active(_CompileOnly(arch))
     try:
         yield
@@ -188,14 +195,18 @@ def _compile_only(arch: int) -> Iterator[None]:
         driver.set_active(previous)
 
 
-def _inspect(spec: Specialisation, arch: int) -> Report:
+def _compile(spec: Specialisation) -> tuple[triton_loss.Launch, Any]:
     logits = torch.empty(4096, spec.num_classes, spec.inner, dtype=spec.dtype, device="meta")
     targets = torch.empty(4096, spec.inner, dtype=torch.int64, device="meta")
     losses, denominator = targets.float(), torch.empty((), device="meta")
     launch = triton_loss.plan(
         logits, targets, spec.terms, None, denominator, -100, losses, torch.empty_like(logits)
     )
-    kernel = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)
+    return launch, launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)
+
+
+def _inspect(spec: Specialisation, arch: int) -> Report:
+    launch, kernel = _compile(spec)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         Path(cubin.name).write_bytes(kernel.asm["cubin"])
         usage = _tool("cuobjdump", "-res-usage", cubin.name)
@@ -230,7 +241,7 @@ def _inspect(spec: Specialisation, arch: int) -> Report:
 
 
 def _tool(name: str, *args: str) -> str:
-    path = Path(nvidia.__file__).parent / "bin" / name
+    path = getattr(knobs.nvidia, name).path
     return subprocess.run([path, *args], check=True, capture_output=True, text=True).stdout
 
 

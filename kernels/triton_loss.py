@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .reference import Term
+from .bases import Term
 
 # --- Base losses on the device ---
 # (log_p, p, params) -> (phi(log_p), its derivative), all float32, p = exp(log_p)
@@ -92,9 +92,9 @@ class Device:
 DEVICE: dict[str, Device] = {
     "ce": Device(_ce, lambda: (0.0, -1.0, 0.0, 1.0)),
     "fl": Device(_fl),
-    "gce": Device(_gce, lambda q: (1 / q, 0.0, -1 / q, q)),
     "mae": Device(_mae, lambda: (2.0, 0.0, -2.0, 1.0)),
     "rce": Device(_rce, lambda A: (-A, 0.0, A, 1.0)),
+    "gce": Device(_gce, lambda q: (1 / q, 0.0, -1 / q, q)),
 }
 
 
@@ -388,9 +388,15 @@ def _scale_kernel(grad, scale, size, BLOCK: tl.constexpr):
 # So few elements a thread that logits, probabilities and phi' of the costliest sums stay in 64
 # registers for every architecture (8 spill on sm_100); 4 of float32 are one 16-byte load.
 _PER_THREAD = 4
+# Half as many where they lie in several rows, whose numbers (the target, the sums, what follows
+# from them) a thread must then keep as well: with four rows a thread, triton 3.9 spills on sm_90.
+_PER_THREAD_ACROSS_ROWS = 2
 LONGEST_ROW = 1024 * _PER_THREAD  # a program has 1024 threads at most
 _LONG_BLOCK = 2048
 _SCALE_BLOCK = 4096
+# Said, not left to a default that differs between releases (triton 3.10 turns it off): a fused
+# multiply-add rounds once, and the figures of `apl.kernels.static` are those with it.
+_FP_FUSION = True
 
 
 class Launch(NamedTuple):
@@ -452,6 +458,7 @@ def plan(
         "K": num_classes,
         "UNIT": unit,
         "WIDE": reach >= 2**31,
+        "enable_fp_fusion": _FP_FUSION,
     }
     if torch.version.hip is None:
         shared["maxnreg"] = 64  # half of an NVIDIA multiprocessor's threads can be resident
@@ -468,11 +475,13 @@ def plan(
         return Launch(_long_row_kernel, (outer * rows,), (*args, affine), options)
     # Two warps at least, so that the 32 programs a multiprocessor takes can fill it.
     tile = max(block, 64 * _PER_THREAD)
+    rows_are_neighbours = tile > block and z_strides[2] != 1
+    per_thread = _PER_THREAD_ACROSS_ROWS if rows_are_neighbours else _PER_THREAD
     options = {
         **shared,
         "ROWS": tile // block,
         "BLOCK": block,
-        "num_warps": tile // (32 * _PER_THREAD),
+        "num_warps": tile // (32 * per_thread),
     }
     blocks = triton.cdiv(rows, tile // block)
     return Launch(_rows_kernel, (outer * blocks,), args, options)
@@ -541,5 +550,12 @@ def scale_(grad: Tensor, scale: Tensor) -> Tensor:
     """
     if grad.numel():
         blocks = triton.cdiv(grad.numel(), _SCALE_BLOCK)
-        _scale_kernel[(blocks,)](grad, scale, grad.numel(), _SCALE_BLOCK, num_warps=8)
+        _scale_kernel[(blocks,)](
+            grad,
+            scale,
+            grad.numel(),
+            _SCALE_BLOCK,
+            num_warps=8,
+            enable_fp_fusion=_FP_FUSION,
+        )
     return grad
