@@ -54,10 +54,17 @@ def _one_minus_p(log_p: Tensor) -> Tensor:
     return (-log_p.expm1()).clamp_min(finfo(log_p.dtype).tiny)
 
 
+def _unmasked(log_p: Tensor) -> Tensor:
+    # The log p of a class that is masked out by a logit of -inf: finite, since p log p is 0 there.
+    from torch import finfo
+
+    return log_p.clamp_min(finfo(log_p.dtype).min)
+
+
 def _focal_slope(log_p: Tensor, gamma: float) -> Tensor:
     # With the clamp above, gamma < 1 at p -> 1 gives (huge but finite) * p * 0 and not inf * 0.
     rest = _one_minus_p(log_p)
-    return -(rest**gamma) + gamma * rest ** (gamma - 1) * (log_p.exp() * log_p)
+    return -(rest**gamma) + gamma * rest ** (gamma - 1) * (log_p.exp() * _unmasked(log_p))
 
 
 BASES: dict[str, Base] = {
@@ -69,7 +76,7 @@ BASES: dict[str, Base] = {
         active=True,
     ),
     "fl": Base(
-        phi=lambda log_p, gamma: -(_one_minus_p(log_p) ** gamma) * log_p,
+        phi=lambda log_p, gamma: -(_one_minus_p(log_p) ** gamma) * _unmasked(log_p),
         slope=_focal_slope,
         formula="-(1 - p_y)^gamma log p_y",
         source="Lin et al. 2017",

@@ -43,9 +43,10 @@ def loss(
     Returns a scalar, or the shape of the targets for reduction 'none', in the dtype of the logits;
     under autocast in float32, as `F.cross_entropy` does.
     """
-    call = _Call(
-        tuple(terms), ignore_index, reduction, _choose(backend, logits, weight), logits.dtype
-    )
+    _check(logits, targets, weight)
+    terms = tuple(terms)
+    chosen = _choose(backend, logits, terms, weight)
+    call = _Call(terms, ignore_index, reduction, chosen, logits.dtype)
     device = logits.device.type
     if logits.dtype != torch.float32 and torch.is_autocast_enabled(device):
         call = call._replace(dtype=torch.float32)
@@ -58,7 +59,7 @@ def loss(
     else:
         rows = logits.movedim(1, -1).reshape(-1, logits.shape[1])
         labels = targets.reshape(-1)
-    if call.backend != "triton" and labels.dtype != torch.int64:
+    if labels.dtype != torch.int64:
         labels = labels.long()
 
     try:
@@ -69,7 +70,7 @@ def loss(
         else:
             result = _run(rows, labels, weight, call, need_grad=False)[0]
     except Exception as error:
-        if call.backend != "triton" or not _note_launch_problem(error):
+        if call.backend != "triton" or not _note_launch_problem(error, terms, logits):
             raise
         return loss(
             logits,
@@ -83,6 +84,22 @@ def loss(
     return result.reshape(targets.shape) if reduction == "none" else result
 
 
+def _check(logits: Tensor, targets: Tensor, weight: Tensor | None) -> None:
+    """ValueError for what no backend takes: said once, and not as many errors as there are ways."""
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(f"targets must be class indices of an integer type, got {targets.dtype}")
+    if targets.device != logits.device:
+        raise ValueError(f"targets are on {targets.device}, the logits on {logits.device}")
+    if weight is None:
+        return
+    if weight.shape != logits.shape[1:2]:
+        raise ValueError(f"weight must have shape [{logits.shape[1]}], got {list(weight.shape)}")
+    if weight.device != logits.device:
+        raise ValueError(f"weight is on {weight.device}, the logits on {logits.device}")
+    if not weight.is_floating_point():
+        raise ValueError(f"weight must be floating point, got {weight.dtype}")
+
+
 class _Call(NamedTuple):
     terms: tuple[Term, ...]
     ignore_index: int
@@ -91,17 +108,32 @@ class _Call(NamedTuple):
     dtype: torch.dtype  # of the result
 
 
+def _in_one_pass(logits: Tensor, call: _Call) -> bool:
+    """Whether the forward computes the gradient too, for the backward to hand over.
+
+    It does not where the kernel would only have to read and write it once more in the backward,
+    since a number per row or compiled code stands between, nor in float16: divided by N it
+    is rounded to 0 before a loss scale arrives.  Then the backward computes it, scale included.
+    """
+    if call.backend != "triton":
+        return True
+    return not (
+        torch.compiler.is_compiling() or call.reduction == "none" or logits.dtype == torch.float16
+    )
+
+
 class _OnePass(torch.autograd.Function):
-    """Value and gradient at once in the forward; the backward hands the gradient over."""
+    """Value and gradient at once in the forward, where that pays; the backward hands it over."""
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call
     ) -> Tensor:
         # Detached, as compiled code is made anew for inputs that require a gradient.
-        value, grad, scale = _run(logits.detach(), targets, weight, call, need_grad=True)
-        ctx.call, ctx.scale = call, scale
-        if torch.compiler.is_compiling():
+        one_pass = _in_one_pass(logits, call)
+        value, grad, scale = _run(logits.detach(), targets, weight, call, need_grad=one_pass)
+        ctx.call, ctx.scale, ctx.dtype, ctx.one_pass = call, scale, logits.dtype, one_pass
+        if torch.compiler.is_compiling() and one_pass:
             ctx.save_for_backward(grad)
         else:
             # The logits are kept, not copied, for whoever differentiates twice.
@@ -112,35 +144,38 @@ class _OnePass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
         call, scale = ctx.call, ctx.scale
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and ctx.one_pass:
             (grad,) = ctx.saved_tensors
-            factor = _per_row(grad_output, grad) if call.reduction == "none" else grad_output
-            return (grad * (factor * scale)).to(grad.dtype), None, None, None
+            factor = grad_output.unsqueeze(1) if call.reduction == "none" else grad_output
+            return (grad * (factor * scale)).to(ctx.dtype), None, None, None
 
         # The first backward takes the gradient away and may scale it in place.
-        grad, ctx.grad = ctx.grad, None
-        if torch.is_grad_enabled():  # create_graph: this gradient will be differentiated itself
+        grad = None
+        if ctx.one_pass:
+            grad, ctx.grad = ctx.grad, None
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # create_graph: this gradient will be differentiated itself.
             logits, targets, weight = ctx.saved_tensors
             value = _reference_rows(logits, targets, weight, call)
             (grad,) = torch.autograd.grad(value, logits, grad_output, create_graph=True)
+            return grad, None, None, None
+        if not ctx.one_pass:
+            logits, targets, weight = ctx.saved_tensors
+            upstream = grad_output.float()
+            grad = _triton_rows(logits.detach(), targets, weight, call, True, upstream)[1]
             return grad, None, None, None
         if grad is None:  # once more through the same graph (retain_graph): computed again
             logits, targets, weight = ctx.saved_tensors
             grad = _run(logits, targets, weight, call, need_grad=True)[1]
         if call.reduction == "none":
-            grad.mul_(_per_row(grad_output, grad))
+            grad.mul_(grad_output.unsqueeze(1))  # [N] against [N, K]
         elif call.backend == "triton":
             _triton().module.scale_(grad, grad_output)
         else:
             factor = grad_output.item() * scale
             if factor != 1.0:
                 grad.mul_(factor)
-        return grad, None, None, None
-
-
-def _per_row(grad_output: Tensor, grad: Tensor) -> Tensor:
-    # [N] against [N, K], [N, D] against [N, K, D].
-    return grad_output.unsqueeze(1)
+        return grad.to(ctx.dtype), None, None, None
 
 
 def _run(
@@ -150,9 +185,7 @@ def _run(
     # the gradient is yet to be multiplied by.
     terms, ignore_index, reduction, backend, dtype = call
     if backend == "triton":
-        losses, grad = _triton_rows(
-            logits, targets, terms, weight, ignore_index, reduction == "mean", need_grad
-        )
+        losses, grad = _triton_rows(logits, targets, weight, call, need_grad)
         scale = 1.0
         if reduction == "none":
             value = losses
@@ -169,7 +202,8 @@ def _run(
             need_grad,
             compiled=backend == "compiled",
         )
-        if grad is not None and grad.dtype != logits.dtype:
+        # In float16 it is kept wide: it would be rounded to 0 before a loss scale arrives.
+        if grad is not None and logits.dtype != torch.float16:
             grad = grad.to(logits.dtype)
     return (value if value.dtype == dtype else value.to(dtype)), grad, scale
 
@@ -197,7 +231,9 @@ def _reference_rows(logits: Tensor, targets: Tensor, weight: Tensor | None, call
 # --- Choosing a backend ---
 
 
-def _choose(backend: Backend, logits: Tensor, weight: Tensor | None) -> str:
+def _choose(
+    backend: Backend, logits: Tensor, terms: tuple[Term, ...], weight: Tensor | None
+) -> str:
     """The backend that runs: the given one, or where that cannot, the next best."""
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -211,6 +247,8 @@ def _choose(backend: Backend, logits: Tensor, weight: Tensor | None) -> str:
     device = logits.device.type
     if backend == "triton" or device == "cuda":
         problem = _triton_problem(device, logits.dtype)
+        if not problem and not tracing:
+            problem = _launch_problems.get(_kernel_of(terms, logits), "")
         if not problem:
             return "triton"
         if backend == "triton" or logits.dtype != torch.float64:
@@ -235,15 +273,24 @@ def _triton() -> _Triton:
     return _Triton(triton_loss, "")
 
 
-_launch_problem = ""  # why a kernel could not be compiled or launched, if so
+_Kernel = tuple[tuple[tuple[str, bool], ...], int, torch.dtype]
+_launch_problems: dict[_Kernel, str] = {}
+"""Why a kernel could not be compiled or launched: of each that could not, and of no other."""
 
 
-def _note_launch_problem(error: Exception) -> bool:
-    # Whether the error speaks against Triton on this machine, which then is not tried again.
-    global _launch_problem
+def _kernel_of(terms: tuple[Term, ...], logits: Tensor) -> _Kernel:
+    return tuple((t.base, t.normalised) for t in terms), logits.shape[1], logits.dtype
+
+
+def _note_launch_problem(error: Exception, terms: tuple[Term, ...], logits: Tensor) -> bool:
+    # Whether the error speaks against this kernel on this machine, which then is not tried again:
+    # the compiler's do and the driver's, but not that of an argument or a memory that is full.
+    of_triton = type(error).__module__.partition(".")[0] == "triton"
     if torch.compiler.is_compiling() or isinstance(error, torch.OutOfMemoryError):
         return False
-    _launch_problem = f"a kernel could not be launched ({error})"
+    if not (of_triton or isinstance(error, RuntimeError)):
+        return False
+    _launch_problems[_kernel_of(terms, logits)] = f"a kernel could not be launched ({error})"
     return True
 
 
@@ -253,7 +300,7 @@ def _triton_problem(device: str, dtype: torch.dtype) -> str:
         return f"its arithmetic is float32, the logits are {str(dtype).removeprefix('torch.')}"
     if device != "cuda" and not (device == "cpu" and interpreted()):
         return f"it needs a CUDA device, the logits are on {device}"
-    return _triton().problem or _launch_problem
+    return _triton().problem
 
 
 # What `torch.compiler.assume_constant_result` does; the decorator itself imports the compiler,
@@ -281,6 +328,7 @@ def backends() -> list[tuple[str, bool, str]]:
     """Every backend as (name, available, why), and last what `auto` takes here."""
     cuda = torch.cuda.is_available()
     problem = _triton_problem("cuda" if cuda else "cpu", torch.float32)
+    problem = problem or next(iter(_launch_problems.values()), "")
     triton_why = problem or ("interpreted" if interpreted() else "one kernel for value and grad")
     compiler = has_compiler()
     compiled_why = "Inductor with a C++ compiler" if compiler else "no C++ compiler (CXX, g++)"
@@ -305,20 +353,20 @@ def backends() -> list[tuple[str, bool, str]]:
 def _triton_rows(
     logits: Tensor,
     targets: Tensor,
-    terms: tuple[Term, ...],
     weight: Tensor | None,
-    ignore_index: int,
-    mean: bool,
+    call: _Call,
     need_grad: bool,
+    upstream: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
+    mean = call.reduction == "mean"
     if torch.compiler.is_compiling():
-        bases, numbers = _encode(terms)
+        bases, numbers = _encode(call.terms)
         losses, grad = _loss_and_grad_op(
-            logits, targets, weight, bases, numbers, ignore_index, mean, need_grad
+            logits, targets, weight, upstream, bases, numbers, call.ignore_index, mean, need_grad
         )
         return losses, (grad if need_grad else None)
     result: tuple[Tensor, Tensor | None] = _triton().module.loss_and_grad(
-        logits, targets, terms, weight, ignore_index, mean, need_grad
+        logits, targets, call.terms, weight, call.ignore_index, mean, need_grad, upstream
     )
     return result
 
@@ -344,6 +392,7 @@ def _loss_and_grad_op(
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
+    upstream: Tensor | None,
     bases: str,
     numbers: list[float],
     ignore_index: int,
@@ -351,7 +400,7 @@ def _loss_and_grad_op(
     need_grad: bool,
 ) -> tuple[Tensor, Tensor]:
     losses, grad = _triton().module.loss_and_grad(
-        logits, targets, _decode(bases, numbers), weight, ignore_index, mean, need_grad
+        logits, targets, _decode(bases, numbers), weight, ignore_index, mean, need_grad, upstream
     )
     return losses, (logits.new_empty(0) if grad is None else grad)
 
@@ -361,6 +410,7 @@ def _(
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
+    upstream: Tensor | None,
     bases: str,
     numbers: list[float],
     ignore_index: int,

@@ -256,7 +256,7 @@ def _row_accesses(ptx: str, args: tuple[Any, ...]) -> tuple[Counter[int], Counte
     pointer to the logits or to the gradient.  (The others fetch targets and weights.)"""
     pointers = [arg for arg in args if isinstance(arg, Tensor)]
     logits = 0
-    grad = next(i for i, tensor in enumerate(pointers) if tensor is args[5])
+    grad = next(i for i, tensor in enumerate(pointers) if tensor is args[6])
     origins: dict[str, set[str | int]] = {}  # register -> the registers or parameters it is from
     accesses = []
     for match in _INSTRUCTION.finditer(ptx):

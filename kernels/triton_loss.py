@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -55,6 +56,8 @@ def _fl(log_p, p, params):
     # Kept above 0 (the smallest normal float) for the same reason as in the reference.
     rest = tl.maximum(_one_minus_exp(log_p, p), 1.1754943508222875e-38)
     power = tl.exp(params[0] * tl.log(rest))
+    # Finite where a logit is masked by -inf, for p log p is 0 there; nan stays nan.
+    log_p = tl.where(log_p == float("-inf"), -3.4028234663852886e38, log_p)
     return -power * log_p, params[0] * power / rest * (p * log_p) - power
 
 
@@ -150,6 +153,7 @@ def _rows_kernel(
     targets,  # [outer, row], contiguous
     class_weight,  # [K] or None
     denominator,  # [] or None
+    upstream,  # what arrives at the losses, [] or [outer, row] contiguous; None for 1
     losses,  # [outer, row] float32, contiguous
     grad,  # like the logits, or None where no gradient is needed
     rows,
@@ -167,6 +171,7 @@ def _rows_kernel(
     K: tl.constexpr,
     UNIT: tl.constexpr,
     WIDE: tl.constexpr,
+    OF_ROWS: tl.constexpr,  # whether upstream has a number per row
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -212,6 +217,11 @@ def _rows_kernel(
     tl.store(losses + outer * rows + row, tl.where(kept, loss * factor, nothing), mask=inside)
 
     if grad is not None:
+        if upstream is not None:  # before the gradient is rounded to its type
+            if OF_ROWS:
+                factor *= tl.load(upstream + outer * rows + row, mask=inside, other=0.0)
+            else:
+                factor *= tl.load(upstream)
         g = tl.where(hit, at_y[:, None], 0.0) - p * total[:, None]
         for t in tl.static_range(len(PHI)):
             if NORMALISED[t]:
@@ -228,6 +238,7 @@ def _long_row_kernel(
     targets,
     class_weight,
     denominator,
+    upstream,
     losses,
     grad,
     rows,
@@ -248,6 +259,7 @@ def _long_row_kernel(
     K: tl.constexpr,
     UNIT: tl.constexpr,
     WIDE: tl.constexpr,
+    OF_ROWS: tl.constexpr,  # whether upstream has a number per row
     BLOCK: tl.constexpr,
 ):
     """One row per program, too long for registers: read once for the sums and once for the
@@ -290,13 +302,13 @@ def _long_row_kernel(
     sums = ()
     for t in tl.static_range(len(PHI)):
         a, b, c, q = AFFINE[t]
-        phi_sum = a * K + b * sum_l
-        slope_sum = b * K
+        # Each form has the part in l or the one in exp(q l), and the other must not be computed:
+        # with a masked logit sum l is -inf, and 0 times that is nan.
         if SUMS[t] == "power":
             power = tl.sum(powers[t] * tl.exp(q * shift), 0) * tl.exp(-q * log_norm)
-            phi_sum += c * power
-            slope_sum += c * q * power
-        sums = sums + ((phi_sum, slope_sum),)
+            sums = sums + ((a * K + c * power, c * q * power),)
+        else:
+            sums = sums + ((a * K + b * sum_l, b * K),)
     if REREAD:
         partial = ()
         for _t in tl.static_range(len(PHI)):
@@ -319,6 +331,8 @@ def _long_row_kernel(
     tl.store(losses + outer * rows + row, tl.where(kept, loss * factor, nothing))
 
     if grad is not None:
+        if upstream is not None:
+            factor *= tl.load(upstream + ((outer * rows + row) if OF_ROWS else 0))
         g_at = grad + (outer * g_outer + row * g_row) * UNIT
         for start in range(0, K, BLOCK):
             col = start + lane
@@ -420,11 +434,13 @@ def plan(
     ignore_index: int,
     losses: Tensor,
     grad: Tensor | None,
+    upstream: Tensor | None = None,
 ) -> Launch:
     """The launch that writes losses [N, D] (float32) and grad (like the logits, or None).
 
-    logits [N, K, D] of any strides; targets and losses [N, D] contiguous; class_weight [K];
-    denominator [] divides losses and gradient.
+    logits [N, K, D] of any strides; targets and losses [N, D] and class_weight [K] contiguous;
+    denominator [] divides losses and gradient; upstream, [] or [N, D] contiguous, multiplies the
+    gradient.
     """
     outer, rows, z_strides, g_strides = _split_rows(logits, grad)
     num_classes = logits.shape[1]
@@ -437,6 +453,7 @@ def plan(
         targets,
         class_weight,
         denominator,
+        upstream,
         losses,
         grad,
         rows,
@@ -458,6 +475,7 @@ def plan(
         "K": num_classes,
         "UNIT": unit,
         "WIDE": reach >= 2**31,
+        "OF_ROWS": upstream is not None and upstream.ndim > 0,
         "enable_fp_fusion": _FP_FUSION,
     }
     if torch.version.hip is None:
@@ -523,16 +541,29 @@ def loss_and_grad(
     ignore_index: int,
     mean: bool,
     need_grad: bool,
+    upstream: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Row losses [N, D] (float32, divided by the sum of the row weights where `mean`) and their
-    gradient with respect to logits [N, K, D] (same dtype and layout; None unless needed)."""
+    gradient with respect to logits [N, K, D] (same dtype and layout; None unless needed), times
+    `upstream`, a number or one per row [N, D], in float32 before it is rounded."""
     targets = targets.contiguous()
-    denominator = _row_weight_sum(targets, class_weight, ignore_index) if mean else None
-    losses = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
-    grad = torch.empty_like(logits) if need_grad else None
-    if logits.numel():
-        plan(logits, targets, terms, class_weight, denominator, ignore_index, losses, grad).run()
+    if class_weight is not None:
+        class_weight = class_weight.contiguous()
+    if upstream is not None:
+        upstream = upstream.contiguous()
+    with _on_device_of(logits):
+        denominator = _row_weight_sum(targets, class_weight, ignore_index) if mean else None
+        losses = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
+        grad = torch.empty_like(logits) if need_grad else None
+        if logits.numel():
+            where = (denominator, ignore_index, losses, grad, upstream)
+            plan(logits, targets, terms, class_weight, *where).run()
     return losses, grad
+
+
+def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
+    # Triton launches on the current device and its stream, whatever tensors it is given.
+    return torch.cuda.device_of(tensor) if tensor.is_cuda else nullcontext()
 
 
 def _row_weight_sum(targets: Tensor, class_weight: Tensor | None, ignore_index: int) -> Tensor:
@@ -550,12 +581,13 @@ def scale_(grad: Tensor, scale: Tensor) -> Tensor:
     """
     if grad.numel():
         blocks = triton.cdiv(grad.numel(), _SCALE_BLOCK)
-        _scale_kernel[(blocks,)](
-            grad,
-            scale,
-            grad.numel(),
-            _SCALE_BLOCK,
-            num_warps=8,
-            enable_fp_fusion=_FP_FUSION,
-        )
+        with _on_device_of(grad):
+            _scale_kernel[(blocks,)](
+                grad,
+                scale,
+                grad.numel(),
+                _SCALE_BLOCK,
+                num_warps=8,
+                enable_fp_fusion=_FP_FUSION,
+            )
     return grad

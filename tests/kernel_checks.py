@@ -5,6 +5,9 @@ made when triton is imported, and `test_kernels_static.py` needs the compiler);
 `test_kernels_gpu.py` runs it on a GPU.  Everything is compared with the float64 reference.
 """
 
+import re
+import warnings
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -211,6 +214,108 @@ def test_extreme_logits(terms, k):
     assert grad.isfinite().all()
     torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-6 * len(terms) ** 2)
+
+
+@pytest.mark.parametrize("mask", [-torch.inf, torch.finfo(torch.float32).min])
+@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
+@pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
+def test_masked_logits(terms, k, mask):
+    logits, targets = random_case(4, k)
+    logits[:, 5] = mask
+    targets[targets == 5] = 6
+    value, grad, expected, expected_grad = both(logits, targets, terms, reduction="none")
+    assert expected_grad.isfinite().all()
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-6 * len(terms) ** 2)
+
+
+@pytest.mark.parametrize(
+    "take", [lambda w: w.repeat_interleave(2)[::2], lambda w: w[:1].expand(10)], ids=["::2", "one"]
+)
+def test_class_weights_of_any_stride(take):
+    logits, targets = random_case(9, 10, ignored=True)
+    check(logits, targets, NCE_RCE, weight=take(torch.rand(10, device=ON) + 0.1))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", ["uint8", "int8", "int16", "int32", "int64", "uint16"])
+def test_targets_of_every_integer_type(name, reduction):
+    logits, targets = random_case(10, 10)  # as many rows as classes: no shape tells a mask
+    weight = torch.rand(10, device=ON) + 0.1
+    options = {"weight": weight, "reduction": reduction, "backend": "triton"}
+    expected = dispatch.loss(logits, targets, NCE_RCE, **options)
+    found = dispatch.loss(logits, targets.to(getattr(torch, name)), NCE_RCE, **options)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_loss_scale_rescues_small_gradients_of_float16(reduction):
+    logits, targets = random_case(64, 1000, dtype=torch.float16, scale=8.0)
+    scale = torch.tensor(32768.0, device=ON)
+    _, grad, _, expected = both(logits, targets, NCE_RCE, reduction=reduction, upstream=scale)
+    large = expected.abs() > 1e-6  # of what float16 can say, but not before it is scaled
+    assert large.sum() > 10_000
+    assert not (grad[large] == 0).any()
+    torch.testing.assert_close(grad, expected, rtol=2e-3, atol=1e-7)
+
+
+def test_a_bad_argument_is_an_error_and_switches_nothing_off():
+    logits, targets = random_case(4, 10)
+    bad = (
+        ({"weight": torch.ones(10, device="meta")}, "weight is on meta, the logits on"),
+        ({"weight": torch.ones(9, device=ON)}, "weight must have shape [10], got [9]"),
+        ({"weight": torch.ones(10, device=ON, dtype=torch.long)}, "weight must be floating point"),
+    )
+    for options, said in bad:
+        with pytest.raises(ValueError, match=re.escape(said)):
+            dispatch.loss(logits, targets, NCE_RCE, backend="triton", **options)
+    for wrong, said in (
+        (targets.float(), "targets must be class indices of an integer type, got torch.float32"),
+        (targets > 0, "targets must be class indices of an integer type, got torch.bool"),
+        (targets.to("meta"), "targets are on meta, the logits on"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            dispatch.loss(logits, wrong, NCE_RCE, backend="triton")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # none gives way to another path
+        warnings.filterwarnings("ignore", module="triton")
+        check(logits, targets, NCE_RCE)
+
+
+STRIDES = {"as they are": lambda z: z, **LAYOUTS}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    st.sampled_from(sorted(STRIDES)),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    st.sampled_from([torch.int8, torch.uint8, torch.int32, torch.int64]),
+    st.sampled_from([None, torch.float32, torch.float64, torch.bfloat16]),
+    st.sampled_from(REDUCTIONS),
+    st.sampled_from([1.0, 0.5, 1024.0]),
+    st.booleans(),
+    st.sampled_from(SINGLE),
+    st.integers(0, 1000),
+)
+def test_any_arguments(layout, dtype, labels, weights, reduction, scale, masked, terms, seed):
+    """Strides, types of every argument, scales and masks, together."""
+    logits, targets = random_case(6, 12, dtype=dtype, seed=seed)
+    if masked:
+        logits[:, 3] = -torch.inf
+        targets[targets == 3] = 4
+    logits = STRIDES[layout](logits)
+    weight = None
+    if weights is not None:
+        generator = torch.Generator().manual_seed(seed)
+        weight = (torch.rand(12, generator=generator) + 0.1).to(ON, weights)
+    upstream = torch.full((6,) if reduction == "none" else (), scale, device=ON)
+    value, grad, expected, expected_grad = both(
+        logits, targets.to(labels), terms, reduction=reduction, weight=weight, upstream=upstream
+    )
+    eps = max(torch.finfo(dtype).eps, 1e-5)
+    size = max(expected_grad.abs().max().item(), 1e-3)
+    torch.testing.assert_close(value, expected, rtol=2 * eps, atol=2 * eps)
+    torch.testing.assert_close(grad, expected_grad, rtol=2 * eps, atol=2 * eps * size)
 
 
 @pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])

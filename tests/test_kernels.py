@@ -16,6 +16,7 @@ from apl import LOSSES, make_loss
 from apl.kernels import closed_form, dispatch
 from apl.kernels.bases import BASES, REDUCTIONS, Term
 from apl.kernels.reference import reference_loss
+from apl.losses import loss_terms
 
 ROOT = Path(__file__).parents[1]
 CPU = ("eager", "compiled", "reference")
@@ -372,3 +373,50 @@ def test_no_warning_on_the_default_path():
         warnings.simplefilter("error")
         logits = torch.randn(4, 3, requires_grad=True)
         make_loss("nce_rce", 3)(logits, torch.tensor([0, 1, 2, 0])).backward()
+
+
+@pytest.mark.parametrize("backend", CPU)
+def test_a_loss_scale_rescues_small_gradients_of_float16(backend):
+    torch.manual_seed(0)
+    logits, targets = (8 * torch.randn(64, 1000)).half(), torch.randint(1000, (64,))
+    terms = loss_terms("nce_rce", 1000)
+    grads = []
+    for leaf, path in ((logits, backend), (logits.double(), "reference")):
+        leaf = leaf.clone().requires_grad_()
+        value = dispatch.loss(leaf, targets, terms, backend=path)
+        value.backward(torch.tensor(32768.0, dtype=value.dtype))
+        grads.append(leaf.grad.double())
+    large = grads[1].abs() > 1e-6  # of what float16 can say, but not before it is scaled
+    assert large.sum() > 10_000
+    assert not (grads[0][large] == 0).any()
+    size = grads[1].abs().max().item()
+    torch.testing.assert_close(*grads, rtol=2e-3, atol=2e-5 * size)
+
+
+@pytest.mark.parametrize("backend", CPU)
+@pytest.mark.parametrize("name", [*LOSSES])
+def test_masked_logits_give_finite_gradients(name, backend):
+    torch.manual_seed(0)
+    logits = torch.randn(4, 12)
+    logits[:, 5] = -torch.inf
+    leaf = logits.requires_grad_()
+    loss = make_loss(name, 12, backend=backend)(leaf, torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    assert loss.isfinite()
+    assert leaf.grad.isfinite().all()
+    assert not leaf.grad[:, 5].any()
+
+
+def test_a_problem_of_one_kernel_is_none_of_another():
+    script = """
+import os, warnings, triton
+os.environ["TRITON_INTERPRET"] = "1"  # too late: the kernels are compiled ones, and have no device
+import torch
+from apl.kernels import dispatch
+from apl.kernels.bases import Term
+z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+warnings.simplefilter("ignore")
+dispatch.loss(z, y, [Term("ce", 1.0, True)], backend="triton")
+print(len(dispatch._launch_problems), dispatch._choose("triton", z, (Term("ce"),), None))
+"""
+    assert run("-c", script).stdout.split() == ["1", "triton"]
