@@ -108,6 +108,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return _object(text, f"{path}", "delete its run to repeat it")
 
 
+class _Newer(BadInput):
+    """A file of a later format: nothing is wrong with it, it is only not ours to read."""
+
+
 def _object(text: str, where: str, remedy: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
@@ -116,7 +120,7 @@ def _object(text: str, where: str, remedy: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadInput(f"{where} is no JSON object: {remedy}")
     if content.get("format", 0) > FORMAT:
-        raise BadInput(
+        raise _Newer(
             f"{where} was written by a newer apl (format {content['format']}, this one reads up to "
             f"{FORMAT}): update apl"
         )
@@ -445,7 +449,7 @@ def find_studies(folder: Path) -> list[Path]:
 
 def read_record(study: Path) -> dict[str, Finished]:
     """The runs that runs.jsonl tells of, by name; none where there is no such file.  A line that
-    is damaged is left out, with a warning."""
+    is damaged is left out, with a warning; one of a newer apl is BadInput."""
     path = study / RECORD
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -458,6 +462,8 @@ def read_record(study: Path) -> dict[str, Finished]:
         where = f"line {number} of {path}"
         try:
             run = _from_line(_object(line, where, "its run is needed to write it again"))
+        except _Newer:  # left out, it would be lost when the record is written again
+            raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             said = str(error) if isinstance(error, BadInput) else "it is no run of this apl"
             said = said if where in said else f"{where}: {said}"
@@ -478,6 +484,8 @@ def _from_line(content: Mapping[str, Any]) -> Finished:
     ]
     result = Result.read(content["result"])
     environment = dict(content["environment"])
+    if not isinstance(content["run"], str):
+        raise TypeError("the name of a run must be text")
     return Finished(content["run"], Config.read(content["config"]), environment, history, result)
 
 

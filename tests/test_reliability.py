@@ -220,6 +220,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(cli: Cli, tiny_disk: Path) ->
     arguments = ("--losses", "ce,mae", "--noise", "sym", "--rates", "0.4", "--seeds", "3")
     fast = ("--train-size", "300", "--epochs", "3", "--network", "mlp", "--width", "64")
     everything = ("study", *arguments, *fast, "--no-pictures", "--out", str(tiny_disk / "study"))
+    # One finished run is there and leaves room for one more at a time: whenever the two workers
+    # meet, the disk is full before the study is done, and not before anything is.
+    cli("train", "--loss", "ce", *arguments[2:4], "--rate", "0.4", *fast, *everything[-2:])
     done = cli(*everything, code=1)
     assert one_line(done.stderr), done.stderr
     assert "No space left on device" in done.stderr
@@ -240,6 +243,32 @@ def test_a_read_only_folder_is_one_line(cli: Cli, tiny_disk: Path, command: str)
     done = cli(command, "--out", str(target), code=1)
     assert one_line(done.stderr), done.stderr
     assert "Read-only file system" in done.stderr
+    if command == "noise":  # no table of labels that nobody will find
+        assert done.stdout == ""
+
+
+@pytest.mark.parametrize("where", ["a file", "no permission"])
+def test_noise_that_cannot_be_written_is_one_line_and_says_nothing_before(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    target = tmp_path / "there" / "x.npz"
+    if where == "a file":
+        target.parent.touch()
+    else:  # by hand, as root may write everywhere
+
+        def refuse(path: Path, *_: Any) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+        monkeypatch.setattr("apl.runs.write_atomic", refuse)
+    assert command_line.run(["noise", "--out", str(target)]) == 1
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert one_line(errors), errors
+    assert "nothing finished is lost" in errors
+    assert not target.exists()
 
 
 def test_a_run_folder_that_vanishes_is_an_error_and_no_half_run(tmp_path: Path) -> None:

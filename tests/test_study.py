@@ -9,17 +9,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import filelock
 import pandas as pd
 import pytest
 from conftest import ROOT
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from apl import cli
 from apl.config import Config, make_config, make_grid, study_commands
-from apl.errors import BadInput
+from apl.errors import BadInput, Interrupted
+from apl.losses import LOSSES, parse_loss
+from apl.machine import Machine
+from apl.presets import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS, PRESETS
 from apl.runs import (
     CHECKPOINT,
     HISTORY,
@@ -32,9 +41,9 @@ from apl.runs import (
     find_studies,
     read_runs,
 )
-from apl.study import Progress, run_study
+from apl.study import Progress, _Clock, run_study
 from apl.train import train
-from apl.workers import default_workers
+from apl.workers import Processes, default_workers
 
 SMALL: dict[str, Any] = {"train_size": 200, "epochs": 2}
 
@@ -86,7 +95,7 @@ def test_bad_grids(arguments: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "arguments",
     [
         {"preset": "laptop"},
         {"preset": "quick", "losses": ["ce", "2*nce + 0.5*mae"], "noises": ["none", "pair"]},
@@ -97,20 +106,90 @@ def test_bad_grids(arguments: dict[str, Any], message: str) -> None:
     ],
     ids=["preset", "own loss", "data set", "settings", "map", "human"],
 )
-def test_the_commands_of_a_study_make_its_cells_again(
-    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commands_of_a_study_make_its_cells_again(arguments: dict[str, Any]) -> None:
+    cells = make_grid(**arguments)
+    assert by_name(made_by(study_commands(cells))) == by_name(cells)
+
+
+def made_by(commands: list[str]) -> list[Config]:
+    """The cells that these commands would run, through the command line."""
     made: list[Config] = []
 
     def collect(cells: list[Config], *_: object, **__: object) -> Progress:
         made.extend(cells)
         return Progress(cells)
 
-    monkeypatch.setattr("apl.study.run_study", collect)
-    cells = make_grid(**given)
-    for command in study_commands(cells):
-        assert cli.run(shlex.split(command)[1:]) == 0
-    assert by_name(made) == by_name(cells)
+    with mock.patch("apl.study.run_study", collect):
+        for command in commands:
+            assert cli.run(shlex.split(command)[1:]) == 0, command
+    return made
+
+
+def some(values: Iterable[Any], least: int = 1) -> st.SearchStrategy[list[Any]]:
+    values = list(values)
+    return st.lists(st.sampled_from(values), min_size=least, max_size=3, unique=True)
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> dict[str, Any]:
+    """Arguments of `make_grid`, whatever `apl study` takes among them."""
+    preset = draw(st.sampled_from(list(PRESETS)))
+    dataset = draw(st.sampled_from([None, *DATASETS]))
+    where = dataset or PRESETS[preset].dataset
+    noises = [name for name in NOISES if name not in ("matrix", "human")]
+    noises += ["human"] if where == "cifar10" else []
+    losses = draw(st.none() | some([*LOSSES, "2*nce + 0.5*mae", "norm(gce)"]))
+    taken = {
+        name
+        for loss in (PRESETS[preset].losses if losses is None else losses)
+        for _, part in parse_loss(loss)
+        for name in part.params
+    }
+    numbers = {"alpha": [0.1, 1.0, 2.5], "beta": [0.5, 1e-5], "gamma": [0.5, 2.0], "q": [0.1, 0.7]}
+    rate = st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1 / 3])
+    optional = {
+        "network": st.sampled_from(list(NETWORKS)),
+        "width": st.sampled_from([4, 16, 32, 64]),  # those of presets above all
+        "epochs": st.sampled_from([1, 10, 15, 20]),
+        "lr": st.sampled_from([0.02, 0.05, 5e-05, 1 / 3]),
+        "clip": st.sampled_from([0.0, 1.0, 5.0]),
+        "train_size": st.sampled_from([0, 300, 10_000]),
+        "warmup": st.sampled_from([0.0, 2.0, 0.5]),
+        "method": st.sampled_from(METHODS),
+        "precision": st.sampled_from(PRECISIONS),
+        "augment": st.booleans(),
+        **{name: st.sampled_from(numbers[name]) for name in sorted(taken & set(numbers))},
+    }
+    return {
+        "preset": preset,
+        "losses": losses,
+        "noises": draw(st.none() | some(noises)),
+        "rates": draw(st.none() | st.lists(rate, min_size=1, max_size=3, unique=True)),
+        "seeds": draw(st.sampled_from([None, 1, 2, 3])),
+        **({"dataset": dataset} if dataset else {}),
+        **draw(st.fixed_dictionaries({}, optional=optional)),
+    }
+
+
+@given(grids())
+@settings(max_examples=150, deadline=None)
+# A width that is the preset's, of another network, which has a width of its own.
+@example({"preset": "quick", "losses": ["ce"], "network": "mlp", "width": 32})
+@example({"preset": "laptop", "losses": ["ce"], "network": "cnn8", "width": 32, "seeds": 1})
+@example({"preset": "report", "losses": ["ce"], "network": "mlp", "width": 64, "map": "paper"})
+def test_the_commands_of_any_grid_make_its_cells_again(arguments: dict[str, Any]) -> None:
+    cells = make_grid(**arguments)
+    commands = study_commands(cells)
+    made = made_by(commands)
+    assert by_name(made) == by_name(cells), commands
+
+
+def test_a_width_that_is_the_presets_is_told_where_the_network_is_another() -> None:
+    cells = make_grid("quick", ["ce"], ["sym"], [0.4], 1, network="mlp", width=32)
+    assert study_commands(cells) == [
+        "apl study --preset quick --losses ce --noise sym --rates 0.4 --seeds 1 "
+        "--network mlp --width 32"
+    ]
 
 
 def test_different_rates_and_maps_take_a_command_each() -> None:
@@ -198,6 +277,130 @@ def test_a_cell_that_always_kills_its_worker_fails_after_two_tries(tmp_path: Pat
     assert deaths >= 2
     assert set(progress.results) == {cells[1].name}
     assert "died (exit code -9)" in progress.failed[cells[0].name]
+
+
+def test_an_idle_worker_that_dies_does_not_end_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools: list[Processes] = []
+
+    class Seen(Processes):
+        def __init__(self, count: int, machine: Machine) -> None:
+            super().__init__(count, machine)
+            pools.append(self)
+
+    monkeypatch.setattr("apl.study.Processes", Seen)
+    short, long = make_config(loss="ce", **SMALL), make_config(loss="mae", **SMALL | {"epochs": 90})
+    killed: list[float] = []
+    epochs_after: list[float] = []
+
+    def kill_the_idle(progress: Progress) -> None:
+        row = progress.running.get(long.name)
+        if killed and row and row["epoch"] > killed[0]:
+            epochs_after.append(row["epoch"])
+        if not killed and row and short.name in progress.results:
+            (idle,) = [worker for worker in pools[0]._pool if worker.cell is None]
+            idle.process.kill()
+            idle.process.join()
+            killed.append(row["epoch"])
+
+    progress = run_study([short, long], tmp_path, workers=2, observe=kill_the_idle)
+    assert killed
+    assert len(epochs_after) > 3  # it was noticed while the other was training
+    assert progress.failed == {}
+    assert set(progress.results) == {short.name, long.name}
+    assert not any("died" in line for line in progress.messages)  # nothing was lost by it
+
+
+def test_an_idle_worker_that_died_is_replaced_for_the_next_cell(tmp_path: Path) -> None:
+    cell = make_config(loss="ce", **SMALL)
+    pool = Processes(1, Machine(threads=1))
+    try:
+        (first,) = multiprocessing.active_children()
+        first.kill()
+        first.join()
+        assert list(pool.events(5.0)) == []
+        assert not pool.training
+        assert pool.free
+        pool.start(cell, tmp_path / "run")
+        assert multiprocessing.active_children() != [first]
+        kinds: list[str] = []
+        end = time.monotonic() + 60
+        while pool.training:
+            assert time.monotonic() < end
+            kinds += [kind for _, kind, _ in pool.events(0.5)]
+        assert kinds == ["epoch", "epoch", "result"]
+    finally:
+        pool.stop()
+    assert Run(tmp_path / "run").finished
+
+
+# The time left.
+
+
+def stopped_after(cell: Config, study: Path, epochs: int) -> None:
+    """Begin a cell of a study and stop it where so many epochs are done."""
+    run = study / "runs" / cell.name
+    with pytest.raises(Interrupted):
+        train(cell, run, should_stop=lambda: Run(run).epochs_done() == epochs)
+    assert Run(run).epochs_done() == epochs
+
+
+def test_the_time_left_is_of_the_epochs_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(0, 10**6, 10))  # each epoch takes ten
+    clock_time = SimpleNamespace(monotonic=lambda: next(seconds))
+    cells = [make_config(loss=loss, **SMALL | {"epochs": 8}) for loss in ("ce", "mae", "fl")]
+    ce, mae, fl = cells
+    stopped_after(ce, tmp_path, 6)
+    clock = _Clock(cells, {cell.name: tmp_path / "runs" / cell.name for cell in cells})
+    monkeypatch.setattr("apl.study.time", clock_time)
+    assert clock.seconds_left() is None
+    clock.tick(ce, 7)  # it went on from its checkpoint
+    assert clock.seconds_left() is None
+    clock.tick(mae, 1)
+    assert clock.seconds_left() == 10 * (1 + 7 + 8)
+    clock.drop(fl)  # another process trains it
+    assert clock.seconds_left() == 10 * (1 + 7)
+    clock.tick(ce, 8)
+    clock.drop(ce)
+    assert clock.seconds_left() == 10 * 7
+    clock.add(fl)  # the other process stopped, with nothing done
+    assert clock.seconds_left() == 10 * (7 + 8)
+    clock.drop(mae)  # its process died without a checkpoint: it begins anew
+    clock.add(mae)
+    assert clock.seconds_left() == 10 * (8 + 8)
+
+
+def test_a_study_that_goes_on_counts_what_is_done_and_what_others_do(tmp_path: Path) -> None:
+    """Of 40 epochs 30 stand in a checkpoint; another cell is being trained by somebody else."""
+    mine = make_config(loss="ce", **SMALL | {"epochs": 40})
+    theirs = make_config(loss="mae", **SMALL | {"epochs": 5000})
+    stopped_after(mine, tmp_path, 30)
+    run = tmp_path / "runs" / theirs.name
+    run.mkdir(parents=True)
+    lefts: list[tuple[float, float]] = []
+    ticks: list[float] = []
+
+    def observe(progress: Progress) -> None:
+        row = progress.running.get(mine.name)
+        if row and (not ticks or row["epoch"] > ticks[-1]):
+            ticks.append(row["epoch"])
+            times.append(time.monotonic())
+            if progress.seconds_left is not None and theirs.name not in progress.running:
+                lefts.append((row["epoch"], progress.seconds_left))
+        if mine.name in progress.results:
+            raise KeyboardInterrupt
+
+    times: list[float] = []
+    with filelock.FileLock(run / LOCK), pytest.raises(KeyboardInterrupt):
+        run_study([theirs, mine], tmp_path, workers=1, observe=observe)
+    assert ticks[0] > 30  # it went on
+    assert lefts
+    slowest = max(b - a for a, b in pairwise(times))
+    for epoch, left in lefts:  # no more than what is left at the slowest pace
+        assert left <= (40 - epoch) * slowest * 1.5, (epoch, left, slowest)
 
 
 def _study_command(folder: Path, *more: str) -> list[str]:
