@@ -75,8 +75,7 @@ def run_study(
             now = time.monotonic()
             for name in [name for name, (_, when) in asleep.items() if when <= now]:
                 cell, _ = asleep.pop(name)
-                clock.add(cell)
-                waiting.append(cell)
+                waiting.append(cell)  # not in the clock: it is theirs until an epoch of ours ends
             while waiting and pool.free:
                 cell = waiting.popleft()
                 pool.start(cell, folders[cell.name])

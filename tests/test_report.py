@@ -432,7 +432,6 @@ def test_a_broken_record_is_one_line(tmp_path: Path, content: str) -> None:
         lambda content: content["result"].pop("confusion"),
         lambda content: content["history"]["lr"].pop(),
         lambda content: content.pop("environment"),
-        lambda content: content.update(format=99),
         lambda content: content.clear(),
     ],
 )
