@@ -561,16 +561,21 @@ def bench_kernels(
     static: Annotated[
         bool, typer.Option("--static", help="read the compiled code instead; needs no GPU")
     ] = False,
-    arch: Annotated[int, typer.Option(help="--static: compile for sm_ARCH: 80, 90 or 100")] = 90,
-    loss: Annotated[str, typer.Option(help="the loss to time")] = "nce_rce",
+    arch: Annotated[
+        int, typer.Option(help="--static: compile for sm_ARCH: 80, 86, 89, 90, 100 or 120")
+    ] = 90,
+    loss: Annotated[
+        str | None, typer.Option(help="the loss to time [default: nce_rce] or to show [all]")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="time for each measurement")] = 0.5,
 ) -> None:
     """Time the kernels on a GPU beside the other ways, or show what the compiler made of them.
 
     The times: milliseconds, GB/s and percent of the measured copy bandwidth.  --static:
-    registers, spills, loads and stores, occupancy and bytes moved per row over the least possible.
+    instructions a logit, loads and stores, sectors a row, barriers, registers, spills, bytes on
+    their way to a multiprocessor, and the rows at work against the L2 cache.
 
-    Example: `apl bench kernels --static --arch 90`
+    Example: `apl bench kernels --static --arch 90 --loss nce_rce`
     """
     from rich.markup import escape
     from rich.table import Table
@@ -578,7 +583,13 @@ def bench_kernels(
     from apl.doctor import kernel_table
 
     rows = kernel_table(loss, static, arch, seconds)
-    table = Table(title=f"sm_{arch}" if static else f"{loss}, forward plus backward")
+    if static:
+        from apl.kernels.static import LEGEND
+
+        _console().print(f"sm_{arch}\n{LEGEND}\n", markup=False)
+        table = Table(box=None, pad_edge=False, collapse_padding=True)  # fits into 80 columns
+    else:
+        table = Table(title=f"{loss or 'nce_rce'}, forward plus backward")
     for name in rows[0]:
         table.add_column(name, justify="right" if name != "loss" else "left")
     for row in rows:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from apl.kernels import dispatch
-from apl.kernels.bases import REDUCTIONS, Reduction, Term
-from apl.kernels.dispatch import BACKENDS, Backend
+from apl.kernels.bases import Reduction, Term
+from apl.kernels.dispatch import Backend
 from apl.losses import loss_terms
 
 
@@ -23,33 +23,28 @@ class NoisyLabelLoss(nn.Module):
         weight: Tensor | None,
         ignore_index: int,
         reduction: Reduction,
+        label_smoothing: float,
         backend: Backend,
     ) -> None:
         super().__init__()
         self.spec, self.num_classes, self.terms = spec, num_classes, terms
         self.ignore_index, self.reduction, self.backend = ignore_index, reduction, backend
+        self.label_smoothing = label_smoothing
         self.register_buffer("weight", weight)
 
     def extra_repr(self) -> str:
         return f"{self.spec!r}, num_classes={self.num_classes}, reduction={self.reduction!r}"
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """logits [N, K] or [N, K, d1, ...], targets [N] or [N, d1, ...] of class indices.
+        """logits [N, K] or [N, K, d1, ...]; targets class indices of shape [N] or [N, d1, ...], or
+        soft targets q of the shape of the logits (mixup, distillation): sum_k q_k L(z, k).
 
-        Returns a scalar, or the shape of the targets for reduction 'none'.
+        Returns a scalar, or the shape of the class indices for reduction 'none'.
         """
-        if not logits.is_floating_point():
-            raise ValueError(f"logits must be floating point, got {logits.dtype}")
-        if logits.ndim < 2 or logits.shape[1] != self.num_classes:
+        if logits.shape[1:2] != (self.num_classes,):
             raise ValueError(
                 f"logits must be [N, {self.num_classes}] or [N, {self.num_classes}, d1, ...], "
                 f"got {list(logits.shape)}"
-            )
-        expected = (logits.shape[0], *logits.shape[2:])
-        if targets.shape != expected or targets.is_floating_point():
-            raise ValueError(
-                f"targets must be class indices of shape {list(expected)}, "
-                f"got {targets.dtype} {list(targets.shape)}"
             )
         return dispatch.loss(
             logits,
@@ -58,6 +53,7 @@ class NoisyLabelLoss(nn.Module):
             weight=self.weight,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
             backend=self.backend,
         )
 
@@ -69,6 +65,7 @@ def make_loss(
     *,
     weight: Tensor | None = None,
     ignore_index: int = -100,
+    label_smoothing: float = 0.0,
     backend: Backend = "auto",
     **params: float | None,
 ) -> NoisyLabelLoss:
@@ -77,6 +74,7 @@ def make_loss(
     spec: a name of `apl.LOSSES` ('nce_rce') or a sum ('2*nce + 0.5*mae', 'norm(gce) + mae').
     reduction: 'mean' (over the weights of the rows, as torch does), 'sum' or 'none'.
     weight: a factor per class [K]; ignore_index: the target of rows that do not count.
+    label_smoothing: what share of each target goes to all classes alike, in [0, 1].
     backend: how it is computed ('triton', 'compiled', 'eager', 'reference'); `apl doctor`
     says what 'auto' takes on this machine.
     params: alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A
@@ -86,11 +84,8 @@ def make_loss(
     >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))
     tensor(8.3893)
     """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if weight is not None and weight.shape != (num_classes,):
-        raise ValueError(f"weight must have shape [{num_classes}], got {list(weight.shape)}")
     terms = loss_terms(spec, num_classes, **params)
-    return NoisyLabelLoss(spec, num_classes, terms, weight, ignore_index, reduction, backend)
+    dispatch.check_options(num_classes, weight, reduction, label_smoothing, backend)
+    return NoisyLabelLoss(
+        spec, num_classes, terms, weight, ignore_index, reduction, label_smoothing, backend
+    )

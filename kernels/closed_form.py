@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .bases import BASES, Reduction, Term
+from .reference import expected, soft_targets
 
 # Elements from which `auto` compiles the closed form.  Below, eager torch is as fast or nearly so
 # and starts at once; above, a call costs enough that Inductor's seconds come back, and it is
@@ -42,7 +43,8 @@ def rows_closed_form(
     need_grad: bool,
     mean: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Row losses [N] of logits [N, K] at targets [N] in [0, K), and their gradient [N, K].
+    """Row losses [N] of logits [N, K] at targets, [N] in [0, K) or soft ones [N, K] in the type
+    that is computed in, and their gradient [N, K].
 
     constants: of every term in turn, its weight (unless 1) and its parameters.
     mean: divide the gradient by N.
@@ -59,11 +61,12 @@ def rows_closed_form(
     else:
         log_p = torch.log_softmax(logits, 1)
         p = log_p.exp()
-    index = targets.unsqueeze(1)
-    log_p_y = log_p.gather(1, index)
+    soft = targets.is_floating_point()
+    index = targets if soft else targets.unsqueeze(1)
+    log_p_y = log_p if soft else log_p.gather(1, index)
 
     loss: Tensor | None = None  # [N, 1]
-    at_y: Tensor | float = 0.0  # [N, 1]: g's part at y alone
+    at_y: Tensor | float = 0.0  # [N, 1]: g's part at y alone; [N, K]: that part where y is k
     spreads = []  # (factor [N, 1], phi' over the classes): g's part spread over all of them
     constant = iter(constants)
     for name, normalised, weighted in structure:
@@ -71,6 +74,8 @@ def rows_closed_form(
         weight = next(constant) if weighted else None
         values = [next(constant) for _ in base.params]
         value, slope = base.phi(log_p_y, *values), base.slope(log_p_y, *values)
+        if soft:
+            value = expected(value, targets).unsqueeze(1)
         if weight is not None:
             value, slope = weight * value, _times(slope, weight)
         if normalised:
@@ -91,7 +96,9 @@ def rows_closed_form(
     if mean:  # here, while these are one number per row
         at_y = at_y / logits.shape[0]
         spreads = [(spread / logits.shape[0], slopes) for spread, slopes in spreads]
-    total = at_y  # sum_j g_j
+    if soft:
+        at_y = targets * at_y
+    total = at_y.sum(1, keepdim=True) if soft else at_y  # sum_j g_j
     g: Tensor | None = None
     for spread, slopes in spreads:
         if isinstance(slopes, Tensor):
@@ -101,6 +108,8 @@ def rows_closed_form(
         part = _times(slopes, spread)
         g = part if g is None else g + part
     grad = p.mul_(-total) if g is None else torch.addcmul(g, p, total, value=-1)
+    if soft:
+        return losses, grad.add_(at_y)
     if torch.compiler.is_compiling():  # fused; a scatter would be a serial loop of its own
         classes = torch.arange(num_classes, dtype=torch.int32, device=index.device)
         return losses, grad + torch.where(classes == index.to(torch.int32), at_y, 0.0)
@@ -119,33 +128,46 @@ def loss_and_grad(
     class_weight: Tensor | None,
     ignore_index: int,
     reduction: Reduction,
+    label_smoothing: float,
     need_grad: bool,
     compiled: bool,
 ) -> tuple[Tensor, Tensor | None, float]:
     """The reduced loss of logits [N, K], its gradient [N, K], and a number that the gradient is
-    yet to be multiplied by (1/N of a plain mean: the backward multiplies anyway)."""
+    yet to be multiplied by (1/N of a plain mean: the backward multiplies anyway).
+
+    Arguments as in `reference_loss`."""
     # Dynamo would warn that it looks through the cache.
     constants = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
     structure, values = constants(tuple(terms))
+    num_classes = logits.shape[1]
+    wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    given_soft = targets.is_floating_point()
+    soft = given_soft or label_smoothing > 0.0
     compute: Compute = rows_closed_form
     if compiled:
-        compute = _compiled(structure, logits.shape[1], logits.dtype, need_grad)
-    if class_weight is None and not _any_ignored(targets, ignore_index):
+        compute = _compiled(structure, num_classes, logits.dtype, need_grad, soft)
+    if given_soft or (class_weight is None and not _any_ignored(targets, ignore_index)):
+        if soft:
+            targets = soft_targets(targets, num_classes, class_weight, label_smoothing, wide)
         # Compiled code divides the gradient by N for nothing, the backward for one torch call.
         divide = compiled and reduction == "mean"
         losses, grad = compute(logits, targets, structure, values, need_grad, divide)
         if reduction == "mean":
-            return losses.mean(), grad, 1.0 if divide else 1.0 / len(targets)
+            return losses.mean(), grad, 1.0 if divide else 1.0 / max(len(logits), 1)
         return (losses.sum() if reduction == "sum" else losses), grad, 1.0
 
     kept = targets != ignore_index
-    safe = torch.where(kept, targets, 0)
-    losses, grad = compute(logits, safe, structure, values, need_grad, False)
-    factor = kept.to(losses.dtype)
+    targets = torch.where(kept, targets, 0)
+    factor = kept.to(wide)
     if class_weight is not None:
-        factor = factor * class_weight.to(losses.dtype)[safe]
+        factor = factor * class_weight.to(wide)[targets]
+    count = factor.sum()
+    if soft:  # weighted already
+        targets = soft_targets(targets, num_classes, class_weight, label_smoothing, wide)
+        factor = kept.to(wide)
+    losses, grad = compute(logits, targets, structure, values, need_grad, False)
     if reduction == "mean":
-        factor = factor / factor.sum()
+        factor = factor / count
     # Chosen, not multiplied by 0: nan or inf of an ignored row must not come through.
     losses = torch.where(kept, losses * factor, 0.0)
     if grad is not None:
@@ -183,7 +205,7 @@ def _constants(terms: tuple[Term, ...]) -> tuple[Structure, tuple[Tensor, ...]]:
 
 @functools.cache
 def _compiled(
-    structure: Structure, num_classes: int, dtype: torch.dtype, need_grad: bool
+    structure: Structure, num_classes: int, dtype: torch.dtype, need_grad: bool, soft: bool
 ) -> Compute:
     # One copy of the function per specialisation: Dynamo keeps its compiled forms with the code
     # object and would stop at the eighth.  num_classes is fixed (the loops over a row are then

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import closed_form
-from .bases import BASES, Reduction, Term
+from .bases import BASES, REDUCTIONS, Reduction, Term
 from .reference import reference_loss
 
 Backend = Literal["auto", "triton", "compiled", "eager", "reference"]
@@ -32,43 +32,62 @@ def loss(
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
     backend: Backend = "auto",
+    inplace: bool = False,
 ) -> Tensor:
-    """The loss of logits [N, K] or [N, K, d1, ...] at class indices of shape [N] or [N, d1, ...].
+    """The loss of logits [N, K] or [N, K, d1, ...] at class indices of shape [N] or [N, d1, ...],
+    or at soft targets of the shape of the logits.
 
-    terms, weight, ignore_index and reduction as in `reference_loss`.  backend: 'triton' (one
-    kernel for value and gradient), 'eager' (closed form in torch), 'compiled' (the same through
-    Inductor), 'reference' (autograd), or 'auto'.  One that cannot run here gives way to the next
-    best with one warning.
-    Returns a scalar, or the shape of the targets for reduction 'none', in the dtype of the logits;
+    terms, weight, ignore_index, reduction and label_smoothing as in `reference_loss`.  backend:
+    'triton' (one kernel for value and gradient), 'eager' (closed form in torch), 'compiled' (the
+    same through Inductor), 'reference' (autograd), or 'auto'.  One that cannot run here gives way
+    to the next best with one warning; where the gradient of weight or targets is asked for, all
+    give way to the reference.
+    inplace: the kernel may write the gradient over the logits, which halves the memory at the peak;
+    they must not be used afterwards, and there is one backward.  Other paths leave them alone.
+    Returns a scalar, or [N] or [N, d1, ...] for reduction 'none', in the dtype of the logits;
     under autocast in float32, as `F.cross_entropy` does.
     """
     _check(logits, targets, weight)
+    check_options(logits.shape[1], weight, reduction, label_smoothing, backend)
     terms = tuple(terms)
-    chosen = _choose(backend, logits, terms, weight)
-    call = _Call(terms, ignore_index, reduction, chosen, logits.dtype)
+    if targets.requires_grad or (weight is not None and weight.requires_grad):
+        backend = "reference"
+    chosen = _choose(backend, logits, terms)
+    if inplace:
+        _check_inplace(logits, reduction)
+        inplace = chosen == "triton" and logits.requires_grad and torch.is_grad_enabled()
+    call = _Call(terms, ignore_index, reduction, label_smoothing, chosen, logits.dtype, inplace)
     device = logits.device.type
     if logits.dtype != torch.float32 and torch.is_autocast_enabled(device):
         call = call._replace(dtype=torch.float32)
     if call.backend == "triton":
         # [N, K, D]: no copy where d1, ... lie evenly in memory, as they do unless sliced.
         rows = logits.unsqueeze(2) if logits.ndim == 2 else logits.flatten(2)
-        labels = targets.reshape(rows.shape[0], rows.shape[2])
+        if targets.is_floating_point():
+            labels = targets.unsqueeze(2) if targets.ndim == 2 else targets.flatten(2)
+        else:
+            labels = targets.reshape(rows.shape[0], rows.shape[2])
     elif logits.ndim == 2:
         rows, labels = logits, targets
     else:
-        rows = logits.movedim(1, -1).reshape(-1, logits.shape[1])
-        labels = targets.reshape(-1)
-    if labels.dtype != torch.int64:
+        rows, labels = _flat(logits, targets)
+    if not labels.is_floating_point() and labels.dtype != torch.int64:
         labels = labels.long()
 
     try:
         if call.backend == "reference":
             result = _reference(rows, labels, weight, call)
         elif rows.requires_grad and torch.is_grad_enabled():
-            result = _OnePass.apply(rows, labels, weight, call)
+            function = _Kernel if call.backend == "triton" else _ClosedForm
+            result = function.apply(rows, labels, weight, call)
+        elif call.backend == "triton":
+            denominator = _denominator(labels, weight, call)
+            losses = _rows(rows, labels, weight, call, denominator, need_grad=False)[0]
+            result = _reduced(losses, call)
         else:
-            result = _run(rows, labels, weight, call, need_grad=False)[0]
+            result = _closed_form(rows, labels, weight, call, need_grad=False)[0]
     except Exception as error:
         if call.backend != "triton" or not _note_launch_problem(error, terms, logits):
             raise
@@ -79,61 +98,103 @@ def loss(
             weight=weight,
             ignore_index=ignore_index,
             reduction=reduction,
+            label_smoothing=label_smoothing,
             backend=backend,
+            inplace=inplace,
         )
-    return result.reshape(targets.shape) if reduction == "none" else result
+    return result.reshape(logits.shape[:1] + logits.shape[2:]) if reduction == "none" else result
+
+
+def check_options(
+    num_classes: int,
+    weight: Tensor | None,
+    reduction: Reduction,
+    label_smoothing: float,
+    backend: Backend,
+) -> None:
+    """ValueError for options that no logits of so many classes go with."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing!r}")
+    if weight is not None and weight.shape != (num_classes,):
+        raise ValueError(f"weight must have shape [{num_classes}], got {list(weight.shape)}")
+    if weight is not None and not weight.is_floating_point():
+        raise ValueError(f"weight must be floating point, got {weight.dtype}")
 
 
 def _check(logits: Tensor, targets: Tensor, weight: Tensor | None) -> None:
-    """ValueError for what no backend takes: said once, and not as many errors as there are ways."""
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise ValueError(f"targets must be class indices of an integer type, got {targets.dtype}")
-    if targets.device != logits.device:
-        raise ValueError(f"targets are on {targets.device}, the logits on {logits.device}")
-    if weight is None:
-        return
-    if weight.shape != logits.shape[1:2]:
-        raise ValueError(f"weight must have shape [{logits.shape[1]}], got {list(weight.shape)}")
-    if weight.device != logits.device:
-        raise ValueError(f"weight is on {weight.device}, the logits on {logits.device}")
-    if not weight.is_floating_point():
-        raise ValueError(f"weight must be floating point, got {weight.dtype}")
+    # ValueError for tensors that no backend takes: said once, and not as many errors as there are
+    # ways.
+    if logits.ndim < 2 or not logits.is_floating_point():
+        raise ValueError(
+            "logits must be [N, K] or [N, K, d1, ...] of a floating point type, "
+            f"got {logits.dtype} {list(logits.shape)}"
+        )
+    if targets.is_floating_point():
+        fits = targets.shape == logits.shape
+    else:
+        fits = targets.shape == logits.shape[:1] + logits.shape[2:]
+        fits = fits and not targets.is_complex() and targets.dtype != torch.bool
+    if not fits:
+        raise ValueError(
+            f"targets must be class indices {list(logits.shape[:1] + logits.shape[2:])} of an "
+            f"integer type or soft targets {list(logits.shape)} of a floating point type, "
+            f"got {targets.dtype} {list(targets.shape)}"
+        )
+    for name, tensor in (("targets are", targets), ("weight is", weight)):
+        if tensor is not None and tensor.device != logits.device:
+            raise ValueError(f"{name} on {tensor.device}, the logits on {logits.device}")
+
+
+def _check_inplace(logits: Tensor, reduction: Reduction) -> None:
+    # ValueError where a gradient over the logits would be a wrong one.
+    why = ""
+    if torch.compiler.is_compiling():
+        why = "torch.compile: it decides itself where gradients go"
+    elif reduction == "none":
+        why = "reduction 'none': what arrives at the rows must be known before"
+    elif logits.dtype == torch.float16:
+        why = "float16: the gradient would be rounded before a loss scale arrives"
+    elif logits.requires_grad and logits.is_leaf:
+        why = "a leaf that requires grad: its values are needed after the step"
+    elif torch._debug_has_internal_overlap(logits):
+        why = "expanded logits: several share one place in memory"
+    if why:
+        raise ValueError(f"inplace=True cannot be with {why}")
+
+
+def _flat(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    # [N, K, d1, ...] as rows [N d1 ..., K], with their targets.
+    rows = logits.movedim(1, -1).reshape(-1, logits.shape[1])
+    if targets.is_floating_point():
+        return rows, targets.movedim(1, -1).reshape(rows.shape)
+    return rows, targets.reshape(-1)
 
 
 class _Call(NamedTuple):
     terms: tuple[Term, ...]
     ignore_index: int
     reduction: Reduction
+    label_smoothing: float
     backend: str
     dtype: torch.dtype  # of the result
+    inplace: bool = False
 
 
-def _in_one_pass(logits: Tensor, call: _Call) -> bool:
-    """Whether the forward computes the gradient too, for the backward to hand over.
-
-    It does not where the kernel would only have to read and write it once more in the backward,
-    since a number per row or compiled code stands between, nor in float16: divided by N it
-    is rounded to 0 before a loss scale arrives.  Then the backward computes it, scale included.
-    """
-    if call.backend != "triton":
-        return True
-    return not (
-        torch.compiler.is_compiling() or call.reduction == "none" or logits.dtype == torch.float16
-    )
-
-
-class _OnePass(torch.autograd.Function):
-    """Value and gradient at once in the forward, where that pays; the backward hands it over."""
+class _ClosedForm(torch.autograd.Function):
+    """Value and gradient at once in the forward; the backward hands the gradient over."""
 
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call
     ) -> Tensor:
         # Detached, as compiled code is made anew for inputs that require a gradient.
-        one_pass = _in_one_pass(logits, call)
-        value, grad, scale = _run(logits.detach(), targets, weight, call, need_grad=one_pass)
-        ctx.call, ctx.scale, ctx.dtype, ctx.one_pass = call, scale, logits.dtype, one_pass
-        if torch.compiler.is_compiling() and one_pass:
+        value, grad, scale = _closed_form(logits.detach(), targets, weight, call, need_grad=True)
+        ctx.call, ctx.scale, ctx.dtype = call, scale, logits.dtype
+        if torch.compiler.is_compiling():
             ctx.save_for_backward(grad)
         else:
             # The logits are kept, not copied, for whoever differentiates twice.
@@ -144,33 +205,20 @@ class _OnePass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
         call, scale = ctx.call, ctx.scale
-        if torch.compiler.is_compiling() and ctx.one_pass:
+        if torch.compiler.is_compiling():
             (grad,) = ctx.saved_tensors
             factor = grad_output.unsqueeze(1) if call.reduction == "none" else grad_output
             return (grad * (factor * scale)).to(ctx.dtype), None, None, None
-
         # The first backward takes the gradient away and may scale it in place.
-        grad = None
-        if ctx.one_pass:
-            grad, ctx.grad = ctx.grad, None
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # create_graph: this gradient will be differentiated itself.
-            logits, targets, weight = ctx.saved_tensors
-            value = _reference_rows(logits, targets, weight, call)
-            (grad,) = torch.autograd.grad(value, logits, grad_output, create_graph=True)
-            return grad, None, None, None
-        if not ctx.one_pass:
-            logits, targets, weight = ctx.saved_tensors
-            upstream = grad_output.float()
-            grad = _triton_rows(logits.detach(), targets, weight, call, True, upstream)[1]
-            return grad, None, None, None
+        grad, ctx.grad = ctx.grad, None
+        if torch.is_grad_enabled():
+            return _differentiable(ctx.saved_tensors, call, grad_output), None, None, None
         if grad is None:  # once more through the same graph (retain_graph): computed again
             logits, targets, weight = ctx.saved_tensors
-            grad = _run(logits, targets, weight, call, need_grad=True)[1]
+            grad = _closed_form(logits, targets, weight, call, need_grad=True)[1]
+            assert grad is not None
         if call.reduction == "none":
             grad.mul_(grad_output.unsqueeze(1))  # [N] against [N, K]
-        elif call.backend == "triton":
-            _triton().module.scale_(grad, grad_output)
         else:
             factor = grad_output.item() * scale
             if factor != 1.0:
@@ -178,34 +226,127 @@ class _OnePass(torch.autograd.Function):
         return grad.to(ctx.dtype), None, None, None
 
 
-def _run(
+def _closed_form(
     logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call, need_grad: bool
 ) -> tuple[Tensor, Tensor | None, float]:
     # The reduced loss, the gradient (with respect to the row losses for 'none'), and a number
     # the gradient is yet to be multiplied by.
-    terms, ignore_index, reduction, backend, dtype = call
-    if backend == "triton":
-        losses, grad = _triton_rows(logits, targets, weight, call, need_grad)
-        scale = 1.0
-        if reduction == "none":
-            value = losses
-        else:  # the kernel has divided; of no rows at all the mean is nan
-            value = losses.sum() if losses.numel() or reduction == "sum" else losses.mean()
-    else:
-        value, grad, scale = closed_form.loss_and_grad(
-            logits,
-            targets,
-            terms,
-            weight,
-            ignore_index,
-            reduction,
-            need_grad,
-            compiled=backend == "compiled",
-        )
-        # In float16 it is kept wide: it would be rounded to 0 before a loss scale arrives.
-        if grad is not None and logits.dtype != torch.float16:
-            grad = grad.to(logits.dtype)
-    return (value if value.dtype == dtype else value.to(dtype)), grad, scale
+    value, grad, scale = closed_form.loss_and_grad(
+        logits,
+        targets,
+        call.terms,
+        weight,
+        call.ignore_index,
+        call.reduction,
+        call.label_smoothing,
+        need_grad,
+        compiled=call.backend == "compiled",
+    )
+    # In float16 it is kept wide: it would be rounded to 0 before a loss scale arrives.
+    if grad is not None and logits.dtype != torch.float16:
+        grad = grad.to(logits.dtype)
+    return (value if value.dtype == call.dtype else value.to(call.dtype)), grad, scale
+
+
+class _Kernel(torch.autograd.Function):
+    """Value and gradient from one kernel, the incoming scale included before it is rounded.
+
+    Of a mean or a sum the forward computes the gradient, for the scale that arrived the last time:
+    1 of `loss.backward()`, that of mixed precision, one over the steps to accumulate.  The backward
+    hands it over, or where another scale arrives computes it again, so that the bits never depend
+    on what was expected.  Where a gradient would have to be read and written once more anyway (a
+    number per row, compiled code between), the backward alone computes it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call
+    ) -> Tensor:
+        rows = (logits.detach(), targets, weight, call)
+        ctx.call, ctx.grad, ctx.denominator = call, None, _denominator(targets, weight, call)
+        if torch.compiler.is_compiling() or call.reduction == "none":
+            losses = _rows(*rows, ctx.denominator, need_grad=False)[0]
+        else:
+            ctx.used = None if call.inplace else _expected(logits, call)
+            losses, ctx.grad = _rows(*rows, ctx.denominator, need_grad=True, upstream=ctx.used)
+        if call.inplace:
+            torch.autograd.graph.increment_version(logits)
+        else:
+            ctx.save_for_backward(logits, targets, weight)  # kept, not copied
+        return _reduced(losses, call)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
+        call = ctx.call
+        # The first backward takes the gradient away.
+        grad, ctx.grad = ctx.grad, None
+        if call.inplace:
+            if grad is None or torch.is_grad_enabled():
+                raise RuntimeError("a loss with inplace=True has one backward: its logits are gone")
+            return grad.mul_(grad_output), None, None, None
+        tensors = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return _differentiable(tensors, call, grad_output), None, None, None
+        upstream = grad_output.float()
+        logits, targets, weight = tensors
+        if grad is None:
+            rows = (logits.detach(), targets, weight, call)
+            grad = _rows(*rows, ctx.denominator, True, upstream, need_losses=False)[1]
+        else:
+            seen = _triton().module.correct_(
+                grad,
+                ctx.used,
+                upstream,
+                logits.detach(),
+                targets,
+                call.terms,
+                weight,
+                call.ignore_index,
+                ctx.denominator,
+                call.label_smoothing,
+            )
+            _upstreams[_upstream_key(logits, call)] = seen
+        return grad, None, None, None
+
+
+_upstreams: dict[tuple[Any, ...], Tensor] = {}
+"""What arrived last at the losses of a kernel on a device and a stream."""
+
+
+def _upstream_key(logits: Tensor, call: _Call) -> tuple[Any, ...]:
+    # The stream too: on another one the number might not have been written yet.
+    device = logits.device
+    stream = torch.cuda.current_stream(device).cuda_stream if logits.is_cuda else 0
+    return call.terms, logits.shape[1], logits.dtype, device, stream
+
+
+def _expected(logits: Tensor, call: _Call) -> Tensor:
+    found = _upstreams.get(_upstream_key(logits, call))
+    capturing = logits.is_cuda and torch.cuda.is_current_stream_capturing()
+    if found is None or capturing:  # a graph must not read what is outside of it
+        found = torch.ones((), dtype=torch.float32, device=logits.device)
+    return found
+
+
+def _denominator(targets: Tensor, weight: Tensor | None, call: _Call) -> Tensor | None:
+    if call.reduction != "mean" or torch.compiler.is_compiling():
+        return None  # compiled: the operator finds it
+    return _triton().module.row_weight_sum(targets, weight, call.ignore_index)  # type: ignore[no-any-return]
+
+
+def _reduced(losses: Tensor, call: _Call) -> Tensor:
+    # The kernel has divided by the weights of the rows; of no rows at all the mean is nan.
+    if call.reduction != "none":
+        losses = losses.sum() if losses.numel() or call.reduction == "sum" else losses.mean()
+    return losses if losses.dtype == call.dtype else losses.to(call.dtype)
+
+
+def _differentiable(
+    tensors: tuple[Tensor, Tensor, Tensor | None], call: _Call, grad_output: Tensor
+) -> Tensor:
+    # create_graph: a gradient that will be differentiated itself.
+    value = _reference_rows(*tensors, call)
+    return torch.autograd.grad(value, tensors[0], grad_output, create_graph=True)[0]
 
 
 def _reference(rows: Tensor, labels: Tensor, weight: Tensor | None, call: _Call) -> Tensor:
@@ -217,27 +358,22 @@ def _reference(rows: Tensor, labels: Tensor, weight: Tensor | None, call: _Call)
         weight=weight,
         ignore_index=call.ignore_index,
         reduction=call.reduction,
+        label_smoothing=call.label_smoothing,
     )
 
 
 def _reference_rows(logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call) -> Tensor:
     # The reference for logits [N, K] or, from the Triton path, [N, K, D].
-    rows = logits.movedim(1, -1).reshape(-1, logits.shape[1])
-    return _reference(rows, targets.reshape(-1).long(), weight, call).reshape(
-        targets.shape if call.reduction == "none" else ()
-    )
+    value = _reference(*_flat(logits, targets), weight, call)
+    return value.reshape(logits.shape[:1] + logits.shape[2:]) if value.ndim else value
 
 
 # --- Choosing a backend ---
 
 
-def _choose(
-    backend: Backend, logits: Tensor, terms: tuple[Term, ...], weight: Tensor | None
-) -> str:
+def _choose(backend: Backend, logits: Tensor, terms: tuple[Term, ...]) -> str:
     """The backend that runs: the given one, or where that cannot, the next best."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "reference" or (weight is not None and weight.requires_grad):
+    if backend == "reference":
         return "reference"
     tracing = torch.compiler.is_compiling()
     if not tracing and torch._C._are_functorch_transforms_active():
@@ -247,7 +383,7 @@ def _choose(
     device = logits.device.type
     if backend == "triton" or device == "cuda":
         problem = _triton_problem(device, logits.dtype)
-        if not problem and not tracing:
+        if not problem and not tracing and _launch_problems:
             problem = _launch_problems.get(_kernel_of(terms, logits), "")
         if not problem:
             return "triton"
@@ -273,12 +409,12 @@ def _triton() -> _Triton:
     return _Triton(triton_loss, "")
 
 
-_Kernel = tuple[tuple[tuple[str, bool], ...], int, torch.dtype]
-_launch_problems: dict[_Kernel, str] = {}
+_Which = tuple[tuple[tuple[str, bool], ...], int, torch.dtype]
+_launch_problems: dict[_Which, str] = {}
 """Why a kernel could not be compiled or launched: of each that could not, and of no other."""
 
 
-def _kernel_of(terms: tuple[Term, ...], logits: Tensor) -> _Kernel:
+def _kernel_of(terms: tuple[Term, ...], logits: Tensor) -> _Which:
     return tuple((t.base, t.normalised) for t in terms), logits.shape[1], logits.dtype
 
 
@@ -350,25 +486,35 @@ def backends() -> list[tuple[str, bool, str]]:
 # --- Triton behind torch.compile: one opaque operator ---
 
 
-def _triton_rows(
+def _rows(
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
     call: _Call,
+    denominator: Tensor | None,
     need_grad: bool,
     upstream: Tensor | None = None,
+    need_losses: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    mean = call.reduction == "mean"
     if torch.compiler.is_compiling():
         bases, numbers = _encode(call.terms)
-        losses, grad = _loss_and_grad_op(
-            logits, targets, weight, upstream, bases, numbers, call.ignore_index, mean, need_grad
-        )
-        return losses, (grad if need_grad else None)
-    result: tuple[Tensor, Tensor | None] = _triton().module.loss_and_grad(
-        logits, targets, call.terms, weight, call.ignore_index, mean, need_grad, upstream
+        mean = call.reduction == "mean"
+        rest = (upstream, bases, numbers, call.ignore_index, mean, call.label_smoothing)
+        result = _loss_or_grad_op(logits, targets, weight, *rest)
+        return result, result if need_grad else None
+    return _triton().module.loss_and_grad(  # type: ignore[no-any-return]
+        logits,
+        targets,
+        call.terms,
+        weight,
+        call.ignore_index,
+        denominator,
+        need_grad,
+        upstream,
+        call.label_smoothing,
+        need_losses,
+        call.inplace,
     )
-    return result
 
 
 def _encode(terms: tuple[Term, ...]) -> tuple[str, list[float]]:
@@ -387,8 +533,8 @@ def _decode(bases: str, numbers: list[float]) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-@torch.library.custom_op("apl::loss_and_grad", mutates_args=())
-def _loss_and_grad_op(
+@torch.library.custom_op("apl::loss_or_grad", mutates_args=())
+def _loss_or_grad_op(
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
@@ -397,15 +543,27 @@ def _loss_and_grad_op(
     numbers: list[float],
     ignore_index: int,
     mean: bool,
-    need_grad: bool,
-) -> tuple[Tensor, Tensor]:
-    losses, grad = _triton().module.loss_and_grad(
-        logits, targets, _decode(bases, numbers), weight, ignore_index, mean, need_grad, upstream
+    label_smoothing: float,
+) -> Tensor:
+    """The losses of the rows, or where upstream is given their gradient."""
+    need_grad = upstream is not None
+    kernels = _triton().module
+    losses, grad = kernels.loss_and_grad(
+        logits,
+        targets,
+        _decode(bases, numbers),
+        weight,
+        ignore_index,
+        kernels.row_weight_sum(targets, weight, ignore_index) if mean else None,
+        need_grad,
+        upstream,
+        label_smoothing,
+        not need_grad,
     )
-    return losses, (logits.new_empty(0) if grad is None else grad)
+    return grad if need_grad else losses  # type: ignore[no-any-return]
 
 
-@_loss_and_grad_op.register_fake
+@_loss_or_grad_op.register_fake
 def _(
     logits: Tensor,
     targets: Tensor,
@@ -415,7 +573,8 @@ def _(
     numbers: list[float],
     ignore_index: int,
     mean: bool,
-    need_grad: bool,
-) -> tuple[Tensor, Tensor]:
-    losses = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
-    return losses, (torch.empty_like(logits) if need_grad else logits.new_empty(0))
+    label_smoothing: float,
+) -> Tensor:
+    if upstream is not None:
+        return torch.empty_like(logits)
+    return torch.empty(logits.shape[::2], dtype=torch.float32, device=logits.device)

@@ -15,27 +15,46 @@ from .bases import BASES, Reduction, Term
 
 
 def row_losses(log_p: Tensor, targets: Tensor, terms: Sequence[Term]) -> Tensor:
-    """Losses [N] from log-probabilities [N, K] and targets [N] in [0, K)."""
-    log_p_y = log_p.gather(1, targets[:, None]).squeeze(1)
-    losses = torch.zeros_like(log_p_y)
+    """Losses [N] from log-probabilities [N, K] and targets: classes [N] in [0, K), or soft ones
+    q [N, K], whose loss is sum_k q_k of the loss that the row has with label k."""
+    soft = targets.is_floating_point()
+    log_p_y = log_p if soft else log_p.gather(1, targets[:, None]).squeeze(1)
+    losses = log_p.new_zeros(len(log_p))
     for base, weight, normalised, params in terms:
         phi = BASES[base].phi
         value = phi(log_p_y, *params)
+        if soft:
+            value = expected(value, targets)
         if normalised:
             value = value / phi(log_p, *params).sum(1)
         losses = losses + weight * value
     return losses
 
 
-def reduce_rows(losses: Tensor, row_weights: Tensor, reduction: Reduction) -> Tensor:
-    """Row losses [N] times row weights [N] (0 where ignored), reduced as torch's losses are:
-    'mean' divides by the sum of the row weights, so it is nan when no row counts."""
-    losses = losses * row_weights
-    if reduction == "none":
-        return losses
-    if reduction == "sum":
-        return losses.sum()
-    return losses.sum() / row_weights.sum()
+def expected(values: Tensor, q: Tensor) -> Tensor:
+    """sum_k q_k values_k, both [N, K]: a class that cannot be (q = 0) may have a value of inf."""
+    return (q * values.masked_fill((q == 0) & values.isinf(), 0.0)).sum(1)
+
+
+def soft_targets(
+    targets: Tensor,
+    num_classes: int,
+    weight: Tensor | None,
+    label_smoothing: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """By what the loss with each label counts, [N, K] of this type: (1 - s) q_k + s / K, times the
+    weight of k, for s the label_smoothing and q the targets [N, K], or one-hot at targets [N]."""
+    if targets.is_floating_point():
+        q = targets.to(dtype)
+        if label_smoothing:
+            q = q * (1.0 - label_smoothing) + label_smoothing / num_classes
+        return q if weight is None else q * weight.to(dtype)
+    ones = torch.ones(num_classes, dtype=dtype, device=targets.device)
+    scale = ones if weight is None else weight.to(dtype)
+    everywhere = (scale * (label_smoothing / num_classes)).expand(len(targets), num_classes)
+    at_y = (scale * (1.0 - label_smoothing))[targets]
+    return everywhere.scatter_add(1, targets.unsqueeze(1), at_y.unsqueeze(1))
 
 
 def reference_loss(
@@ -46,19 +65,41 @@ def reference_loss(
     weight: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The loss of logits [N, K] (any float type, float64 or float32 arithmetic) at targets [N].
+    """The loss of logits [N, K] (any float type, float64 or float32 arithmetic) at targets: classes
+    [N], or soft ones q [N, K] of any float type, whose loss is sum_k q_k L(z, k).
 
-    weight: one factor per class [K]; rows whose target is ignore_index count nothing.
+    weight: one factor per class [K], by which L(z, k) counts.
+    ignore_index: rows whose target is this class count nothing.
+    label_smoothing: q is mixed with a share of it for all classes alike, (1 - s) q + s / K.
+    All as in `F.cross_entropy`, so 'mean' divides by the sum of the weights of the targets, and for
+    soft ones by N; it is nan when no row counts.
     Returns a scalar, or [N] for reduction 'none', in the dtype of the logits.
     """
-    kept = targets != ignore_index
-    safe = torch.where(kept, targets, 0)
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    # An ignored row must not spread its own nan or inf through a product with 0.
-    wide = torch.where(kept[:, None], wide, 0.0)
-    losses = row_losses(torch.log_softmax(wide, 1), safe, terms)
-    row_weights = kept.to(wide.dtype)
-    if weight is not None:
-        row_weights = row_weights * weight.to(wide.dtype)[safe]
-    return reduce_rows(losses, row_weights, reduction).to(logits.dtype)
+    num_classes = logits.shape[1]
+    count: Tensor | int
+    if targets.is_floating_point():
+        log_p, count = torch.log_softmax(wide, 1), len(wide)
+        q = soft_targets(targets, num_classes, weight, label_smoothing, wide.dtype)
+        losses = row_losses(log_p, q, terms)
+    else:
+        kept = targets != ignore_index
+        targets = torch.where(kept, targets, 0)
+        # An ignored row must not spread its own nan or inf through a product with 0.
+        log_p = torch.log_softmax(torch.where(kept[:, None], wide, 0.0), 1)
+        row_weights = kept.to(wide.dtype)
+        if weight is not None:
+            row_weights = row_weights * weight.to(wide.dtype)[targets]
+        count = row_weights.sum()
+        if label_smoothing:
+            q = soft_targets(targets, num_classes, weight, label_smoothing, wide.dtype)
+            losses = row_losses(log_p, q, terms) * kept
+        else:
+            losses = row_losses(log_p, targets, terms) * row_weights
+    if reduction == "mean":
+        losses = losses.sum() / count
+    elif reduction == "sum":
+        losses = losses.sum()
+    return losses.to(logits.dtype)

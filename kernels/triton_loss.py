@@ -16,8 +16,9 @@ This file imports triton: import it only through `apl.kernels.dispatch`, which d
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,17 +33,45 @@ from .bases import Term
 # --- Base losses on the device ---
 # (log_p, p, params) -> (phi(log_p), its derivative), all float32, p = exp(log_p)
 
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def _exp(x):
+    # tl.exp guards results below 2**-126 with three more instructions; here they may become 0.
+    return tl.exp2(x * _LOG2_E)
+
+
+@triton.jit
+def _log2(x):
+    # Of a normal x > 0 or nan, within 1e-7: half the instructions of tl.log2, which is ready for
+    # everything.  x = 2**e (1 + f) with |f| < 0.42; f P(f) is fitted to log2(1 + f).
+    bits = x.to(tl.int32, bitcast=True)
+    exponent = (bits - 0x3F3504F3) & -0x800000
+    f = (bits - exponent).to(tl.float32, bitcast=True) - 1.0
+    series = 0.12541314959526062 * f - 0.21030651032924652
+    series = series * f + 0.21738065779209137
+    series = series * f - 0.238519087433815
+    series = series * f + 0.2876564860343933
+    series = series * f - 0.3607212007045746
+    series = series * f + 0.48092254996299744
+    series = series * f - 0.7213471531867981
+    series = series * f + 1.442694902420044
+    # 0 x: the bits of a nan are those of a number.
+    return x * 0.0 + (exponent.to(tl.float32) * 1.1920928955078125e-07 + f * series)
+
 
 @triton.jit
 def _one_minus_exp(x, exp_x):
     # 1 - exp(x) for x <= 0 without cancellation: its Taylor series where exp(x) > 0.6.
-    series = 1.0 + x / 8
-    series = 1.0 + x / 7 * series
-    series = 1.0 + x / 6 * series
-    series = 1.0 + x / 5 * series
-    series = 1.0 + x / 4 * series
-    series = 1.0 + x / 3 * series
-    series = 1.0 + x / 2 * series
+    series = x * (1 / 40320) + (1 / 5040)
+    series = series * x + (1 / 720)
+    series = series * x + (1 / 120)
+    series = series * x + (1 / 24)
+    series = series * x + (1 / 6)
+    series = series * x + 0.5
+    series = series * x + 1.0
     return tl.where(x > -0.5, -x * series, 1.0 - exp_x)
 
 
@@ -55,16 +84,17 @@ def _ce(log_p, p, params):
 def _fl(log_p, p, params):
     # Kept above 0 (the smallest normal float) for the same reason as in the reference.
     rest = tl.maximum(_one_minus_exp(log_p, p), 1.1754943508222875e-38)
-    power = tl.exp(params[0] * tl.log(rest))
-    # Finite where a logit is masked by -inf, for p log p is 0 there; nan stays nan.
-    log_p = tl.where(log_p == float("-inf"), -3.4028234663852886e38, log_p)
-    return -power * log_p, params[0] * power / rest * (p * log_p) - power
+    lower = tl.exp2((params[0] - 1.0) * _log2(rest))  # rest ** (gamma - 1)
+    power = lower * rest
+    # Finite where a logit is masked by -inf, for p log p is 0 there; nan stays nan, in p.
+    log_p = tl.maximum(log_p, -3.4028234663852886e38)
+    return -power * log_p, params[0] * lower * (p * log_p) - power
 
 
 @triton.jit
 def _gce(log_p, p, params):
     x = params[0] * log_p
-    power = tl.exp(x)
+    power = _exp(x)
     return _one_minus_exp(x, power) / params[0], -power
 
 
@@ -84,7 +114,7 @@ class Device:
 
     phi: its device function.  affine(*params), where phi has this form: (a, b, c, q) with
     phi(l) = a + b l + c exp(q l).  Its sums over the classes then follow from sum l and
-    sum p^q, which can be rescaled when a larger logit turns up; without it the looped form
+    sum p^q, and can be rescaled when a larger logit turns up; without it the looped form
     reads the row once more.
     """
 
@@ -101,7 +131,11 @@ DEVICE: dict[str, Device] = {
 }
 
 
-# --- Kernels ---
+# --- One row ---
+# How a normalised term is summed over the classes (SUMS): 'linear' from sum l, 'power' from
+# sum exp(q l), 'phi' from phi itself, None for a plain term.  Each affine form has the part in l
+# or the one in exp(q l), and the other must not be computed: with a masked logit sum l is -inf,
+# and 0 times that is nan.
 
 
 @triton.jit
@@ -124,16 +158,16 @@ def _row_factor(class_weight, denominator, target, kept, K: tl.constexpr):
 
 
 @triton.jit
-def _values_at_target(l_y, p_y, sums, WEIGHTS, PARAMS, PHI: tl.constexpr, NORMALISED: tl.constexpr):
+def _values_at_target(l_y, p_y, sums, WEIGHTS, PARAMS, PHI: tl.constexpr, SUMS: tl.constexpr):
     # From l_y and the sums (S, S') of the normalised terms: the loss of the row, at_y, the factor
     # with which each normalised term spreads, and sum_j g_j.
-    loss = l_y * 0.0
-    at_y = l_y * 0.0
-    total = l_y * 0.0
+    loss = 0.0
+    at_y = 0.0
+    total = 0.0
     spreads = ()
     for t in tl.static_range(len(PHI)):
         value, slope = PHI[t](l_y, p_y, PARAMS[t])
-        if NORMALISED[t]:
+        if SUMS[t] is not None:
             inverse = 1.0 / sums[t][0]
             value *= inverse
             slope *= inverse
@@ -148,92 +182,208 @@ def _values_at_target(l_y, p_y, sums, WEIGHTS, PARAMS, PHI: tl.constexpr, NORMAL
 
 
 @triton.jit
+def _values_of_soft(at_q, sums, WEIGHTS, SUMS: tl.constexpr):
+    # The same for soft targets, from sum_k q_k phi and sum_k q_k phi' of each term: the loss of
+    # the row, by term what q_k phi'(l_k) counts and what spreads, and sum_j g_j.
+    loss = 0.0
+    total = 0.0
+    ats = ()
+    spreads = ()
+    for t in tl.static_range(len(SUMS)):
+        at = WEIGHTS[t]
+        spread = 0.0
+        if SUMS[t] is not None:
+            at = at / sums[t][0]
+            spread = -at * at_q[t][0] / sums[t][0]
+            total += spread * sums[t][1]
+        loss += at * at_q[t][0]
+        total += at * at_q[t][1]
+        ats = ats + (at,)
+        spreads = spreads + (spread,)
+    return loss, ats, spreads, total
+
+
+@triton.jit
+def _soft_targets(
+    at, hit, col, mask, class_weight, smoothing, TARGETS: tl.constexpr, K: tl.constexpr
+):
+    # q times the class weights: given by the pointers `at`, or of the one class hit; smoothed.
+    if TARGETS == "dense":
+        q = tl.load(at, mask=mask, other=0.0).to(tl.float32) * (1.0 - smoothing)
+    else:
+        q = tl.where(hit, 1.0 - smoothing, 0.0)
+    q += smoothing / K
+    if class_weight is not None:
+        q *= tl.load(class_weight + col, mask=col < K, other=0.0).to(tl.float32)
+    return tl.where(mask, q, 0.0)
+
+
+# --- Kernels ---
+
+
+@triton.jit
+def _unless_same(upstream, used, seen, end):
+    # Where the programs end: at once if the gradient is there, for the upstream that has arrived.
+    arrived = tl.load(upstream)
+    if tl.program_id(0) == 0:
+        tl.store(seen, arrived)
+    return tl.where(arrived == tl.load(used), 0, end)
+
+
+@triton.jit(do_not_specialize=["samples", "rows", "one"])
 def _rows_kernel(
-    logits,  # [outer, row, K] by strides; row strides count UNITs, so that their factor is known
-    targets,  # [outer, row], contiguous
+    logits,  # [sample, row, K] by strides; row strides count UNITs, so that their factor is known
+    targets,  # [sample, row] contiguous, or where 'dense' [sample, row, K] by strides
     class_weight,  # [K] or None
     denominator,  # [] or None
-    upstream,  # what arrives at the losses, [] or [outer, row] contiguous; None for 1
-    losses,  # [outer, row] float32, contiguous
+    upstream,  # what arrives at the losses, [] or [sample, row] contiguous; None for 1
+    losses,  # [sample, row] float32, contiguous; None where they are not wanted
     grad,  # like the logits, or None where no gradient is needed
+    used,  # what upstream was when grad was computed, []; None if grad is not yet computed
+    seen,  # where upstream is then kept, []
+    samples,
     rows,
-    z_outer,
+    z_sample,
     z_row,
     z_col,
-    g_outer,
+    g_sample,
     g_row,
     g_col,
+    q_sample,
+    q_row,
+    q_col,
     ignore_index,
+    one,  # the number 1, which the compiler does not know
+    smoothing,
     WEIGHTS,  # one float per term
     PARAMS,  # one tuple of floats per term
+    AFFINE,  # (a, b, c, q) per term, of use where SUMS says so
     PHI: tl.constexpr,
-    NORMALISED: tl.constexpr,
+    SUMS: tl.constexpr,
+    TARGETS: tl.constexpr,  # 'index', 'smoothed' or 'dense'
     K: tl.constexpr,
     UNIT: tl.constexpr,
     WIDE: tl.constexpr,
     OF_ROWS: tl.constexpr,  # whether upstream has a number per row
+    EVEN: tl.constexpr,  # whether ROWS divides rows, neighbours in memory
+    VECTOR: tl.constexpr,  # of which a thread then takes so many at a time
+    SPREAD: tl.constexpr,  # whether lanes lie along the rows first, though classes are neighbours
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """ROWS whole rows per program, each read once into registers and its gradient written once."""
+    """ROWS whole rows a program, each read once into registers and its gradient written once."""
     blocks = tl.cdiv(rows, ROWS)
-    outer = (tl.program_id(0) // blocks).to(tl.int64)
-    row = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
-    inside = row < rows
-    col = tl.arange(0, BLOCK)[None, :]
-    mask = tl.broadcast_to(inside[:, None], [ROWS, BLOCK])
-    if K < BLOCK:
-        mask &= col < K
-    offset = col.to(tl.int64) if WIDE else col
+    first = tl.program_id(0)
+    end, step = first + 1, 1
+    if used is not None:  # all rows once more, and only if another upstream has arrived
+        end = _unless_same(upstream, used, seen, samples * blocks)
+        step = tl.num_programs(0)
+    for block in range(first, end, step):
+        sample = (block // blocks).to(tl.int64)
+        row = (block % blocks) * ROWS + tl.arange(0, ROWS)
+        if EVEN:
+            row = tl.max_contiguous(row, VECTOR)
+        inside = (row < rows) | EVEN
+        col = tl.arange(0, BLOCK)[:, None]
+        mask = tl.broadcast_to(inside[None, :], [BLOCK, ROWS])
+        if K < BLOCK:
+            mask &= col < K
+        offset = col.to(tl.int64) if WIDE else col
 
-    at = (outer * z_outer + row.to(tl.int64) * z_row) * UNIT
-    z = tl.load(logits + at[:, None] + offset * z_col, mask=mask, other=float("-inf"))
-    target = tl.load(targets + outer * rows + row, mask=inside, other=ignore_index)
-    kept = target != ignore_index
-    factor, nothing = _row_factor(class_weight, denominator, target, kept, K)
+        at = (sample * z_sample + row.to(tl.int64) * z_row) * UNIT
+        z = tl.load(
+            logits + at[None, :] + offset * (one if SPREAD else z_col),
+            mask=mask,
+            other=float("-inf"),
+        )
+        if TARGETS == "dense":
+            kept, hit = inside, mask
+            factor, nothing = _row_factor(None, denominator, row * 0, kept, K)
+        else:
+            target = tl.load(targets + sample * rows + row, mask=inside, other=ignore_index)
+            kept = target != ignore_index
+            hit = col == target.to(tl.int32)[None, :]
+            of_target = class_weight if TARGETS == "index" else None
+            factor, nothing = _row_factor(of_target, denominator, target, kept, K)
 
-    z = z.to(tl.float32)
-    top = tl.max(z, 1)
-    top = tl.where(top == float("-inf"), 0.0, top)  # the rows outside: no nan from inf - inf
-    z -= top[:, None]
-    p = tl.exp(z)
-    norm = tl.sum(p, 1)
-    log_p = z - tl.log(norm)[:, None]
-    p *= (1.0 / norm)[:, None]
-    hit = col == target.to(tl.int32)[:, None]
-    l_y = tl.sum(tl.where(hit, log_p, 0.0), 1)
-    p_y = tl.exp(l_y)
+        z = z.to(tl.float32)
+        top = tl.max(z, 0)
+        top = tl.where(top == float("-inf"), 0.0, top)  # the rows outside: no nan from inf - inf
+        z -= top[None, :]
+        exp_z = _exp(z)
+        norm = tl.sum(exp_z, 0)
+        inverse_norm = 1.0 / norm
+        log_norm = _log2(norm) * _LN_2
+        log_p = z - log_norm[None, :]
+        p = exp_z * inverse_norm[None, :]
 
-    sums = ()
-    for t in tl.static_range(len(PHI)):
-        if NORMALISED[t]:
-            phi, slope = PHI[t](log_p, p, PARAMS[t])
-            sums = sums + (
-                (tl.sum(tl.where(mask, phi, 0.0), 1), tl.sum(tl.where(mask, slope, 0.0), 1)),
+        sums = ()
+        for t in tl.static_range(len(PHI)):
+            if SUMS[t] == "linear":
+                sum_l = tl.sum(tl.where(mask, z, 0.0), 0) - K * log_norm
+                a, b, _c, _q = AFFINE[t]
+                sums = sums + ((a * K + b * sum_l, b * K),)
+            elif SUMS[t] == "power":
+                _, slope = PHI[t](log_p, p, PARAMS[t])
+                a, _b, _c, q = AFFINE[t]
+                slopes = tl.sum(slope, 0)
+                sums = sums + ((a * K + slopes / q, slopes),)
+            elif SUMS[t] == "phi":
+                phi, slope = PHI[t](log_p, p, PARAMS[t])
+                sums = sums + (
+                    (tl.sum(tl.where(mask, phi, 0.0), 0), tl.sum(tl.where(mask, slope, 0.0), 0)),
+                )
+            else:
+                sums = sums + ((),)
+
+        if TARGETS == "index":
+            l_y = tl.sum(tl.where(hit, log_p, 0.0), 0)
+            loss, at_y, spreads, total = _values_at_target(
+                l_y, _exp(l_y), sums, WEIGHTS, PARAMS, PHI, SUMS
             )
         else:
-            sums = sums + ((),)
-    loss, at_y, spreads, total = _values_at_target(l_y, p_y, sums, WEIGHTS, PARAMS, PHI, NORMALISED)
-    tl.store(losses + outer * rows + row, tl.where(kept, loss * factor, nothing), mask=inside)
-
-    if grad is not None:
-        if upstream is not None:  # before the gradient is rounded to its type
-            if OF_ROWS:
-                factor *= tl.load(upstream + outer * rows + row, mask=inside, other=0.0)
+            if TARGETS == "dense":
+                at = (sample * q_sample + row.to(tl.int64) * q_row) * UNIT
+                q_at = targets + at[None, :] + offset * (one if SPREAD else q_col)
             else:
-                factor *= tl.load(upstream)
-        g = tl.where(hit, at_y[:, None], 0.0) - p * total[:, None]
-        for t in tl.static_range(len(PHI)):
-            if NORMALISED[t]:
-                _, slope = PHI[t](log_p, p, PARAMS[t])
-                g += spreads[t][:, None] * slope
-        g = tl.where(kept[:, None], g * factor[:, None], 0.0)
-        at = (outer * g_outer + row.to(tl.int64) * g_row) * UNIT
-        tl.store(grad + at[:, None] + offset * g_col, g, mask=mask)
+                q_at = None
+            q = _soft_targets(q_at, hit, col, mask, class_weight, smoothing, TARGETS, K)
+            of_q = ()
+            for t in tl.static_range(len(PHI)):
+                phi, slope = PHI[t](log_p, p, PARAMS[t])
+                n = tl.sum(tl.where(q == 0.0, 0.0, q * phi), 0)
+                of_q = of_q + ((n, tl.sum(q * slope, 0)),)
+            loss, ats, spreads, total = _values_of_soft(of_q, sums, WEIGHTS, SUMS)
+        if losses is not None:
+            loss = tl.where(kept, loss * factor, nothing)
+            tl.store(losses + sample * rows + row, loss, mask=inside)
+
+        if grad is not None:
+            if upstream is not None:  # before the gradient is rounded to its type
+                if OF_ROWS:
+                    factor *= tl.load(upstream + sample * rows + row, mask=inside, other=0.0)
+                else:
+                    factor *= tl.load(upstream)
+            # Numbers of the row first: then most of what is left is one multiply-add an element.
+            g = -exp_z * (total * inverse_norm * factor)[None, :]
+            if TARGETS == "index":
+                g += tl.where(hit, (at_y * factor)[None, :], 0.0)
+            for t in tl.static_range(len(PHI)):
+                if TARGETS != "index":
+                    _, slope = PHI[t](log_p, p, PARAMS[t])
+                    g += (ats[t] * factor)[None, :] * q * slope
+                if SUMS[t] == "linear":  # phi' is the constant b
+                    g += (spreads[t] * AFFINE[t][1] * factor)[None, :]
+                elif SUMS[t] is not None:
+                    _, slope = PHI[t](log_p, p, PARAMS[t])
+                    g += (spreads[t] * factor)[None, :] * slope
+            g = tl.where(kept[None, :], g, 0.0)
+            at = (sample * g_sample + row.to(tl.int64) * g_row) * UNIT
+            tl.store(grad + at[None, :] + offset * g_col, g, mask=mask)
 
 
-@triton.jit
-def _long_row_kernel(
+@triton.jit(do_not_specialize=["samples", "rows"])
+def _long_rows_kernel(
     logits,
     targets,
     class_weight,
@@ -241,112 +391,165 @@ def _long_row_kernel(
     upstream,
     losses,
     grad,
+    used,
+    seen,
+    samples,
     rows,
-    z_outer,
+    z_sample,
     z_row,
     z_col,
-    g_outer,
+    g_sample,
     g_row,
     g_col,
+    q_sample,
+    q_row,
+    q_col,
     ignore_index,
+    one,
+    smoothing,
     WEIGHTS,
     PARAMS,
-    AFFINE,  # (a, b, c, q) per term, of use where SUMS says 'linear' or 'power'
+    AFFINE,
     PHI: tl.constexpr,
-    NORMALISED: tl.constexpr,
-    SUMS: tl.constexpr,  # how each term is summed: 'linear', 'power', 'reread', or None if plain
-    REREAD: tl.constexpr,  # whether any is
+    SUMS: tl.constexpr,
+    TARGETS: tl.constexpr,
     K: tl.constexpr,
     UNIT: tl.constexpr,
     WIDE: tl.constexpr,
-    OF_ROWS: tl.constexpr,  # whether upstream has a number per row
-    BLOCK: tl.constexpr,
+    OF_ROWS: tl.constexpr,
+    REREAD: tl.constexpr,  # whether a sum needs log p itself
+    LANES: tl.constexpr,
+    PER_LANE: tl.constexpr,  # neighbours in memory, that share a running maximum
+    STAGES: tl.constexpr,
 ):
-    """One row per program, too long for registers: read once for the sums and once for the
-    gradient, and in between once more where a normalised base has no affine form."""
-    outer = (tl.program_id(0) // rows).to(tl.int64)
-    row = (tl.program_id(0) % rows).to(tl.int64)
-    lane = tl.arange(0, BLOCK)
-    z_at = logits + (outer * z_outer + row * z_row) * UNIT
-    target = tl.load(targets + outer * rows + row)
-    kept = target != ignore_index
-    factor, nothing = _row_factor(class_weight, denominator, target, kept, K)
-
-    # Every lane keeps its own running maximum, and its sums relative to it: sum exp(z - top),
-    # sum (z - top) and sum exp(q (z - top)).  No lane waits for another inside the loop.
-    top = tl.full([BLOCK], -3.0e38, tl.float32)
-    norm = tl.zeros([BLOCK], tl.float32)
-    linear = tl.zeros([BLOCK], tl.float32)
-    powers = ()
-    for _t in tl.static_range(len(PHI)):
-        powers = powers + (tl.zeros([BLOCK], tl.float32),)
-    for start in range(0, K, BLOCK):
-        col = start + lane
-        offset = col.to(tl.int64) if WIDE else col
-        inside = col < K
-        z = tl.load(z_at + offset * z_col, mask=inside, other=float("-inf")).to(tl.float32)
-        higher = tl.maximum(top, z)
-        shift = top - higher
-        z -= higher
-        norm = norm * tl.exp(shift) + tl.exp(z)
-        linear += (start // BLOCK) * shift + tl.where(inside, z, 0.0)
-        powers = _add_powers(powers, z, shift, AFFINE, SUMS)
-        top = higher
-    count = (K - lane + BLOCK - 1) // BLOCK
-    highest = tl.max(top, 0)
-    shift = top - highest
-    norm_all = tl.sum(norm * tl.exp(shift), 0)
-    log_norm = tl.log(norm_all)
-    sum_l = tl.sum(linear + count * shift, 0) - K * log_norm
-
-    sums = ()
-    for t in tl.static_range(len(PHI)):
-        a, b, c, q = AFFINE[t]
-        # Each form has the part in l or the one in exp(q l), and the other must not be computed:
-        # with a masked logit sum l is -inf, and 0 times that is nan.
-        if SUMS[t] == "power":
-            power = tl.sum(powers[t] * tl.exp(q * shift), 0) * tl.exp(-q * log_norm)
-            sums = sums + ((a * K + c * power, c * q * power),)
+    """Rows too long for registers, one after another: each is read once for the sums and once for
+    the gradient, and in between once more for sums that need log p itself."""
+    BLOCK: tl.constexpr = LANES * PER_LANE
+    lane = tl.arange(0, LANES)
+    first_col = lane[:, None] * PER_LANE + tl.arange(0, PER_LANE)[None, :]
+    end = samples * rows
+    if used is not None:
+        end = _unless_same(upstream, used, seen, end)
+    for index in range(tl.program_id(0), end, tl.num_programs(0)):
+        sample = (index // rows).to(tl.int64)
+        row = (index % rows).to(tl.int64)
+        z_at = logits + (sample * z_sample + row * z_row) * UNIT
+        g_at = grad if grad is None else grad + (sample * g_sample + row * g_row) * UNIT
+        if TARGETS == "dense":
+            target = ignore_index * 0
+            kept = True
+            q_at = targets + (sample * q_sample + row * q_row) * UNIT
+            factor, nothing = _row_factor(None, denominator, target, True, K)
         else:
-            sums = sums + ((a * K + b * sum_l, b * K),)
-    if REREAD:
-        partial = ()
+            target = tl.load(targets + sample * rows + row)
+            kept = target != ignore_index
+            q_at = targets
+            of_target = class_weight if TARGETS == "index" else None
+            factor, nothing = _row_factor(of_target, denominator, target, kept, K)
+
+        # Every lane keeps its own running maximum, and its sums relative to it: sum exp(z - top),
+        # sum (z - top) and sum exp(q (z - top)).  No lane waits for another inside the loop.
+        top = tl.full([LANES], -3.0e38, tl.float32)
+        norm = tl.zeros([LANES], tl.float32)
+        linear = tl.zeros([LANES], tl.float32)
+        powers = ()
         for _t in tl.static_range(len(PHI)):
-            partial = partial + ((tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)),)
-        for start in range(0, K, BLOCK):
-            col = start + lane
+            powers = powers + (tl.zeros([LANES], tl.float32),)
+        for start in tl.range(0, K, BLOCK, num_stages=STAGES):
+            col = start + first_col
             offset = col.to(tl.int64) if WIDE else col
             inside = col < K
             z = tl.load(z_at + offset * z_col, mask=inside, other=float("-inf")).to(tl.float32)
-            log_p = (z - highest) - log_norm
-            partial = _add_phi(partial, log_p, inside, PARAMS, PHI, SUMS)
-        sums = _join(sums, partial, SUMS)
+            higher = tl.maximum(top, tl.max(z, 1))
+            shift = top - higher
+            z -= higher[:, None]
+            norm = norm * _exp(shift) + tl.sum(_exp(z), 1)
+            linear += (start // BLOCK * PER_LANE) * shift + tl.sum(tl.where(inside, z, 0.0), 1)
+            powers = _add_powers(powers, z, shift, AFFINE, SUMS)
+            top = higher
+        highest = tl.max(top, 0)
+        shift = top - highest
+        norm_all = tl.sum(norm * _exp(shift), 0)
+        inverse_norm = 1.0 / norm_all
+        log_norm = _log2(norm_all) * _LN_2
+        # How many classes a lane has seen: all of each whole block, and its part of the last.
+        rest = tl.minimum(tl.maximum(K % BLOCK - lane * PER_LANE, 0), PER_LANE)
+        count = K // BLOCK * PER_LANE + rest
+        sum_l = tl.sum(linear + count * shift, 0) - K * log_norm
 
-    known = kept & (target >= 0) & (target < K)
-    z_y = tl.load(z_at + target * z_col, mask=known, other=0.0).to(tl.float32)
-    l_y = (z_y - highest) - log_norm
-    loss, at_y, spreads, total = _values_at_target(
-        l_y, tl.exp(l_y), sums, WEIGHTS, PARAMS, PHI, NORMALISED
-    )
-    tl.store(losses + outer * rows + row, tl.where(kept, loss * factor, nothing))
+        sums = ()
+        for t in tl.static_range(len(PHI)):
+            a, b, c, q = AFFINE[t]
+            if SUMS[t] == "power":
+                power = tl.sum(powers[t] * _exp(q * shift), 0) * _exp(-q * log_norm)
+                sums = sums + ((a * K + c * power, c * q * power),)
+            else:
+                sums = sums + ((a * K + b * sum_l, b * K),)
+        of_q = ()
+        if REREAD:
+            partial = ()
+            for _t in tl.static_range(len(PHI)):
+                zero = tl.zeros([LANES], tl.float32)
+                partial = partial + ((zero, zero, zero, zero),)
+            for start in tl.range(0, K, BLOCK, num_stages=STAGES):
+                col = start + first_col
+                offset = col.to(tl.int64) if WIDE else col
+                inside = col < K
+                z = tl.load(z_at + offset * z_col, mask=inside, other=float("-inf")).to(tl.float32)
+                log_p = (z - highest) - log_norm
+                if TARGETS == "index":
+                    soft = log_p
+                else:
+                    at = q_at + offset * q_col
+                    soft = _soft_targets(
+                        at, col == target, col, inside, class_weight, smoothing, TARGETS, K
+                    )
+                partial = _add_phi(partial, log_p, soft, inside, PARAMS, PHI, SUMS, TARGETS)
+            sums, of_q = _join(sums, partial, SUMS)
 
-    if grad is not None:
-        if upstream is not None:
-            factor *= tl.load(upstream + ((outer * rows + row) if OF_ROWS else 0))
-        g_at = grad + (outer * g_outer + row * g_row) * UNIT
-        for start in range(0, K, BLOCK):
-            col = start + lane
-            offset = col.to(tl.int64) if WIDE else col
-            inside = col < K
-            z = tl.load(z_at + offset * z_col, mask=inside, other=float("-inf")).to(tl.float32)
-            log_p = (z - highest) - log_norm
-            p = tl.exp(log_p)
-            g = tl.where(col == target, at_y, 0.0) - p * total
-            for t in tl.static_range(len(PHI)):
-                if NORMALISED[t]:
-                    _, slope = PHI[t](log_p, p, PARAMS[t])
-                    g += spreads[t] * slope
-            tl.store(g_at + offset * g_col, tl.where(kept, g * factor, 0.0), mask=inside)
+        if TARGETS == "index":
+            known = kept & (target >= 0) & (target < K)
+            z_y = tl.load(z_at + target * z_col, mask=known, other=0.0).to(tl.float32)
+            l_y = (z_y - highest) - log_norm
+            loss, at_y, spreads, total = _values_at_target(
+                l_y, _exp(l_y), sums, WEIGHTS, PARAMS, PHI, SUMS
+            )
+        else:
+            loss, ats, spreads, total = _values_of_soft(of_q, sums, WEIGHTS, SUMS)
+        if losses is not None:
+            tl.store(losses + sample * rows + row, tl.where(kept, loss * factor, nothing))
+
+        if grad is not None:
+            if upstream is not None:
+                factor *= tl.load(upstream + ((sample * rows + row) if OF_ROWS else 0))
+            of_p = total * inverse_norm * factor
+            for start in tl.range(0, K, BLOCK, num_stages=STAGES):
+                col = start + first_col
+                offset = col.to(tl.int64) if WIDE else col
+                inside = col < K
+                z = tl.load(z_at + offset * z_col, mask=inside, other=float("-inf")).to(tl.float32)
+                z -= highest
+                exp_z = _exp(z)
+                log_p = z - log_norm
+                p = exp_z * inverse_norm
+                g = -exp_z * of_p
+                if TARGETS == "index":
+                    g += tl.where(col == target, at_y * factor, 0.0)
+                else:
+                    at = q_at + offset * q_col
+                    soft = _soft_targets(
+                        at, col == target, col, inside, class_weight, smoothing, TARGETS, K
+                    )
+                for t in tl.static_range(len(PHI)):
+                    if TARGETS != "index":
+                        _, slope = PHI[t](log_p, p, PARAMS[t])
+                        g += (ats[t] * factor) * soft * slope
+                    if SUMS[t] == "linear":
+                        g += spreads[t] * AFFINE[t][1] * factor
+                    elif SUMS[t] is not None:
+                        _, slope = PHI[t](log_p, p, PARAMS[t])
+                        g += (spreads[t] * factor) * slope
+                tl.store(g_at + offset * g_col, tl.where(kept, g, 0.0), mask=inside)
 
 
 @triton.jit
@@ -356,61 +559,81 @@ def _add_powers(powers, z, shift, AFFINE, SUMS: tl.constexpr):
         power = powers[t]
         if SUMS[t] == "power":
             q = AFFINE[t][3]
-            power = power * tl.exp(q * shift) + tl.exp(q * z)
+            power = power * _exp(q * shift) + tl.sum(_exp(q * z), 1)
         added = added + (power,)
     return added
 
 
 @triton.jit
-def _add_phi(partial, log_p, inside, PARAMS, PHI: tl.constexpr, SUMS: tl.constexpr):
-    p = tl.exp(log_p)
+def _add_phi(
+    partial,
+    log_p,
+    soft,
+    inside,
+    PARAMS,
+    PHI: tl.constexpr,
+    SUMS: tl.constexpr,
+    TARGETS: tl.constexpr,
+):
+    # To sum phi and sum phi' of a term, and to those times soft targets.
+    p = _exp(log_p)
     added = ()
     for t in tl.static_range(len(SUMS)):
-        phi_sum, slope_sum = partial[t]
-        if SUMS[t] == "reread":
-            phi, slope = PHI[t](log_p, p, PARAMS[t])
-            phi_sum += tl.where(inside, phi, 0.0)
-            slope_sum += tl.where(inside, slope, 0.0)
-        added = added + ((phi_sum, slope_sum),)
+        phi_sum, slope_sum, n, m = partial[t]
+        phi, slope = PHI[t](log_p, p, PARAMS[t])
+        if SUMS[t] == "phi":
+            phi_sum += tl.sum(tl.where(inside, phi, 0.0), 1)
+            slope_sum += tl.sum(tl.where(inside, slope, 0.0), 1)
+        if TARGETS != "index":
+            n += tl.sum(tl.where(soft == 0.0, 0.0, soft * phi), 1)
+            m += tl.sum(soft * slope, 1)
+        added = added + ((phi_sum, slope_sum, n, m),)
     return added
 
 
 @triton.jit
 def _join(sums, partial, SUMS: tl.constexpr):
     joined = ()
+    of_q = ()
     for t in tl.static_range(len(SUMS)):
-        if SUMS[t] == "reread":
+        if SUMS[t] == "phi":
             joined = joined + ((tl.sum(partial[t][0], 0), tl.sum(partial[t][1], 0)),)
         else:
             joined = joined + (sums[t],)
-    return joined
-
-
-@triton.jit
-def _scale_kernel(grad, scale, size, BLOCK: tl.constexpr):
-    """grad *= scale in place, without touching it where the scale is 1 (loss.backward())."""
-    factor = tl.load(scale).to(tl.float32)
-    if factor != 1.0:
-        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        inside = at < size
-        g = tl.load(grad + at, mask=inside).to(tl.float32)
-        tl.store(grad + at, g * factor, mask=inside)
+        of_q = of_q + ((tl.sum(partial[t][2], 0), tl.sum(partial[t][3], 0)),)
+    return joined, of_q
 
 
 # --- Launch ---
 
-# So few elements a thread that logits, probabilities and phi' of the costliest sums stay in 64
-# registers for every architecture (8 spill on sm_100); 4 of float32 are one 16-byte load.
-_PER_THREAD = 4
-# Half as many where they lie in several rows, whose numbers (the target, the sums, what follows
-# from them) a thread must then keep as well: with four rows a thread, triton 3.9 spills on sm_90.
-_PER_THREAD_ACROSS_ROWS = 2
-LONGEST_ROW = 1024 * _PER_THREAD  # a program has 1024 threads at most
-_LONG_BLOCK = 2048
-_SCALE_BLOCK = 4096
+LONGEST_ROW = 4096
+"""Rows of up to so many classes are held in registers."""
+
+# Elements a thread: the more there are, the fewer instructions a row's own numbers cost each of
+# them, and the more bytes are on their way to a multiprocessor.  More than 32 of them, with what
+# is computed from each, do not fit into 255 registers.
+_PER_THREAD = 32
+# Before, triton laid lanes along the classes of short rows however these are addressed: then a
+# thread holds parts of many rows, and the numbers of each.
+_LAYS_ALONG_ROWS = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
+_LONG_WARPS = 16
+_REGISTERS = 65536  # of a multiprocessor
+# Bytes of rows that a multiprocessor should have asked for at any time: about what memory
+# delivers to it while one of them is on its way (Little's law).
+_IN_FLIGHT = 32_000
+# Registers that 32 elements a thread need, by how a term is summed.
+_REGISTERS_OF = {None: 88, "linear": 96, "power": 112, "phi": 200}
+_SECTOR = 32  # bytes: what memory gives at the least
 # Said, not left to a default that differs between releases (triton 3.10 turns it off): a fused
 # multiply-add rounds once, and the figures of `apl.kernels.static` are those with it.
 _FP_FUSION = True
+
+
+class Chip(NamedTuple):
+    """What a launch must know of the device: multiprocessors, and bytes of L2 cache."""
+
+    multiprocessors: int
+    l2: int
 
 
 class Launch(NamedTuple):
@@ -428,26 +651,39 @@ class Launch(NamedTuple):
 def plan(
     logits: Tensor,
     targets: Tensor,
-    terms: Sequence[Term],
+    terms: tuple[Term, ...],
     class_weight: Tensor | None,
     denominator: Tensor | None,
     ignore_index: int,
-    losses: Tensor,
+    losses: Tensor | None,
     grad: Tensor | None,
     upstream: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    used: Tensor | None = None,
+    seen: Tensor | None = None,
+    chip: Chip | None = None,
 ) -> Launch:
     """The launch that writes losses [N, D] (float32) and grad (like the logits, or None).
 
-    logits [N, K, D] of any strides; targets and losses [N, D] and class_weight [K] contiguous;
-    denominator [] divides losses and gradient; upstream, [] or [N, D] contiguous, multiplies the
-    gradient.
+    logits [N, K, D] of any strides; targets [N, D] contiguous, or soft ones [N, K, D] of any
+    strides; losses [N, D] (or None) and class_weight [K] contiguous; denominator [] divides losses
+    and gradient; upstream, [] or [N, D] contiguous, multiplies the gradient.  With `used` [], grad
+    holds the gradient for that upstream, and is computed again only if upstream is another, which
+    `seen` [] keeps.
     """
-    outer, rows, z_strides, g_strides = _split_rows(logits, grad)
-    num_classes = logits.shape[1]
-    reach = (num_classes - 1) * max(z_strides[2], g_strides[2])
-    # Strides between rows are passed in the largest power of two they share: 16 bytes at a time
-    # can be loaded only if the compiler knows that every row begins at such an address.
-    unit = math.gcd(16, *z_strides[:2], *g_strides[:2]) if z_strides[2] == 1 else 1
+    soft = targets.is_floating_point()
+    form = _form(
+        logits.shape,
+        logits.stride(),
+        (logits if grad is None else grad).stride(),
+        targets.stride() if soft else None,
+        logits.element_size(),
+        terms,
+        label_smoothing != 0.0,
+        upstream is not None and upstream.ndim > 0,
+        used is not None,
+        chip or _chip(logits.device),
+    )
     args = (
         logits,
         targets,
@@ -456,71 +692,122 @@ def plan(
         upstream,
         losses,
         grad,
-        rows,
-        z_strides[0] // unit,
-        z_strides[1] // unit,
-        z_strides[2],
-        g_strides[0] // unit,
-        g_strides[1] // unit,
-        g_strides[2],
+        used,
+        seen,
+        *form.sizes,
         ignore_index,
+        1,
+        float(label_smoothing),
+        *form.numbers,
+    )
+    return Launch(form.kernel, form.grid, args, form.options)
+
+
+class _Form(NamedTuple):
+    # All of a launch that does not depend on where the tensors are.
+    kernel: Any
+    grid: tuple[int]
+    sizes: tuple[int, ...]
+    numbers: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+_Strides = tuple[int, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def _form(
+    shape: torch.Size,
+    z_stride: _Strides,
+    g_stride: _Strides,
+    q_stride: _Strides | None,
+    itemsize: int,
+    terms: tuple[Term, ...],
+    smoothed: bool,
+    of_rows: bool,
+    again: bool,
+    chip: Chip,
+) -> _Form:
+    samples, num_classes, inner = shape
+    # All rows are one dimension where the layout allows it ([N, K], channels last); else a program
+    # takes rows along D, neighbours in memory when the classes are not ([N, K, H, W]).
+    strides = [s for s in (z_stride, g_stride, q_stride) if s is not None]
+    if inner == 1:
+        strides = [(0, s[0], s[1]) for s in strides]
+        samples, inner = 1, samples
+    elif all(s[0] == inner * s[2] for s in strides):
+        strides = [(0, s[2], s[1]) for s in strides]
+        samples, inner = 1, samples * inner
+    else:
+        strides = [(s[0], s[2], s[1]) for s in strides]
+    z, g = strides[:2]
+    # Strides between rows are passed in the largest power of two they share: 16 bytes at a time
+    # can be loaded only if the compiler knows that every row begins at such an address.
+    q = strides[2] if q_stride is not None else (0, 0, 1)
+    unit = math.gcd(16, *z[:2], *g[:2], *q[:2]) if z[2] == 1 else 1
+    sizes = (
+        samples,
+        inner,
+        *(n // by for step in (z, g, q) for n, by in zip(step, (unit, unit, 1), strict=True)),
+    )
+    forms, sums = zip(*(_sum_method(term) for term in terms), strict=True)
+    numbers = (
         tuple(float(term.weight) for term in terms),
         tuple(tuple(float(value) for value in term.params) for term in terms),
+        forms,
     )
-    phi = tuple(DEVICE[term.base].phi for term in terms)
-    normalised = tuple(term.normalised for term in terms)
-    shared: dict[str, Any] = {
-        "PHI": phi,
-        "NORMALISED": normalised,
+    options: dict[str, Any] = {
+        "PHI": tuple(DEVICE[term.base].phi for term in terms),
+        "SUMS": sums,
+        "TARGETS": "dense" if q_stride is not None else "smoothed" if smoothed else "index",
         "K": num_classes,
         "UNIT": unit,
-        "WIDE": reach >= 2**31,
-        "OF_ROWS": upstream is not None and upstream.ndim > 0,
+        "WIDE": (num_classes - 1) * max(z[2], g[2], q[2]) >= 2**31,
+        "OF_ROWS": of_rows,
         "enable_fp_fusion": _FP_FUSION,
     }
-    if torch.version.hip is None:
-        shared["maxnreg"] = 64  # half of an NVIDIA multiprocessor's threads can be resident
     block = triton.next_power_of_2(num_classes)
     if block > LONGEST_ROW:
-        affine, sums = zip(*(_sum_method(term) for term in terms), strict=True)
-        options = {
-            **shared,
-            "SUMS": sums,
-            "REREAD": "reread" in sums,
-            "BLOCK": _LONG_BLOCK,
-            "num_warps": 8,
-        }
-        return Launch(_long_row_kernel, (outer * rows,), (*args, affine), options)
-    # Two warps at least, so that the 32 programs a multiprocessor takes can fill it.
-    tile = max(block, 64 * _PER_THREAD)
-    rows_are_neighbours = tile > block and z_strides[2] != 1
-    per_thread = _PER_THREAD_ACROSS_ROWS if rows_are_neighbours else _PER_THREAD
-    options = {
-        **shared,
-        "ROWS": tile // block,
-        "BLOCK": block,
-        "num_warps": tile // (32 * per_thread),
-    }
-    blocks = triton.cdiv(rows, tile // block)
-    return Launch(_rows_kernel, (outer * blocks,), args, options)
-
-
-def _split_rows(
-    logits: Tensor, grad: Tensor | None
-) -> tuple[int, int, tuple[int, int, int], tuple[int, int, int]]:
-    # Rows as (outer, row), and the strides (outer, row, class) of logits and gradient.  Where
-    # the layout allows, all rows are one dimension ([N, K], channels last); else a program takes
-    # rows along D, neighbours in memory when the classes are not ([N, K, H, W]).
-    samples, _, inner = logits.shape
-    pair = [t.stride() for t in (logits, logits if grad is None else grad)]
-    if inner == 1:
-        z, g = ((0, s[0], s[1]) for s in pair)
-        return 1, samples, z, g
-    if all(s[0] == inner * s[2] for s in pair):
-        z, g = ((0, s[2], s[1]) for s in pair)
-        return 1, samples * inner, z, g
-    z, g = ((s[0], s[2], s[1]) for s in pair)
-    return samples, inner, z, g
+        per_lane = min(unit, 16 // itemsize)
+        options["REREAD"] = "phi" in sums or options["TARGETS"] != "index"
+        options["PER_LANE"] = per_lane
+        # Two loads of 16 bytes a thread: with three stages some 32 KB are on their way.
+        options["LANES"] = 32 * _LONG_WARPS * 2 * 16 // itemsize // per_lane
+        options["STAGES"] = 3
+        options["num_warps"] = _LONG_WARPS
+        if torch.version.hip is None:
+            options["maxnreg"] = _REGISTERS // (32 * _LONG_WARPS)
+        # As many rows at a time as half of the cache holds: the second read finds them there.
+        in_cache = chip.l2 // 2 // (num_classes * itemsize)
+        programs = min(samples * inner, max(1, min(2 * chip.multiprocessors, in_cache)))
+        return _Form(_long_rows_kernel, (programs,), sizes, numbers, options)
+    tile = max(block, 32 * (_PER_THREAD if _LAYS_ALONG_ROWS or block > 256 else 8))
+    rows = tile // block
+    if z[2] != 1:
+        rows = max(rows, _SECTOR // itemsize)  # neighbours, or a sector comes for one element
+    options["ROWS"] = rows
+    options["BLOCK"] = block
+    options["num_warps"] = max(1, rows * block // (32 * _PER_THREAD))
+    # Only where it lets neighbours be loaded at once: another batch size compiles nothing.  Few at
+    # a time, for a thread keeps the numbers of each row.
+    options["EVEN"] = z[2] != 1 and inner % rows == 0
+    options["VECTOR"] = max(1, 4 // itemsize)
+    # A load instruction of lanes along rows touches as many cache lines as rows, which for long
+    # rows costs more than it saves; neighbouring lanes save nothing in unaligned rows.
+    aligned = unit * itemsize == 16
+    innermost = z[2] == 1 and q[2] == 1
+    short = block <= 256 and not (aligned and 16 < block <= 64)
+    options["SPREAD"] = _LAYS_ALONG_ROWS and innermost and short
+    if torch.version.hip is None and options["TARGETS"] == "index" and _LAYS_ALONG_ROWS:
+        # As few registers as bring so many bytes on their way, but as many as the sums need.
+        threads = 32 * options["num_warps"]
+        programs = triton.cdiv(_IN_FLIGHT, rows * num_classes * itemsize)
+        fewest = max(_REGISTERS_OF[by] for by in sums)
+        most = min(248, _REGISTERS // threads)
+        options["maxnreg"] = min(most, max(fewest, _REGISTERS // (threads * programs) // 8 * 8))
+    blocks = samples * triton.cdiv(inner, rows)
+    programs = min(blocks, 4 * chip.multiprocessors) if again else blocks
+    return _Form(_rows_kernel, (programs,), sizes, numbers, options)
 
 
 def _sum_method(term: Term) -> tuple[tuple[float, ...], str | None]:
@@ -528,37 +815,100 @@ def _sum_method(term: Term) -> tuple[tuple[float, ...], str | None]:
     if not term.normalised:
         return (0.0, 0.0, 0.0, 0.0), None
     if affine is None:
-        return (0.0, 0.0, 0.0, 0.0), "reread"
+        return (0.0, 0.0, 0.0, 0.0), "phi"
     form = affine(*term.params)
     return form, "power" if form[2] else "linear"
+
+
+@functools.cache
+def _chip(device: torch.device) -> Chip:
+    if device.type != "cuda":  # the interpreter: few programs, so that each takes several rows
+        return Chip(2, 1 << 20)
+    found = torch.cuda.get_device_properties(device)
+    return Chip(found.multi_processor_count, found.L2_cache_size)
 
 
 def loss_and_grad(
     logits: Tensor,
     targets: Tensor,
-    terms: Sequence[Term],
+    terms: tuple[Term, ...],
     class_weight: Tensor | None,
     ignore_index: int,
-    mean: bool,
+    denominator: Tensor | None,
     need_grad: bool,
     upstream: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Row losses [N, D] (float32, divided by the sum of the row weights where `mean`) and their
-    gradient with respect to logits [N, K, D] (same dtype and layout; None unless needed), times
-    `upstream`, a number or one per row [N, D], in float32 before it is rounded."""
-    targets = targets.contiguous()
+    label_smoothing: float = 0.0,
+    need_losses: bool = True,
+    inplace: bool = False,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Row losses [N, D] (float32, over `denominator` [], see `row_weight_sum`) and their gradient
+    with respect to logits [N, K, D] (same dtype and layout, or where `inplace` written
+    over them), times `upstream`, a number or one per row [N, D], in float32 before it is rounded.
+    None for what is not needed.
+
+    targets: classes [N, D], or soft ones [N, K, D].
+    """
+    losses = grad = None
+    if need_losses:
+        losses = torch.empty(logits.shape[::2], dtype=torch.float32, device=logits.device)
+    if need_grad:
+        grad = logits if inplace else torch.empty_like(logits)
+    rest = (ignore_index, denominator, losses, grad, upstream, label_smoothing)
+    _launch(logits, targets, terms, class_weight, *rest)
+    return losses, grad
+
+
+def correct_(
+    grad: Tensor,
+    used: Tensor,
+    upstream: Tensor,
+    logits: Tensor,
+    targets: Tensor,
+    terms: tuple[Term, ...],
+    class_weight: Tensor | None,
+    ignore_index: int,
+    denominator: Tensor | None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Makes the gradient for `used` [] the one for `upstream` [], in place; a copy of upstream.
+
+    Where both are the same, no byte of it moves; else it is computed again, so that its bits do
+    not depend on what had been expected.  The host does not wait to know.
+    """
+    seen = torch.empty_like(used)
+    rest = (ignore_index, denominator, None, grad, upstream, label_smoothing, used, seen)
+    _launch(logits, targets, terms, class_weight, *rest)
+    return seen
+
+
+def _launch(
+    logits: Tensor,
+    targets: Tensor,
+    terms: tuple[Term, ...],
+    class_weight: Tensor | None,
+    ignore_index: int,
+    denominator: Tensor | None,
+    losses: Tensor | None,
+    grad: Tensor | None,
+    upstream: Tensor | None,
+    label_smoothing: float,
+    used: Tensor | None = None,
+    seen: Tensor | None = None,
+) -> None:
+    if not logits.numel():
+        if seen is not None:
+            seen.fill_(1.0)
+        return
+    soft = targets.is_floating_point()
+    if not soft:
+        targets = targets.contiguous()
     if class_weight is not None:
         class_weight = class_weight.contiguous()
     if upstream is not None:
         upstream = upstream.contiguous()
     with _on_device_of(logits):
-        denominator = _row_weight_sum(targets, class_weight, ignore_index) if mean else None
-        losses = torch.empty(targets.shape, dtype=torch.float32, device=logits.device)
-        grad = torch.empty_like(logits) if need_grad else None
-        if logits.numel():
-            where = (denominator, ignore_index, losses, grad, upstream)
-            plan(logits, targets, terms, class_weight, *where).run()
-    return losses, grad
+        where = (denominator, ignore_index, losses, grad, upstream, label_smoothing, used, seen)
+        plan(logits, targets, terms, class_weight, *where).run()
 
 
 def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -566,28 +916,13 @@ def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device_of(tensor) if tensor.is_cuda else nullcontext()
 
 
-def _row_weight_sum(targets: Tensor, class_weight: Tensor | None, ignore_index: int) -> Tensor:
+def row_weight_sum(targets: Tensor, class_weight: Tensor | None, ignore_index: int) -> Tensor:
+    """What a mean divides by [], float32: the weights of the rows, each 1 for soft targets."""
+    if targets.is_floating_point():
+        count = targets.numel() // targets.shape[1]
+        return torch.full((), count, dtype=torch.float32, device=targets.device)
     kept = targets != ignore_index
     if class_weight is None:
         return kept.sum(dtype=torch.float32)
     known = kept & (targets >= 0) & (targets < len(class_weight))
     return (class_weight.float()[torch.where(known, targets, 0)] * known).sum()
-
-
-def scale_(grad: Tensor, scale: Tensor) -> Tensor:
-    """grad *= scale, a tensor of no dimension; free of memory traffic where the scale is 1.
-
-    grad must be dense, as `loss_and_grad` makes it.
-    """
-    if grad.numel():
-        blocks = triton.cdiv(grad.numel(), _SCALE_BLOCK)
-        with _on_device_of(grad):
-            _scale_kernel[(blocks,)](
-                grad,
-                scale,
-                grad.numel(),
-                _SCALE_BLOCK,
-                num_warps=8,
-                enable_fp_fusion=_FP_FUSION,
-            )
-    return grad

@@ -17,7 +17,7 @@ from apl.kernels import dispatch
 from apl.kernels.bases import BASES, REDUCTIONS, Term
 from apl.kernels.bench import measure
 from apl.kernels.reference import reference_loss
-from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, loss_and_grad, plan
+from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, correct_, loss_and_grad, plan
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -43,14 +43,12 @@ def random_case(n, k, *, inner=(), dtype=torch.float32, scale=3.0, ignored=False
     return logits.to(ON), targets.to(ON)
 
 
-def both(logits, targets, terms, *, reduction="mean", weight=None, upstream=None):
+def both(logits, targets, terms, *, upstream=None, **options):
     """Value and gradient from the kernels, and in float64 from the reference."""
     results = []
     for backend, dtype in (("triton", logits.dtype), ("reference", torch.float64)):
         leaf = logits.detach().to(dtype).requires_grad_()
-        value = dispatch.loss(
-            leaf, targets, terms, weight=weight, reduction=reduction, backend=backend
-        )
+        value = dispatch.loss(leaf, targets, terms, backend=backend, **options)
         value.backward(torch.ones_like(value) if upstream is None else upstream.to(value))
         results += [value.detach().double(), leaf.grad]
     assert results[1].dtype == logits.dtype
@@ -149,7 +147,7 @@ def test_half_types(dtype, k):
 LAYOUTS = {
     "strided rows": lambda z: z.repeat_interleave(2, 0)[::2],
     "strided classes": lambda z: z.repeat_interleave(3, 1)[:, ::3],
-    "transposed": lambda z: z.t().contiguous().t(),
+    "transposed": lambda z: z.transpose(0, 1).contiguous().transpose(0, 1),
     "offset": lambda z: torch.cat([z[:1], z])[1:],
     "expanded": lambda z: z[:1].expand_as(z),
 }
@@ -259,6 +257,95 @@ def test_a_loss_scale_rescues_small_gradients_of_float16(reduction):
     torch.testing.assert_close(grad, expected, rtol=2e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("k", "inner"), [(10, ()), (300, (5,)), (LONGEST_ROW + 3, ())])
+def test_the_bits_do_not_depend_on_the_scale_that_was_expected(k, inner, dtype):
+    # Whatever arrived before: 1 the first time, then the last one.  The losses by row have no
+    # expectation, their gradient is computed when the scale is there.
+    logits, targets = random_case(5, k, inner=inner, dtype=dtype)
+    for scale in (3.7, 3.7, 1.0, 0.0, 1024.0, 1024.0):
+        grads = []
+        for reduction in ("sum", "none"):
+            leaf = logits.clone().requires_grad_()
+            value = dispatch.loss(leaf, targets, NCE_RCE, reduction=reduction, backend="triton")
+            value.float().backward(torch.full(value.shape, scale, device=ON))
+            grads.append(leaf.grad)
+        assert torch.equal(grads[0], grads[1])
+
+
+def test_losses_of_several_scales_at_a_time():
+    logits, targets = random_case(4, 10)
+    leaf = logits.clone().requires_grad_()
+    first = dispatch.loss(leaf, targets, NCE_RCE, backend="triton")
+    second = dispatch.loss(2 * leaf, targets, NCE_RCE, backend="triton")
+    (second * 5).backward(
+        retain_graph=True
+    )  # what the next forward expects is 5, not what first did
+    (first * 3).backward()
+    expected = logits.double().requires_grad_()
+    (5 * reference_loss(2 * expected, targets, NCE_RCE)).backward()
+    (3 * reference_loss(expected, targets, NCE_RCE)).backward()
+    torch.testing.assert_close(leaf.grad.double(), expected.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [10, 300, LONGEST_ROW + 3])
+def test_a_gradient_that_is_right_is_not_touched(k):
+    logits, targets = random_case(5, k)
+    one, two = (torch.full((), float(number), device=ON) for number in (1, 2))
+    rows = (logits[:, :, None], targets[:, None], NCE_RCE, None, -100, None)
+    right = loss_and_grad(*rows, True, two)[1]
+    grad = torch.full_like(right, 7.0)
+    assert correct_(grad, two, two, *rows) == 2
+    assert (grad == 7).all()
+    assert correct_(grad, one, two, *rows) == 2
+    assert torch.equal(grad, right)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("k", "inner"), [(10, ()), (33, (4, 6)), (LONGEST_ROW + 3, ())])
+def test_in_place(k, inner, dtype):
+    logits, targets = random_case(3, k, inner=inner, dtype=dtype, ignored=True)
+    results = []
+    for inplace in (False, True):
+        leaf = logits.clone().requires_grad_()
+        last = leaf * 1.5
+        places = []
+        last.register_hook(lambda grad, places=places: places.append(grad.data_ptr()))
+        loss = dispatch.loss(last, targets, NCE_RCE, backend="triton", inplace=inplace)
+        assert torch.equal(last, leaf * 1.5) is not inplace
+        loss.backward()
+        results.append((loss.detach(), leaf.grad))
+        assert (places == [last.data_ptr()]) is inplace
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_in_place_where_it_would_be_wrong():
+    logits, targets = random_case(4, 10)
+    refused = (
+        (logits.requires_grad_(), {}, "a leaf that requires grad"),
+        (logits * 1, {"reduction": "none"}, "reduction 'none'"),
+        (logits.half() * 1, {}, "float16"),
+        ((logits[:1] * 1).expand(4, 10), {}, "expanded logits"),
+    )
+    for z, options, said in refused:
+        with pytest.raises(ValueError, match=f"inplace=True cannot be with {said}"):
+            dispatch.loss(z, targets, NCE_RCE, inplace=True, backend="triton", **options)
+    loss = dispatch.loss(logits * 1, targets, NCE_RCE, inplace=True, backend="triton")
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="has one backward"):
+        loss.backward()
+    # An operation that keeps its result for its own backward: torch says so.
+    loss = dispatch.loss(logits.sigmoid(), targets, NCE_RCE, inplace=True, backend="triton")
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    # Where no gradient is asked for there is none to write.
+    with torch.no_grad():
+        z = logits * 1
+        dispatch.loss(z, targets, NCE_RCE, inplace=True, backend="triton")
+    assert torch.equal(z, logits)
+
+
 def test_a_bad_argument_is_an_error_and_switches_nothing_off():
     logits, targets = random_case(4, 10)
     bad = (
@@ -270,8 +357,8 @@ def test_a_bad_argument_is_an_error_and_switches_nothing_off():
         with pytest.raises(ValueError, match=re.escape(said)):
             dispatch.loss(logits, targets, NCE_RCE, backend="triton", **options)
     for wrong, said in (
-        (targets.float(), "targets must be class indices of an integer type, got torch.float32"),
-        (targets > 0, "targets must be class indices of an integer type, got torch.bool"),
+        (targets.float(), "targets must be class indices [4] of an integer type or soft targets"),
+        (targets > 0, "of a floating point type, got torch.bool [4]"),
         (targets.to("meta"), "targets are on meta, the logits on"),
     ):
         with pytest.raises(ValueError, match=re.escape(said)):
@@ -316,6 +403,90 @@ def test_any_arguments(layout, dtype, labels, weights, reduction, scale, masked,
     size = max(expected_grad.abs().max().item(), 1e-3)
     torch.testing.assert_close(value, expected, rtol=2 * eps, atol=2 * eps)
     torch.testing.assert_close(grad, expected_grad, rtol=2 * eps, atol=2 * eps * size)
+
+
+def soft_case(n, k, *, inner=(), dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.rand(n, k, *inner, generator=generator)
+    q *= torch.rand(n, k, *inner, generator=generator) < 0.5  # zeros among them
+    return q.to(ON, dtype)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
+@pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
+def test_soft_targets(terms, k, smoothing):
+    logits, targets = random_case(3, k, ignored=True)
+    weight = torch.rand(k, device=ON) + 0.1
+    options = {"label_smoothing": smoothing, "weight": weight, "tolerance": 5e-5}
+    check(logits, soft_case(3, k), terms, **options)
+    check(logits, targets, terms, **options)
+
+
+@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
+@pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
+def test_soft_targets_beside_masked_logits(terms, k):
+    logits, q = random_case(4, k)[0], soft_case(4, k)
+    logits[:, 5], q[:, 5] = -torch.inf, 0.0
+    value, grad, expected, expected_grad = both(logits, q, terms, reduction="none")
+    assert expected_grad.isfinite().all()
+    size = max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5 * size)
+    size = max(1.0, expected_grad.abs().max().item())
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-5 * size)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(
+    st.sampled_from(sorted(STRIDES)),
+    st.sampled_from([(), (5,), (2, 3)]),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    st.sampled_from([0.0, 0.1, 1.0]),
+    st.sampled_from(REDUCTIONS),
+    st.sampled_from([1.0, 1024.0]),
+    st.booleans(),
+    st.sampled_from(SINGLE),
+    st.integers(0, 1000),
+)
+def test_any_soft_targets(
+    layout, inner, dtype, soft_dtype, smoothing, reduction, scale, weighted, terms, seed
+):
+    """Strides and types of the targets, not those of the logits; smoothing, weights and scales."""
+    logits, _ = random_case(6, 12, inner=inner, dtype=dtype, seed=seed)
+    q = soft_case(6, 12, inner=inner, dtype=soft_dtype, seed=seed)
+    q = STRIDES[layout](q)
+    upstream = torch.full((6, *inner) if reduction == "none" else (), scale, device=ON)
+    value, grad, expected, expected_grad = both(
+        logits,
+        q,
+        terms,
+        reduction=reduction,
+        label_smoothing=smoothing,
+        weight=torch.rand(12, device=ON) + 0.1 if weighted else None,
+        upstream=upstream,
+    )
+    eps = max(torch.finfo(dtype).eps, 1e-5)
+    size = max(1.0, expected.abs().max().item())
+    torch.testing.assert_close(value, expected, rtol=2 * eps, atol=2 * eps * size)
+    size = max(expected_grad.abs().max().item(), 1e-2 * scale)  # 0 where all is smoothed away
+    torch.testing.assert_close(grad, expected_grad, rtol=2 * eps, atol=2 * eps * size)
+
+
+def test_torch_compile_of_soft_targets_without_a_graph_break():
+    logits, q = random_case(6, 10)[0], soft_case(6, 10)
+    backend = "inductor" if ON == "cuda" else "aot_eager"
+
+    def step(z):
+        return dispatch.loss(1.5 * z, q, NCE_RCE, label_smoothing=0.1, backend="triton")
+
+    results = []
+    for run in (step, torch.compile(step, fullgraph=True, backend=backend)):
+        leaf = logits.clone().requires_grad_()
+        value = run(leaf)
+        value.backward()
+        results.append((value.detach(), leaf.grad))
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
@@ -373,7 +544,7 @@ def test_ignore_index_among_the_classes():
 
 def test_no_gradient_is_computed_unless_needed():
     logits, targets = random_case(5, 10)
-    _, grad = loss_and_grad(logits[:, :, None], targets[:, None], NCE_RCE, None, -100, True, False)
+    _, grad = loss_and_grad(logits[:, :, None], targets[:, None], NCE_RCE, None, -100, None, False)
     assert grad is None
     with torch.no_grad():
         assert dispatch.loss(logits.requires_grad_(), targets, NCE_RCE, backend="triton").isfinite()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import mpmath
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -229,24 +230,106 @@ def test_gamma_0_makes_focal_cross_entropy_and_q_1_makes_gce_half_of_mae() -> No
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("shape", [(6,), (2, 3), (2, 3, 4), (0,)])
 def test_ce_is_a_drop_in_for_cross_entropy(
-    reduction: str, weighted: bool, shape: tuple[int, ...]
+    reduction: str, weighted: bool, smoothing: float, soft: bool, shape: tuple[int, ...]
 ) -> None:
     generator = torch.Generator().manual_seed(2)
     logits = torch.randn(shape[0], 5, *shape[1:], generator=generator, requires_grad=True)
     targets = torch.randint(5, shape, generator=generator)
     targets = torch.where(torch.rand(shape, generator=generator) < 0.3, 3, targets)
+    options = {"label_smoothing": smoothing, "reduction": reduction}
+    if soft:  # not distributions: any numbers of this shape
+        targets = 2 * torch.rand(logits.shape, generator=generator)
+    else:
+        options["ignore_index"] = 3
     weight = torch.rand(5, generator=generator) if weighted else None
-    theirs = nn.CrossEntropyLoss(weight=weight, ignore_index=3, reduction=reduction)
-    ours = make_loss("ce", 5, reduction, weight=weight, ignore_index=3)  # type: ignore[arg-type]
-    expected, got = theirs(logits, targets), ours(logits, targets)
-    torch.testing.assert_close(got, expected, equal_nan=True)
+    expected = F.cross_entropy(logits, targets, weight=weight, **options)  # type: ignore[arg-type]
+    for backend in ("eager", "reference"):
+        ours = make_loss("ce", 5, weight=weight, backend=backend, **options)  # type: ignore[arg-type]
+        got = ours(logits, targets)
+        torch.testing.assert_close(got, expected, equal_nan=True)
+        upstream = torch.rand(expected.shape, generator=generator)
+        torch.testing.assert_close(
+            torch.autograd.grad(got, logits, upstream)[0],
+            torch.autograd.grad(expected, logits, upstream, retain_graph=True)[0],
+            equal_nan=True,
+        )
+
+
+@pytest.mark.parametrize("backend", ["eager", "reference"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_soft_targets_are_a_sum_over_the_labels(name: str, backend: str) -> None:
+    logits = random_logits(4, 6).requires_grad_()
+    generator = torch.Generator().manual_seed(5)
+    q, weight = torch.rand(4, 6, generator=generator), torch.rand(6, generator=generator)
+    q[0, 2] = q[3, 5] = 0.0
+    for smoothing in (0.0, 0.2):
+        options = {"label_smoothing": smoothing, "weight": weight, "backend": backend}
+        mixed = (1 - smoothing) * q.double() + smoothing / 6
+        losses = (mixed * weight.double() * all_labels(name, logits)).sum(1)
+        for reduction, expected in (("none", losses), ("mean", losses.mean())):
+            got = make_loss(name, 6, reduction, **options)(logits, q)  # type: ignore[arg-type]
+            torch.testing.assert_close(got, expected)
+            upstream = torch.rand(expected.shape, generator=generator, dtype=torch.float64)
+            torch.testing.assert_close(
+                torch.autograd.grad(got, logits, upstream)[0],
+                torch.autograd.grad(expected, logits, upstream, retain_graph=True)[0],
+            )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("name", LOSSES)
+def test_one_hot_targets_are_class_indices(name: str, smoothing: float) -> None:
+    logits = random_logits(6, 5).requires_grad_()
+    targets = torch.tensor([4, 0, 2, 2])
+    criterion = make_loss(name, 5, label_smoothing=smoothing)
+    hard, soft = criterion(logits, targets), criterion(logits, F.one_hot(targets, 5).double())
+    torch.testing.assert_close(hard, soft)
     torch.testing.assert_close(
-        torch.autograd.grad(got.sum(), logits)[0],
-        torch.autograd.grad(expected.sum(), logits)[0],
-        equal_nan=True,
+        torch.autograd.grad(hard, logits)[0], torch.autograd.grad(soft, logits)[0]
     )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_mixup_is_one_call_with_mixed_labels(name: str) -> None:
+    generator = torch.Generator().manual_seed(7)
+    images, share = torch.randn(8, 12, generator=generator), 0.3
+    labels = torch.randint(5, (8,), generator=generator)
+    order = torch.randperm(8, generator=generator)
+    logits = nn.Linear(12, 5)(share * images + (1 - share) * images[order])
+    q = share * F.one_hot(labels, 5) + (1 - share) * F.one_hot(labels[order], 5)
+    criterion = make_loss(name, 5)
+    expected = share * criterion(logits, labels) + (1 - share) * criterion(logits, labels[order])
+    torch.testing.assert_close(criterion(logits, q), expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_of_soft_targets_up_to_the_second_order(name: str) -> None:
+    logits = random_logits(8, 4, rows=3).requires_grad_()
+    q = torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    criterion = make_loss(name, 4, label_smoothing=0.1)
+    assert torch.autograd.gradcheck(criterion, (logits, q))
+    assert torch.autograd.gradgradcheck(criterion, (logits, q))
+    taught = q.requires_grad_()  # by a teacher that learns too
+    assert torch.autograd.gradcheck(criterion, (logits, taught))
+
+
+def test_a_masked_class_counts_nothing_unless_a_soft_target_asks_for_it() -> None:
+    logits = torch.tensor([[0.5, -math.inf, 1.0], [0.5, -math.inf, 1.0]], requires_grad=True)
+    q = torch.tensor([[0.25, 0.0, 0.75], [0.25, 0.5, 0.25]])
+    rest = torch.tensor([[0.5, 1.0]], requires_grad=True)
+    expected = F.cross_entropy(rest, torch.tensor([[0.25, 0.75]]))
+    (gradient,) = torch.autograd.grad(expected, rest)
+    for backend in ("eager", "reference"):
+        losses = make_loss("ce", 3, "none", backend=backend)(logits, q)  # type: ignore[arg-type]
+        torch.testing.assert_close(losses[0], expected)
+        assert losses[1] == math.inf
+        (ours,) = torch.autograd.grad(losses[0], logits)
+        torch.testing.assert_close(ours[0, [0, 2]], gradient[0])
+        assert ours[0, 1] == 0
 
 
 def test_nan_in_one_row_stays_in_that_row_and_an_ignored_row_counts_nothing() -> None:
@@ -338,10 +421,25 @@ def test_bad_tensors_say_what_is_accepted() -> None:
         criterion(torch.zeros(2, 5), y)
     with pytest.raises(ValueError, match="floating point"):
         criterion(torch.zeros(2, 4, dtype=torch.long), y)
-    with pytest.raises(ValueError, match="targets must be class indices"):
-        criterion(torch.zeros(2, 4), torch.zeros(2))
-    with pytest.raises(ValueError, match="targets must be class indices"):
-        criterion(torch.zeros(2, 4), torch.tensor([0, 1, 2]))
+    accepted = (
+        "targets must be class indices [2] of an integer type "
+        "or soft targets [2, 4] of a floating point type, got "
+    )
+    for targets, got in (
+        (torch.tensor([0, 1, 2]), "torch.int64 [3]"),
+        (torch.zeros(2), "torch.float32 [2]"),
+        (torch.zeros(4, 2), "torch.float32 [4, 2]"),
+        (torch.zeros(2, 4, dtype=torch.long), "torch.int64 [2, 4]"),
+        (torch.zeros(2, dtype=torch.bool), "torch.bool [2]"),
+        (torch.zeros(2, 4, dtype=torch.complex64), "torch.complex64 [2, 4]"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(accepted + got)):
+            criterion(torch.zeros(2, 4), targets)
+    for smoothing in (-0.1, 1.5, math.nan):
+        with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\], got"):
+            make_loss("ce", 4, label_smoothing=smoothing)
+    with pytest.raises(ValueError, match=r"weight must be floating point, got torch\.int64"):
+        make_loss("ce", 4, weight=torch.ones(4, dtype=torch.long))
     with pytest.raises(ValueError, match="reduction must be one of"):
         make_loss("ce", 4, "max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"weight must have shape \[4\]"):
