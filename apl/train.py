@@ -33,6 +33,7 @@ FIRST_STEPS = 5  # steps within which a gradient must have reached every paramet
 BATCH = 512  # images at a time where no gradient is wanted
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, Any]]  # images, targets -> logits, their loss
 
 
 def prepare(config: Config, machine: Machine | None = None, data: Dataset | None = None) -> Dataset:
@@ -147,11 +148,12 @@ def _train(
                 config.network, batches.images.shape[1:], data.num_classes, config.width
             )
     network = network.to(device).train()
-    forward = _compiled(network, device) if machine.compile else network
     if criterion is None:
         params: dict[str, Any] = dict(config.params)
         criterion = make_loss(config.loss, data.num_classes, **params).to(device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    forward = _forward(network, criterion, device, config.precision)
+    if machine.compile:
+        forward = _compiled(forward, device)
     counts = Counts(labels, device)
     fit = Fit(config, run, network, counts, len(batches), machine.checkpoint_minutes)
     fit.resume(say)
@@ -160,9 +162,7 @@ def _train(
     for epoch in fit.epochs():
         scores = None
         for chosen, images in batches.of(epoch, fit.step):
-            with autocast:
-                logits = forward(images)
-            loss = criterion(logits.float(), given[chosen])
+            logits, loss = forward(images, given[chosen])
             if not fit.descend(loss):
                 break
             counts.add(chosen, logits, loss)
@@ -210,13 +210,27 @@ def _set_up(config: Config, machine: Machine) -> torch.device:
     return device
 
 
-def _compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """The network through torch.compile; on CUDA its launches become graphs."""
+def _forward(
+    network: nn.Module, criterion: Criterion, device: torch.device, precision: str
+) -> Forward:
+    """Network and loss as one function, so that compiled they are one graph."""
+
+    def forward(images: Tensor, targets: Tensor) -> tuple[Tensor, Any]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(images)
+        # Detached for the counts: the graph's backward would else expect a gradient of them.
+        return logits.detach(), criterion(logits.float(), targets)
+
+    return forward
+
+
+def _compiled(forward: Forward, device: torch.device) -> Forward:
+    """The function through torch.compile; on CUDA its launches become graphs."""
     if device.type == "cpu" and not dispatch.has_compiler():
         raise BadInput("compile needs a C++ compiler (CXX, g++), which is not here: leave it out")
     # dynamic=False: the smaller last batch of an epoch gets a graph of its own.
     mode = "reduce-overhead" if device.type == "cuda" else "default"
-    return torch.compile(network, dynamic=False, mode=mode)
+    return torch.compile(forward, dynamic=False, mode=mode)
 
 
 class Fit:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from apl.config import Config, make_config
@@ -108,14 +109,51 @@ def test_networks_and_losses_are_one_graph(name: str) -> None:
 
 
 @needs_compiler
-def test_compiled_training_is_training() -> None:
+def test_compiled_training_is_one_graph_of_network_and_loss() -> None:
+    """One for each size of a batch, autocast and the way to float32 in it, and no break."""
+    criterion = make_loss("nce_rce", 10)
+
+    def traced(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        assert torch.compiler.is_compiling()
+        assert logits.dtype == torch.float32
+        assert not torch.is_autocast_enabled("cpu")
+        return criterion(logits, targets)
+
+    torch._dynamo.reset()
+    counters.clear()
+    asked = config(network="mlp", width=16, batch_size=150, precision="bf16")  # 150, 150 and 20
+    run(asked, compile=True, criterion=traced)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+
+
+@needs_compiler
+@pytest.mark.parametrize(("precision", "rounding"), [("float32", 1e-3), ("bf16", 2e-2)])
+def test_compiled_training_is_training(precision: str, rounding: float) -> None:
     """The same run, compiled: the same up to the rounding of fused sums."""
     rows: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     for compiled, seen in rows.items():
-        run(config(network="mlp", width=32), compiled, on_epoch=seen.append)
+        asked = config(network="mlp", width=32, precision=precision)
+        run(asked, compiled, on_epoch=seen.append)
     for eager, fused in zip(rows[False], rows[True], strict=True):
-        assert fused["train_loss"] == pytest.approx(eager["train_loss"], rel=1e-3)
+        assert fused["train_loss"] == pytest.approx(eager["train_loss"], rel=rounding)
+        assert fused["train_accuracy"] == pytest.approx(eager["train_accuracy"], abs=0.02)
         assert fused["test_accuracy"] == pytest.approx(eager["test_accuracy"], abs=0.02)
+
+
+@needs_compiler
+def test_a_loss_that_cannot_be_traced_is_computed_beside_the_graph() -> None:
+    def opaque(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(logits, targets)
+        right = (logits.detach().numpy().argmax(1) == targets.numpy()).mean()
+        return loss * 0.5 if right > 0.3 else loss
+
+    losses = {}
+    for compiled in (False, True):
+        rows: list[dict[str, float]] = []
+        run(config(network="mlp", width=32), compiled, criterion=opaque, on_epoch=rows.append)
+        losses[compiled] = [row["train_loss"] for row in rows]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
 
 
 def test_compile_without_a_compiler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
