@@ -567,7 +567,7 @@ def bench_kernels(
     loss: Annotated[
         str | None, typer.Option(help="the loss to time [default: nce_rce] or to show [all]")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="time for each measurement")] = 0.5,
+    seconds: Annotated[float, typer.Option(help="time for each size")] = 3.0,
 ) -> None:
     """Time the kernels on a GPU beside the other ways, or show what the compiler made of them.
 
@@ -587,9 +587,9 @@ def bench_kernels(
         from apl.kernels.static import LEGEND
 
         _console().print(f"sm_{arch}\n{LEGEND}\n", markup=False)
-        table = Table(box=None, pad_edge=False, collapse_padding=True)  # fits into 80 columns
     else:
-        table = Table(title=f"{loss or 'nce_rce'}, forward plus backward")
+        _console().print(f"{loss or 'nce_rce'}, forward plus backward", markup=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)  # fits into 80 columns
     for name in rows[0]:
         table.add_column(name, justify="right" if name != "loss" else "left")
     for row in rows:

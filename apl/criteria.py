@@ -25,11 +25,12 @@ class NoisyLabelLoss(nn.Module):
         reduction: Reduction,
         label_smoothing: float,
         backend: Backend,
+        inplace: bool,
     ) -> None:
         super().__init__()
         self.spec, self.num_classes, self.terms = spec, num_classes, terms
         self.ignore_index, self.reduction, self.backend = ignore_index, reduction, backend
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.inplace = label_smoothing, inplace
         self.register_buffer("weight", weight)
 
     def extra_repr(self) -> str:
@@ -55,6 +56,7 @@ class NoisyLabelLoss(nn.Module):
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
             backend=self.backend,
+            inplace=self.inplace,
         )
 
 
@@ -67,6 +69,7 @@ def make_loss(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     backend: Backend = "auto",
+    inplace: bool = False,
     **params: float | None,
 ) -> NoisyLabelLoss:
     """A drop-in for `nn.CrossEntropyLoss`, called as criterion(logits, targets).
@@ -77,6 +80,8 @@ def make_loss(
     label_smoothing: what share of each target goes to all classes alike, in [0, 1].
     backend: how it is computed ('triton', 'compiled', 'eager', 'reference'); `apl doctor`
     says what 'auto' takes on this machine.
+    inplace: a Triton kernel may write the gradient over the logits, which must not be used
+    afterwards; it halves what the loss adds to the memory at its peak.
     params: alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A
     (rce), where the loss takes them; None means its default.
 
@@ -87,5 +92,5 @@ def make_loss(
     terms = loss_terms(spec, num_classes, **params)
     dispatch.check_options(num_classes, weight, reduction, label_smoothing, backend)
     return NoisyLabelLoss(
-        spec, num_classes, terms, weight, ignore_index, reduction, label_smoothing, backend
+        spec, num_classes, terms, weight, ignore_index, reduction, label_smoothing, backend, inplace
     )

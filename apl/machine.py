@@ -33,8 +33,8 @@ class Machine:
     )
     device: str = option("auto, cpu, cuda, cuda:1, mps", "auto")
     compile: bool = option(
-        "train the network through torch.compile, with CUDA graphs on a GPU: it compiles at the "
-        "start, so for long runs",
+        "train network and loss through torch.compile, with CUDA graphs on a GPU: it compiles at "
+        "the start, so for long runs",
         False,
     )
     checkpoint_minutes: float = option(

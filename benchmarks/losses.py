@@ -1,26 +1,35 @@
 """Forward plus backward of a loss on the CPU, every way there is, over F.cross_entropy's time.
 
-    python benchmarks/losses.py [--loss nce_rce] [--threads 2] [--seconds 0.2] [--rounds 7]
+    python benchmarks/losses.py [--loss nce_rce] [--threads 2] [--seconds 0.2] [--rounds 5] [--busy]
 
-All ways are timed in turn in every round, and each keeps its best round: what else runs on the
-machine then falls on all of them.  Every shape has a process of its own: the heap that earlier
-shapes leave behind decides, for all ways differently, whether a new tensor costs page faults.
-Prints a Markdown table.
+All ways are timed in turn in every round, and what is printed are medians over the rounds: of
+F.cross_entropy's time, and of each way's time over that of F.cross_entropy in the same round.  With
+--busy a spinning process on every core takes part in all of it.  Every shape has a process of its
+own: the heap that earlier shapes leave behind decides, for all ways differently, whether a new
+tensor costs page faults.  Prints a Markdown table, with the seconds of the first compiled call,
+which finds nothing compiled before; and what share of a training step the smallest loss takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import multiprocessing
+import os
+import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from apl import make_loss
+from apl.config import make_config
+from apl.networks import make_network
+from apl.presets import DATASETS, THREADS
 
 SHAPES = ((128, 10), (4096, 10), (4096, 100), (4096, 1000))
 
@@ -37,8 +46,9 @@ def naive_nce_rce(logits: Tensor, targets: Tensor) -> Tensor:
 
 def measure(
     spec: str, n: int, k: int, threads: int, seconds: float, rounds: int
-) -> dict[str, float]:
-    """Seconds per forward plus backward of every way, at logits [n, k] in float32."""
+) -> tuple[dict[str, list[float]], float]:
+    """Of every way the seconds per forward plus backward at logits [n, k] in float32, in every
+    round; and the seconds of the first compiled call."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"F.cross_entropy": F.cross_entropy}
@@ -53,43 +63,136 @@ def measure(
         logits.grad = None
         way(logits, targets).backward()
 
-    for way in ways.values():
-        for _ in range(5):
+    first = {}
+    for name, way in ways.items():
+        first[name] = _time(functools.partial(step, way), 0.0)
+        for _ in range(4):
             step(way)
-    best = dict.fromkeys(ways, float("inf"))
+    found: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            run = functools.partial(step, way)
-            best[name] = min(best[name], _time(run, seconds))
-    return best
+            found[name].append(_time(functools.partial(step, way), seconds))
+    return found, first["compiled"]
+
+
+def training_step(
+    spec: str, n: int, seconds: float, rounds: int
+) -> tuple[str, dict[str, list[float]]]:
+    """A forward, backward and update of the quick preset's network, in words; and the seconds in
+    every round of that, of the loss at n rows and of F.cross_entropy there, all with the threads
+    that the preset takes."""
+    config = make_config("quick", loss=spec)
+    threads = THREADS.get(config.dataset, torch.get_num_threads())
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    source = DATASETS[config.dataset]
+    size, channels, k = source.size, len(source.mean), source.num_classes
+    network = make_network(config.network, (size, size, channels), k, config.width)
+    optimiser = torch.optim.SGD(
+        network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+    )
+    criterion = make_loss(spec, k)
+    images = torch.randn(config.batch_size, channels, size, size)
+    targets = torch.randint(k, (config.batch_size,))
+
+    def step() -> None:
+        optimiser.zero_grad()
+        criterion(network(images), targets).backward()
+        optimiser.step()
+
+    logits = torch.randn(n, k, requires_grad=True)
+    labels = torch.randint(k, (n,))
+
+    def alone(way: Callable[[Tensor, Tensor], Tensor]) -> None:
+        logits.grad = None
+        way(logits, labels).backward()
+
+    ways = {
+        "step": step,
+        spec: functools.partial(alone, criterion),
+        "F.cross_entropy": functools.partial(alone, F.cross_entropy),
+    }
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(rounds + 1):
+        for name, run in ways.items():
+            spent = _time(run, seconds)
+            if i:  # the first round warms up
+                found[name].append(spent)
+    threads_said = f"{threads} thread{'s' * (threads > 1)}"
+    return f"{config.network}, {config.batch_size} images, {threads_said}", found
 
 
 def _time(run: Callable[[], None], seconds: float) -> float:
     count, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds:
+    while True:
         run()
         count += 1
-    return spent / count
+        if (spent := time.perf_counter() - start) >= seconds:
+            return spent / count
+
+
+def _spin(parent: int) -> None:
+    while os.getppid() == parent:  # no longer than the benchmark, however that ends
+        pass
+
+
+@contextlib.contextmanager
+def _beside(count: int) -> Iterator[None]:
+    here = (os.getpid(),)
+    spinning = [multiprocessing.Process(target=_spin, args=here, daemon=True) for _ in range(count)]
+    for process in spinning:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.terminate()
 
 
 def main() -> None:
-    """Prints the table."""
+    """Prints the table, and the share of a training step."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--loss", default="nce_rce")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=0.2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--busy", action="store_true")
     args = parser.parse_args()
-    print(f"{args.loss}, {args.threads} threads, torch {torch.__version__}\n")
-    for i, (n, k) in enumerate(SHAPES):
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            best = pool.apply(measure, (args.loss, n, k, args.threads, args.seconds, args.rounds))
-        unit = best["F.cross_entropy"]
-        if i == 0:
-            print(f"| N x K | F.cross_entropy | {' | '.join(list(best)[1:])} |")
-            print("| --- " * (len(best) + 1) + "|")
-        ratios = " | ".join(f"{seconds / unit:.2f}" for seconds in list(best.values())[1:])
-        print(f"| {n} x {k} | {unit * 1e6:.0f} us | {ratios} |", flush=True)
+    busy = (os.cpu_count() or 1) if args.busy else 0
+    print(
+        f"{args.loss}, {args.threads} threads, torch {torch.__version__}, medians of {args.rounds} "
+        f"rounds, {busy} spinning processes, load {os.getloadavg()[0]:.1f} before\n"
+    )
+    timing = (args.threads, args.seconds, args.rounds)
+    pool = functools.partial(multiprocessing.get_context("spawn").Pool, 1)
+    with tempfile.TemporaryDirectory() as empty, _beside(busy):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
+        for i, (n, k) in enumerate(SHAPES):
+            with pool() as process:
+                found, compiling = process.apply(measure, (args.loss, n, k, *timing))
+            units = found.pop("F.cross_entropy")
+            if i == 0:
+                print(f"| N x K | F.cross_entropy | {' | '.join(found)} | first compiled call |")
+                print("| --- " * (len(found) + 3) + "|")
+            ratios = " | ".join(
+                f"{statistics.median(a / b for a, b in zip(times, units, strict=True)):.2f}"
+                for times in found.values()
+            )
+            unit = statistics.median(units) * 1e6
+            print(f"| {n} x {k} | {unit:.0f} us | {ratios} | {compiling:.1f} s |", flush=True)
+        with pool() as process:
+            what = (args.loss, SHAPES[0][0], args.seconds, args.rounds)
+            words, found = process.apply(training_step, what)
+    steps = found.pop("step")
+    print(
+        f"\nA training step of the quick preset ({words}): {statistics.median(steps) * 1e3:.2f} ms"
+    )
+    for name, times in found.items():
+        share = statistics.median(a / b for a, b in zip(times, steps, strict=True))
+        print(
+            f"{name} at {SHAPES[0][0]} x {SHAPES[0][1]}: {statistics.median(times) * 1e6:.0f} us, "
+            f"{share:.1%} of it"
+        )
 
 
 if __name__ == "__main__":

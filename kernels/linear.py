@@ -1,0 +1,322 @@
+"""The last layer and the loss in one, a chunk of rows at a time: the logits are never whole.
+
+A loss is a sum over rows, so the rows can be taken in chunks: the logits of a chunk, their gradient
+from `dispatch.loss`, at once its share of the gradients of hidden states, weight and bias, and the
+chunk is forgotten.  Every loss and every backend of `dispatch.loss` fits unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import dispatch
+from .bases import Reduction, Term
+from .dispatch import Backend
+
+_FEW = 1 << 22  # logits: 16 MB of float32
+
+Needs = tuple[bool, bool, bool]  # of a gradient of hidden, weight, bias
+_NONE: Needs = (False, False, False)
+Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+# One graph of all chunks would hold a copy of each product and loss for every one of them.  The
+# decorator loads the compiler, so this module is imported by whoever calls it, and not before.
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason="linear_loss runs chunk by chunk, each with kernels that are compiled already"
+)
+def linear_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    terms: Sequence[Term],
+    bias: Tensor | None = None,
+    *,
+    class_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    backend: Backend = "auto",
+    chunk: int | None = None,
+) -> Tensor:
+    """`dispatch.loss` of F.linear(hidden, weight, bias), of which a chunk of rows exists at a time.
+
+    hidden [..., H], weight [K, H], bias [K], targets [...] of classes.  class_weight is the
+    `weight` [K] of `dispatch.loss`, and the arguments after it are those of that function.
+    chunk: rows at a time; None takes `chunk_rows`.
+    Returns a scalar, or the shape of the targets for reduction 'none', in the dtype of the hidden
+    states; under autocast layer and loss are computed as F.linear and F.cross_entropy are there.
+    """
+    _check(hidden, weight, targets, bias, class_weight, chunk)
+    dispatch.check_options(weight.shape[0], None, reduction, label_smoothing, backend)
+    device, dtype, result = hidden.device.type, hidden.dtype, hidden.dtype
+    if torch.is_autocast_enabled(device):
+        result = torch.float32
+        if dtype != torch.float64:  # autocast leaves it as it is
+            dtype = torch.get_autocast_dtype(device)
+    call = _Call(
+        tuple(terms),
+        class_weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        backend,
+        chunk or chunk_rows(weight),
+        dtype,
+        result,
+    )
+    rows = _Rows(hidden.reshape(-1, hidden.shape[-1]), weight, bias, targets.reshape(-1))
+    asked = any(t is not None and t.requires_grad for t in (hidden, weight, bias))
+    if torch._C._are_functorch_transforms_active():
+        value = _whole(rows, call)  # torch.func sees through it
+    elif asked and torch.is_grad_enabled():
+        value = _LinearLoss.apply(*rows, call)
+    else:
+        value = _forward(rows, call, _NONE)[0]
+    return value.reshape(targets.shape) if reduction == "none" else value
+
+
+def chunk_rows(weight: Tensor) -> int:
+    """How many rows are taken at a time by default.
+
+    Every chunk reads the weight and adds to its gradient, which costs the less beside the products
+    the more rows it has; H/4 rows of logits are a quarter of the weight's size.
+    """
+    num_classes, width = weight.shape
+    return max(1, width // 4, _FEW // num_classes)
+
+
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    class_weight: Tensor | None,
+    chunk: int | None,
+) -> None:
+    if hidden.ndim < 2 or not hidden.is_floating_point():
+        raise ValueError(
+            "hidden must be [N, H] or [N, ..., H] of a floating point type, "
+            f"got {hidden.dtype} {list(hidden.shape)}"
+        )
+    if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(f"weight must be [K, {hidden.shape[-1]}], got {list(weight.shape)}")
+    num_classes = weight.shape[0]
+    integers = not (targets.is_floating_point() or targets.is_complex())
+    if targets.shape != hidden.shape[:-1] or targets.dtype == torch.bool or not integers:
+        raise ValueError(
+            f"targets must be class indices {list(hidden.shape[:-1])} of an integer type, "
+            f"got {targets.dtype} {list(targets.shape)}"
+        )
+    for name, vector in (("bias", bias), ("class_weight", class_weight)):
+        if vector is not None and (
+            vector.shape != (num_classes,) or not vector.is_floating_point()
+        ):
+            raise ValueError(
+                f"{name} must be [{num_classes}] of a floating point type, "
+                f"got {vector.dtype} {list(vector.shape)}"
+            )
+    if class_weight is not None and class_weight.requires_grad:
+        raise ValueError("class_weight must not require a gradient: linear_loss computes none")
+    for name, layer in (("weight", weight), ("bias", bias)):
+        # Under autocast all are cast to one type.
+        autocast = torch.is_autocast_enabled(hidden.device.type)
+        if layer is not None and layer.dtype != hidden.dtype and not autocast:
+            raise ValueError(f"{name} is {layer.dtype}, hidden {hidden.dtype}: give one type")
+    tensors = {"weight": weight, "targets": targets, "bias": bias, "class_weight": class_weight}
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != hidden.device:
+            raise ValueError(f"{name} on {tensor.device}, hidden on {hidden.device}")
+    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
+        raise ValueError(f"chunk must be a number of rows, 1 or more, got {chunk!r}")
+
+
+class _Rows(NamedTuple):
+    hidden: Tensor  # [N, H]
+    weight: Tensor
+    bias: Tensor | None
+    targets: Tensor  # [N]
+
+
+class _Call(NamedTuple):
+    terms: tuple[Term, ...]
+    class_weight: Tensor | None
+    ignore_index: int
+    reduction: Reduction
+    label_smoothing: float
+    backend: Backend
+    chunk: int
+    dtype: torch.dtype  # of the logits
+    result: torch.dtype
+
+    @property
+    def wide(self) -> torch.dtype:
+        """What sums over rows are taken in."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the forward computes the gradients, which a number in the backward multiplies.
+
+        Not in float16, where small ones would be 0 before a loss scale arrives.
+        """
+        return self.reduction != "none" and self.dtype != torch.float16
+
+    def loss(self, logits: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
+        """The loss in the wide type: autocast has `dispatch.loss` not round it to a half one."""
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        with torch.autocast(logits.device.type, self.dtype if half else None, enabled=half):
+            return dispatch.loss(
+                logits,
+                targets,
+                self.terms,
+                weight=self.class_weight,
+                ignore_index=self.ignore_index,
+                reduction=reduction,
+                label_smoothing=self.label_smoothing,
+                backend=self.backend,
+            )
+
+
+class _LinearLoss(torch.autograd.Function):
+    """The gradients are computed in the forward, where what comes in is one number to multiply
+    them by, else in the backward, from logits that are computed once more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        call: _Call,
+    ) -> Tensor:
+        needs = ctx.needs_input_grad[:3] if call.one_pass else _NONE
+        value, grads = _forward(_Rows(hidden, weight, bias, targets), call, needs)
+        ctx.call, ctx.grads = call, grads
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        call, needs = ctx.call, ctx.needs_input_grad[:3]
+        # The first backward takes the gradients away and may scale them in place.
+        grads, ctx.grads = ctx.grads, None
+        if torch.is_grad_enabled():
+            # create_graph: these gradients will be differentiated themselves.
+            rows = _Rows(*ctx.saved_tensors)
+            parts = (rows.hidden, rows.weight, rows.bias)
+            inputs = [part for part in parts if part is not None and part.requires_grad]
+            value = _whole(rows, call)
+            found = iter(torch.autograd.grad(value, inputs, grad_output, create_graph=True))
+            grads = tuple(next(found) if needed else None for needed in needs)
+        elif not call.one_pass:
+            rows, upstream = _Rows(*ctx.saved_tensors), grad_output.to(call.wide)
+            if call.reduction == "mean":
+                upstream = upstream * _total(rows.targets, call)[1]
+            _, grads = _in_chunks(rows, call, needs, upstream)
+        else:
+            if grads is None:  # once more through the same graph (retain_graph)
+                _, grads = _forward(_Rows(*ctx.saved_tensors), call, needs)
+            for grad in grads:
+                if grad is not None:
+                    grad.mul_(grad_output)
+        return *grads, None, None
+
+
+def _whole(rows: _Rows, call: _Call) -> Tensor:
+    # With all logits at once and nothing that autograd does not see.
+    layer = rows.weight.to(call.dtype)
+    offset = None if rows.bias is None else rows.bias.to(call.dtype)
+    logits = F.linear(rows.hidden.to(call.dtype), layer, offset)
+    value = call._replace(backend="reference").loss(logits, rows.targets, call.reduction)
+    return value.to(call.result)
+
+
+def _forward(rows: _Rows, call: _Call, needs: Needs) -> tuple[Tensor, Grads]:
+    value, grads = _in_chunks(rows, call, needs)
+    if call.reduction == "mean":
+        total, share = _total(rows.targets, call)
+        value = value / total
+        for grad in grads:
+            if grad is not None:
+                grad.mul_(share)
+    return value.to(call.result), grads
+
+
+def _total(targets: Tensor, call: _Call) -> tuple[Tensor, Tensor]:
+    # What a mean divides by, and by what it multiplies gradients: by 0 where no row counts, where
+    # the mean itself is nan.
+    kept = targets != call.ignore_index
+    counts = kept.to(call.wide)
+    if call.class_weight is not None:
+        known = torch.where(kept, targets, 0).long().clamp(0, len(call.class_weight) - 1)
+        counts = counts * call.class_weight.to(call.wide)[known]
+    total = counts.sum()
+    return total, torch.where(kept.any(), total.reciprocal(), 0.0)
+
+
+def _in_chunks(
+    rows: _Rows, call: _Call, needs: Needs, upstream: Tensor | None = None
+) -> tuple[Tensor, Grads]:
+    """The losses [N] for reduction 'none', else their sum, and the gradients that are needed: of
+    the sum, times `upstream`, a number or one per row [N]."""
+    hidden, weight, bias, targets = rows
+    layer, offset = weight.to(call.dtype), None if bias is None else bias.to(call.dtype)
+    each = call.reduction == "none"
+    value = hidden.new_zeros(len(hidden) if each else (), dtype=call.wide)
+    of_hidden = torch.zeros_like(hidden) if needs[0] else None
+    # A half type would lose what a chunk adds to the sum of those before it.
+    of_weight = torch.zeros_like(weight, dtype=call.wide) if needs[1] else None
+    of_bias = torch.zeros_like(bias, dtype=call.wide) if bias is not None and needs[2] else None
+    # One room for the logits of all chunks: malloc would seldom find the last one's again.
+    room = hidden.new_empty(min(call.chunk, len(hidden)), len(weight), dtype=call.dtype)
+    for start in range(0, len(hidden), call.chunk):
+        here = slice(start, start + call.chunk)
+        part = hidden[here].to(call.dtype)
+        logits = _linear(part, layer, offset, room[: len(part)]).requires_grad_(any(needs))
+        with torch.set_grad_enabled(any(needs)):
+            losses = call.loss(logits, targets[here], "none" if each else "sum")
+        if each:
+            value[here] = losses.detach()
+        else:
+            value += losses.detach()
+        if not any(needs):
+            continue
+        factor = upstream if upstream is None or upstream.ndim == 0 else upstream[here]
+        (grad,) = torch.autograd.grad(losses, logits, factor)
+        del logits, losses
+        if of_hidden is not None:
+            of_hidden[here] = grad @ layer
+        if of_weight is not None:
+            _add_product(of_weight, grad, part)
+        if of_bias is not None:
+            of_bias += grad.sum(0, dtype=call.wide)
+        del grad  # before the next chunk's logits
+    return value, (
+        of_hidden,
+        None if of_weight is None else of_weight.to(weight.dtype),
+        None if of_bias is None or bias is None else of_bias.to(bias.dtype),
+    )
+
+
+def _linear(part: Tensor, layer: Tensor, offset: Tensor | None, out: Tensor) -> Tensor:
+    if offset is None:
+        return torch.mm(part, layer.T, out=out)
+    return torch.addmm(offset, part, layer.T, out=out)
+
+
+def _add_product(total: Tensor, grad: Tensor, part: Tensor) -> None:
+    # total [K, H] += grad.T @ part; in a narrower type the product exists first, by some classes
+    # at a time, so that it is no larger than the chunk's logits.
+    if grad.dtype == total.dtype:
+        total.addmm_(grad.T, part)
+        return
+    blocks = 1 + part.shape[1] // len(part)
+    for block, columns in zip(total.chunk(blocks), grad.chunk(blocks, 1), strict=True):
+        block += columns.T @ part
