@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apl.criteria import make_loss
+    from apl.linear import linear_loss
     from apl.losses import LOSSES
 
 __version__ = "0.2.0"
-__all__ = ["LOSSES", "__version__", "make_loss"]
+__all__ = ["LOSSES", "__version__", "linear_loss", "make_loss"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from apl.criteria import make_loss
 
         return make_loss
+    if name == "linear_loss":
+        from apl.linear import linear_loss
+
+        return linear_loss
     if name == "LOSSES":
         from apl.losses import LOSSES
 

@@ -305,7 +305,8 @@ class _Kernel(torch.autograd.Function):
                 ctx.denominator,
                 call.label_smoothing,
             )
-            _upstreams[_upstream_key(logits, call)] = seen
+            if not _capturing(logits):
+                _upstreams[_upstream_key(logits, call)] = seen
         return grad, None, None, None
 
 
@@ -321,11 +322,14 @@ def _upstream_key(logits: Tensor, call: _Call) -> tuple[Any, ...]:
 
 
 def _expected(logits: Tensor, call: _Call) -> Tensor:
-    found = _upstreams.get(_upstream_key(logits, call))
-    capturing = logits.is_cuda and torch.cuda.is_current_stream_capturing()
-    if found is None or capturing:  # a graph must not read what is outside of it
-        found = torch.ones((), dtype=torch.float32, device=logits.device)
-    return found
+    found = None if _capturing(logits) else _upstreams.get(_upstream_key(logits, call))
+    return torch.ones((), dtype=torch.float32, device=logits.device) if found is None else found
+
+
+def _capturing(logits: Tensor) -> bool:
+    # A CUDA graph writes its numbers when it is replayed, maybe between a forward and its backward:
+    # nothing outside may read them, nor a graph what is outside.
+    return logits.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _denominator(targets: Tensor, weight: Tensor | None, call: _Call) -> Tensor | None:

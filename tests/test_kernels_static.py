@@ -174,7 +174,7 @@ def test_enough_bytes_are_on_their_way_to_a_multiprocessor(on_hopper):
         if report.spec.dtype == torch.float32:
             return 30_000
         if any(t.normalised and t.base in ("fl", "gce") for t in report.spec.terms):
-            return 14_000
+            return 12_000
         return 20_000 if report.spec.num_classes == 10 or report.spec.inner > 1 else 32_000
 
     hold(ids(r for r in on_hopper if r.bytes_in_flight < least(r)))
