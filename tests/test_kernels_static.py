@@ -11,7 +11,7 @@ import triton
 
 from apl.cli import run
 from apl.kernels import static
-from apl.kernels.triton_loss import LONGEST_ROW
+from apl.kernels.triton_loss import LONGEST_ROW, Chip, plan
 from apl.losses import loss_terms
 
 VERIFIED = (3, 9)  # the newest release of triton whose figures have been held
@@ -403,3 +403,19 @@ def test_what_the_table_cannot_show_is_one_line(capsys):
     assert "nosuch" in capsys.readouterr().err
     assert run(["bench", "kernels", "--static", "--arch", "75"]) == 2
     assert "arch is 75; accepted: 80, 86, 89, 90, 100, 120" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_classes", [7, 5000])
+def test_another_number_of_rows_compiles_nothing(num_classes):
+    # The last batch of an epoch: odd, one row, a multiple of 16.  A size no other test compiles.
+    terms = static.structures()[0]
+    kernels = set()
+    with static._compile_only(90):
+        for rows in (1, 17, 64):
+            logits = torch.empty(rows, num_classes, 1, device="meta")
+            losses = torch.empty(rows, 1, device="meta")
+            targets = torch.empty(rows, 1, dtype=torch.int64, device="meta")
+            where = (None, None, -100, losses, torch.empty_like(logits))
+            launch = plan(logits, targets, terms, *where, chip=Chip(132, 50 << 20))
+            kernels.add(launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options).hash)
+    assert len(kernels) == 1
