@@ -45,7 +45,7 @@ def _exp(x):
 
 @triton.jit
 def _log2(x):
-    # Of a normal x > 0 or nan, within 1e-7: half the instructions of tl.log2, which is ready for
+    # Of a normal x > 0, within 1e-7 (some number for what is none): half the instructions of tl.log2, which is ready for
     # everything.  x = 2**e (1 + f) with |f| < 0.42; f P(f) is fitted to log2(1 + f).
     bits = x.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) & -0x800000
@@ -58,8 +58,13 @@ def _log2(x):
     series = series * f + 0.48092254996299744
     series = series * f - 0.7213471531867981
     series = series * f + 1.442694902420044
-    # 0 x: the bits of a nan are those of a number.
-    return x * 0.0 + (exponent.to(tl.float32) * 1.1920928955078125e-07 + f * series)
+    return exponent.to(tl.float32) * 1.1920928955078125e-07 + f * series
+
+
+@triton.jit
+def _log_of(norm, inverse_norm):
+    # nan where the norm is nan, or 0 since every logit is -inf.
+    return _log2(norm) * _LN_2 + inverse_norm * 0.0
 
 
 @triton.jit
@@ -86,8 +91,8 @@ def _fl(log_p, p, params):
     rest = tl.maximum(_one_minus_exp(log_p, p), 1.1754943508222875e-38)
     lower = tl.exp2((params[0] - 1.0) * _log2(rest))  # rest ** (gamma - 1)
     power = lower * rest
-    # Finite where a logit is masked by -inf, for p log p is 0 there; nan stays nan, in p.
-    log_p = tl.maximum(log_p, -3.4028234663852886e38)
+    # Finite where a logit is masked by -inf, for p log p is 0 there; nan stays nan.
+    log_p = tl.maximum(log_p, -3.4028234663852886e38, propagate_nan=tl.PropagateNan.ALL)
     return -power * log_p, params[0] * lower * (p * log_p) - power
 
 
@@ -151,9 +156,9 @@ def _row_factor(class_weight, denominator, target, kept, K: tl.constexpr):
         factor = tl.where(valid, known, float("nan"))
     nothing = 0.0
     if denominator is not None:
-        rows = tl.load(denominator)
-        factor /= rows
-        nothing /= rows
+        inverse = 1.0 / tl.load(denominator)
+        factor *= inverse
+        nothing *= inverse
     return factor, nothing
 
 
@@ -313,7 +318,7 @@ def _rows_kernel(
         exp_z = _exp(z)
         norm = tl.sum(exp_z, 0)
         inverse_norm = 1.0 / norm
-        log_norm = _log2(norm) * _LN_2
+        log_norm = _log_of(norm, inverse_norm)
         log_p = z - log_norm[None, :]
         p = exp_z * inverse_norm[None, :]
 
@@ -471,7 +476,7 @@ def _long_rows_kernel(
         shift = top - highest
         norm_all = tl.sum(norm * _exp(shift), 0)
         inverse_norm = 1.0 / norm_all
-        log_norm = _log2(norm_all) * _LN_2
+        log_norm = _log_of(norm_all, inverse_norm)
         # How many classes a lane has seen: all of each whole block, and its part of the last.
         rest = tl.minimum(tl.maximum(K % BLOCK - lane * PER_LANE, 0), PER_LANE)
         count = K // BLOCK * PER_LANE + rest
@@ -794,7 +799,7 @@ def _form(
     options["VECTOR"] = max(1, 4 // itemsize)
     # A load instruction of lanes along rows touches as many cache lines as rows, which for long
     # rows costs more than it saves; neighbouring lanes save nothing in unaligned rows.
-    aligned = unit * itemsize == 16
+    aligned = unit * itemsize >= 16
     innermost = z[2] == 1 and q[2] == 1
     short = block <= 256 and not (aligned and 16 < block <= 64)
     options["SPREAD"] = _LAYS_ALONG_ROWS and innermost and short

@@ -503,6 +503,17 @@ def test_nan_stays_in_its_row(k):
     assert torch.equal(grad[~bad], clean_grad[~bad])
 
 
+@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
+@pytest.mark.parametrize("terms", SINGLE, ids=NAMES)
+def test_a_row_without_any_class_is_nan(terms, k):
+    logits, targets = random_case(3, k)
+    logits[1] = float("-inf")
+    value, grad, expected, _ = both(logits, targets, terms, reduction="none")
+    assert value.isnan().tolist() == expected.isnan().tolist() == [False, True, False]
+    assert grad[1].isnan().any()
+    assert grad[::2].isfinite().all()
+
+
 def test_nan_of_an_ignored_row_is_ignored():
     logits, targets = random_case(6, 10, ignored=True)
     logits[0] = torch.nan
