@@ -45,8 +45,9 @@ def _exp(x):
 
 @triton.jit
 def _log2(x):
-    # Of a normal x > 0, within 1e-7 (some number for what is none): half the instructions of tl.log2, which is ready for
-    # everything.  x = 2**e (1 + f) with |f| < 0.42; f P(f) is fitted to log2(1 + f).
+    # Of a normal x > 0, within 1e-7 (of another, some number): half the instructions of tl.log2,
+    # which is ready for everything.  x = 2**e (1 + f) with |f| < 0.42; f P(f) is fitted to
+    # log2(1 + f).
     bits = x.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) & -0x800000
     f = (bits - exponent).to(tl.float32, bitcast=True) - 1.0
