@@ -628,7 +628,7 @@ _REGISTERS = 65536  # of a multiprocessor
 # delivers to it while one of them is on its way (Little's law).
 _IN_FLIGHT = 32_000
 # Registers that 32 elements a thread need, by how a term is summed.
-_REGISTERS_OF = {None: 88, "linear": 96, "power": 128, "phi": 200}
+_REGISTERS_OF = {None: 104, "linear": 104, "power": 128, "phi": 200}
 _SECTOR = 32  # bytes: what memory gives at the least
 # Said, not left to a default that differs between releases (triton 3.10 turns it off): a fused
 # multiply-add rounds once, and the figures of `apl.kernels.static` are those with it.
