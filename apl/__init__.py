@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apl.criteria import make_loss
+    from apl.data.sources import load_data
     from apl.linear import linear_loss
     from apl.losses import LOSSES
 
 __version__ = "0.2.0"
-__all__ = ["LOSSES", "__version__", "linear_loss", "make_loss"]
+__all__ = ["LOSSES", "__version__", "linear_loss", "load_data", "make_loss"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,6 +22,10 @@ def __getattr__(name: str) -> Any:
         from apl.linear import linear_loss
 
         return linear_loss
+    if name == "load_data":
+        from apl.data.sources import load_data
+
+        return load_data
     if name == "LOSSES":
         from apl.losses import LOSSES
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apl.config import Config, make_config, make_grid
+from apl.config import Config, make_config, make_grid, no_dataset
 from apl.errors import BadInput, Interrupted, NoiseWarning
 from apl.losses import LOSSES, PARAMS, loss_label
 from apl.machine import Machine, available, data_folder
@@ -27,6 +27,7 @@ from apl.presets import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS, PRESETS
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from apl.data.dataset import Dataset
     from apl.study import Progress
 
 app = typer.Typer(
@@ -54,8 +55,11 @@ _CHOICES: dict[str, Iterable[str]] = {
 
 CONFIG = [f.name for f in dataclasses.fields(Config) if "help" in f.metadata]
 MACHINE = [f.name for f in dataclasses.fields(Machine)]
-DATA = ("data_dir", "download")
-LABELS = ("preset", "dataset", "noise", "rate", "map", "method", "seed", "train_size")
+DATA = ("data_dir", "download", "max_broken")
+LABELS = (
+    *("preset", "dataset", "image_size", "label_column"),
+    *("noise", "rate", "map", "method", "seed", "train_size"),
+)
 
 SHARED = [name for name in CONFIG if name not in ("loss", "noise", "rate", "seed")]  # by all cells
 
@@ -129,6 +133,42 @@ def _machine(given: dict[str, Any]) -> Machine:
     return Machine(**{name: given.pop(name) for name in MACHINE if name in given})
 
 
+def _own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
+    """The data of the user's own that --dataset leads to, which takes its place in what was given;
+    None where it is a built-in name."""
+    named = given.get("dataset")
+    if named is None or named in DATASETS:
+        return None
+    if not Path(named).expanduser().exists():
+        raise no_dataset(named)
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from apl.data.sources import load_data
+
+    out = _console()
+    columns = (TextColumn("reading images"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=out, transient=True, disable=not out.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        given["dataset"] = load_data(
+            named,
+            image_size=given.get("image_size", 0),
+            label_column=given.get("label_column", "label"),
+            max_broken=machine.max_broken,
+            say=lambda line: bar.console.print(line, markup=False),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    data: Dataset = given["dataset"]
+    return data
+
+
 def _split(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
@@ -159,6 +199,7 @@ def noise(
     Example: `apl noise --type asym --rate 0.3`
     """
     machine = _machine(given)
+    _own_data(given, machine)
     config = make_config(**given)
     from apl.report.pictures import plot_transition
     from apl.report.terminal import noise_table
@@ -200,6 +241,7 @@ def train_command(
     Example: `apl train --loss nce_rce --noise sym --rate 0.6`
     """
     machine = _machine(given)
+    data = _own_data(given, machine)
     config = make_config(**given)
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -209,6 +251,7 @@ def train_command(
     from apl.runs import RUNS, write_study
     from apl.train import train
 
+    on = "true" if data is None else data.on
     study = folder or Path("results", f"{config.dataset}-{config.preset}-train")
     run = study / RUNS / config.name
     stopping = False
@@ -230,7 +273,7 @@ def train_command(
 
         def on_epoch(row: dict[str, float]) -> None:
             bar.update(task, completed=row["epoch"])
-            bar.console.print(epoch_line(row, config.epochs))
+            bar.console.print(epoch_line(row, config.epochs, on))
 
         try:
             result = train(
@@ -259,7 +302,7 @@ def _this_command() -> str:
 
 
 @app.command()
-@options(*DATA)
+@options("dataset", *DATA)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="a run folder, as `apl train` names it")],
     labels: Annotated[
@@ -269,14 +312,23 @@ def evaluate(
 ) -> None:
     """Score a trained run: overall, per class, confusion matrix, memorised and recovered.
 
+    Data of your own are found in the cache; --dataset PATH where they are no longer there.
+
     Example: `apl evaluate results/digits-quick-train/runs/nce_rce_sym-0.4_seed0`
     """
     from apl.report.terminal import result_table, scores_table, verdicts
+    from apl.runs import Run
     from apl.train import evaluate_run
 
-    scores, config, result = evaluate_run(run, labels, _machine(given))
+    machine = _machine(given)
+    if "dataset" in given:  # decoded as it was for the run, into the cache
+        config = Run(run).config
+        given.update(image_size=config.image_size, label_column=config.label_column)
+        _own_data(given, machine)
+    scores, config, result = evaluate_run(run, labels, machine)
     out = _console()
-    out.print(f"{loss_label(config.loss)}: {scores.accuracy:.2%} on the {labels} test labels")
+    on = "given" if labels == "clean" and result.on == "given" else labels
+    out.print(f"{loss_label(config.loss)}: {scores.accuracy:.2%} on the {on} test labels")
     out.print(scores_table(result.class_names, scores))
     out.print(result_table("last epoch, as trained", result))
     for line in verdicts(config, result):
@@ -320,6 +372,7 @@ def study(
     Example: `apl study --losses ce,nce_rce --noise sym --rates 0.2,0.6 --seeds 1`
     """
     machine = _machine(given)
+    _own_data(given, machine)
     preset = given.pop("preset", "quick")
     cells = make_grid(preset, _split(losses), _split(noise), _numbers(rates), seeds, **given)
     target = folder or Path("results", f"{cells[0].dataset}-{preset}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import itertools
 import math
@@ -11,13 +12,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apl.errors import BadInput, require
 from apl.losses import LOSSES, PARAMS, check_params, loss_name, parse_loss
 from apl.presets import (
     COMMON,
     DATASETS,
+    FEWEST_STEPS,
     METHODS,
     NETWORK,
     NETWORKS,
@@ -26,8 +28,13 @@ from apl.presets import (
     PRECISIONS,
     PRESETS,
     PUBLISHED_WEIGHTS,
+    SIDE,
     check_rate,
+    own_network,
 )
+
+if TYPE_CHECKING:
+    from apl.data.dataset import Dataset
 
 
 def option(help: str, default: Any = dataclasses.MISSING) -> Any:
@@ -46,11 +53,16 @@ class Config:
 
     Every field is an option of `apl train`, and so is every parameter of the losses, by its name.
     `map_sha256` is of the content of a map's file, which decides and not its name; '' for a map
-    with a name of ours.
+    with a name of ours.  `dataset_sha256` is of the content of the user's own data (labels, split
+    and files), '' for a built-in set: their path is no part of what a run is, and what it leads to
+    is.  `image_size` is then what the images have, whether asked for or not.
     """
 
     preset: str = option(f"settings to start from: {', '.join(PRESETS)}")
-    dataset: str = option(f"{', '.join(DATASETS)}; each preset has its own")
+    dataset: str = option(
+        f"{', '.join(DATASETS)}; each preset has its own; or the path of your data: a folder of "
+        "classes, a .csv/.jsonl/.parquet list (file_name, label), an .npz"
+    )
     loss: str = option("a name from `apl losses` or a sum such as `2*nce + 0.5*mae`")
     params: Mapping[str, float] = field(default_factory=dict)
     noise: str = option(f"label noise: {', '.join(NOISES)}")
@@ -77,17 +89,35 @@ class Config:
         "bf16 (autocast)",
         "tf32",
     )
+    dataset_sha256: str = ""
+    image_size: int = option(
+        "pixels a side of your own images, resized and cut to a square; 0: theirs where all are "
+        f"one square of at most {SIDE}, else {SIDE}",
+        0,
+    )
+    label_column: str = option("column of your list that holds the labels", "label")
 
     def __post_init__(self) -> None:
         for name, table in (
             ("preset", PRESETS),
-            ("dataset", DATASETS),
             ("network", NETWORKS),
             ("noise", NOISES),
             ("method", METHODS),
             ("precision", PRECISIONS),
         ):
             require(getattr(self, name) in table, name, getattr(self, name), ", ".join(table))
+        if self.dataset_sha256:
+            digest = self.dataset_sha256
+            known = re.fullmatch("[0-9a-f]{64}", digest) is not None
+            require(known, "dataset_sha256", digest, "64 hexadecimal digits")
+            require(self.image_size >= 1, "image_size", self.image_size, "a whole number >= 1")
+        else:
+            if self.dataset not in DATASETS:
+                raise no_dataset(self.dataset)
+            only = "0 with a built-in data set"
+            require(self.image_size == 0, "image_size", self.image_size, only)
+            only = "label with a built-in data set"
+            require(self.label_column == "label", "label_column", self.label_column, only)
         check_rate(self.rate)
         require(2 <= self.width <= 1024, "width", self.width, "a whole number from 2 to 1024")
         for name in ("epochs", "eval_every"):
@@ -130,7 +160,9 @@ class Config:
     def overrides(self) -> dict[str, Any]:
         """The settings that are not the preset's, a loss parameter by its own name; noise, rate,
         map and seed are no settings."""
-        base = _settings(self.preset, {"dataset": self.dataset, "loss": self.loss})
+        same = ("dataset", "dataset_sha256", "image_size", "loss")
+        base = _settings(self.preset, {name: getattr(self, name) for name in same})
+        base["image_size"] = 0  # it chose the network, and is a setting itself
         usual = base.pop("params")
         changed = {
             name: self.params.get(name)
@@ -151,7 +183,9 @@ class Config:
     @property
     def name(self) -> str:
         """A folder name that says all of it: 'nce_rce_sym-0.6_seed0', and what differs."""
-        noise = "clean" if self.noise == "none" else self.noise
+        # Labels of the user's own may be wrong as they are.
+        unchanged = "given" if self.dataset_sha256 else "clean"
+        noise = unchanged if self.noise == "none" else self.noise
         if self.map:
             noise += f"-{self.map}"
         if NOISES[self.noise].rated:
@@ -168,7 +202,8 @@ class Config:
         ]
 
 
-_CELL = ("dataset", "loss", "noise", "rate", "map", "seed")  # which cell of a study a run is
+# Which cell of a study a run is.
+_CELL = ("dataset", "dataset_sha256", "loss", "noise", "rate", "map", "seed")
 _MACHINE_ONCE = {"threads", "device", "checkpoint_minutes", "compile"}  # in configs of format 1
 
 
@@ -193,11 +228,17 @@ def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Every field of a config but `preset`: the preset's for the data set, then what is given."""
     chosen = PRESETS[preset]
     dataset = given.get("dataset", chosen.dataset)
+    if given.get("dataset_sha256"):
+        # As for the preset's own data set, but all images, and a network of their size.
+        usual = chosen.per_dataset.get(chosen.dataset, {})
+        of_dataset = {**usual, "train_size": 0, **own_network(given.get("image_size", 0))}
+    else:
+        of_dataset = chosen.per_dataset.get(dataset, {})
     settings = {
         **COMMON,
         **NETWORK.get(dataset, {}),
         **chosen.settings,
-        **chosen.per_dataset.get(dataset, {}),
+        **of_dataset,
         "dataset": dataset,
     }
     if given.get("network", settings["network"]) != settings["network"]:
@@ -210,9 +251,13 @@ def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def make_config(preset: str = "quick", **given: Any) -> Config:
+def make_config(
+    preset: str = "quick", *, dataset: str | Dataset | None = None, **given: Any
+) -> Config:
     """A config from a preset: the preset's settings for the data set, then what is `given`.
 
+    dataset: a built-in name, or what `apl.load_data` made of something else; of a small set there
+    are more epochs than the preset's, so that a network can learn it at all.
     given: fields of `Config`, and loss parameters by name; None means not given.  The presets
     `paper` and `laptop` use the published weights of each combination, the others each loss's own.
     Raises BadInput for anything that does not fit.
@@ -221,10 +266,23 @@ def make_config(preset: str = "quick", **given: Any) -> Config:
     given = {name: value for name, value in given.items() if value is not None}
     if "loss" in given:
         given["loss"] = loss_name(given["loss"])
-    for name, table in (("dataset", DATASETS), ("network", NETWORKS), ("noise", NOISES)):
+    count = 0  # of training images, of the user's own data
+    if isinstance(dataset, str):
+        if dataset not in DATASETS and not given.get("dataset_sha256"):
+            raise no_dataset(dataset)
+        given["dataset"] = dataset
+    elif dataset is not None:
+        given["dataset"] = dataset.name
+        if dataset.digest:
+            given.update(dataset_sha256=dataset.digest, image_size=dataset.image_size)
+            count = len(dataset.train)
+    for name, table in (("network", NETWORKS), ("noise", NOISES)):
         if name in given:
             require(given[name] in table, name, given[name], ", ".join(table))
     settings = _settings(preset, given)
+    if count and "epochs" not in given:  # a small set has few steps in an epoch
+        steps = max(1, (settings["train_size"] or count) // max(settings["batch_size"], 1))
+        settings["epochs"] = max(settings["epochs"], math.ceil(FEWEST_STEPS / steps))
     kind = NOISES[settings["noise"]]
     if not kind.rated:
         settings["rate"] = 0.0
@@ -233,11 +291,24 @@ def make_config(preset: str = "quick", **given: Any) -> Config:
         raise BadInput(f"{settings['noise']} noise needs --map FILE: {kind.file}")
     if settings["noise"] == "human":
         dataset = settings["dataset"]
-        require(dataset == "cifar10", "dataset", dataset, "cifar10 with human noise")
+        human = dataset == "cifar10" and not settings.get("dataset_sha256")
+        require(human, "dataset", dataset, "cifar10 with human noise")
     if kind.maps and settings["map"] not in kind.names:
         require(bool(kind.file), "map", settings["map"], kind.maps)
         settings["map_sha256"] = map_digest(settings["map"], settings["noise"])
     return Config(preset=preset, **settings)
+
+
+def no_dataset(given: str) -> BadInput:
+    """That what was given for a data set is none."""
+    path = Path(given).expanduser()
+    if given and path.exists():
+        return BadInput(f"dataset is {given!r}, a path: give what apl.load_data makes of it")
+    near = difflib.get_close_matches(path.name, DATASETS, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return BadInput(
+        f"dataset is {given!r}; accepted: {', '.join(DATASETS)}, or a path that exists{hint}"
+    )
 
 
 def usual_map(preset: str, noise: str) -> str:
@@ -275,7 +346,10 @@ def make_grid(
     require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
     chosen = PRESETS[preset]
     losses = chosen.losses if losses is None else losses
-    noises = tuple(chosen.rates) if noises is None else noises
+    if noises is None:
+        # The maps of asymmetric noise are made for the classes of the built-in sets.
+        own = not isinstance(overrides.get("dataset", ""), str)
+        noises = tuple(noise for noise in chosen.rates if not (own and noise == "asym"))
     seeds = chosen.seeds if seeds is None else seeds
     require(seeds >= 1, "seeds", seeds, "a whole number >= 1")
     for noise in noises:

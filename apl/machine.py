@@ -44,12 +44,18 @@ class Machine:
         "where data sets lie [default: $APL_DATA, else the user's cache]", None
     )
     download: bool = option("fetch a data set that is missing", True)
+    max_broken: float = option(
+        "share of your own files that may be left out because they can't be read; one always may",
+        0.01,
+    )
 
     def __post_init__(self) -> None:
         threads, minutes = self.threads or 0, self.checkpoint_minutes
         require(threads >= 0, "threads", threads, "a whole number >= 0")
         fits = 0 <= minutes < float("inf")
         require(fits, "checkpoint_minutes", minutes, "a finite number >= 0")
+        share = 0 <= self.max_broken <= 1
+        require(share, "max_broken", self.max_broken, "a number from 0 to 1")
         known = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device) is not None
         require(known, "device", self.device, "auto, cpu, cuda, cuda:N, mps")
 
@@ -64,8 +70,12 @@ def data_folder(given: str | Path | None = None) -> Path:
         return Path(given).expanduser()
     if os.environ.get("APL_DATA"):
         return Path(os.environ["APL_DATA"]).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "apl"
+    return cache_folder()
+
+
+def cache_folder() -> Path:
+    """The user's cache folder, which may be deleted at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apl"
 
 
 def available(name: str, folder: str | Path | None = None) -> bool:

@@ -36,7 +36,10 @@ def make_network(name: str, image_shape: Sequence[int], num_classes: int, width:
             *conv(widths[1], widths[2]),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            *head(widths[2] * (height // 8) * (image_width // 8), 8 * width, num_classes),
+            *head(
+                widths[2] * ((height + 1) // 2 // 4) * ((image_width + 1) // 2 // 4),
+                *(8 * width, num_classes),
+            ),
         )
     elif name == "cnn4":
         network = nn.Sequential(

@@ -103,6 +103,8 @@ HUMAN_LABELS = {
 }
 """The label sets of CIFAR-10N, and their keys in its file."""
 
+SIDE = 64  # pixels a side of images that differ in size or are larger, where none is asked for
+
 NOISES: dict[str, Noise] = {
     "none": Noise("no noise", rated=False),
     "sym": Noise("symmetric", rated=True),
@@ -156,6 +158,8 @@ COMMON: dict[str, Any] = {
     "method": "transition",
     "seed": 0,
     "train_size": 0,
+    "image_size": 0,
+    "label_column": "label",
     "momentum": 0.9,
     "weight_decay": 1e-4,
     "clip": 5.0,
@@ -175,6 +179,17 @@ NETWORK: dict[str, dict[str, Any]] = {
     "cifar10": {"network": "cnn8", "width": 64},
     "cifar100": {"network": "resnet34", "width": 64},
 }
+
+
+FEWEST_STEPS = 420  # of a training on data of the user's own: what the preset quick gives to digits
+
+
+def own_network(image_size: int) -> dict[str, Any]:
+    """The network for data of the user's own: one whose step a CPU can pay for at that size."""
+    if image_size < 8:
+        return {"network": "mlp", "width": 64}
+    return {"network": "cnn4" if image_size <= 32 else "cnn5", "width": 32}
+
 
 OTHER_WIDTH = 64  # of a network that is not the preset's, where none is given
 

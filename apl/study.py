@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from apl.config import Config
-from apl.data.sources import load_data
+from apl.data.sources import data_of
 from apl.errors import BadInput
 from apl.machine import Machine
 from apl.runs import LOG, RECORD, RUNS, SUMMARY, Run, read_record, write_study
@@ -67,10 +67,10 @@ def run_study(
     with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
         pool = Processes(min(workers, len(waiting)), machine)
         stack.callback(pool.stop)
-        for dataset in {cell.dataset for cell in waiting}:
+        for cell in {(cell.dataset, cell.dataset_sha256): cell for cell in waiting}.values():
             # While the workers start: downloaded once, and what is missing or damaged is told
             # before every cell fails of it.
-            load_data(dataset, machine.data_dir, machine.download)
+            data_of(cell, machine)
         while waiting or asleep or pool.training:
             now = time.monotonic()
             for name in [name for name, (_, when) in asleep.items() if when <= now]:

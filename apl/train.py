@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from apl.config import Config, map_digest
 from apl.criteria import make_loss
 from apl.data.dataset import Batches, Dataset, balanced_subset
-from apl.data.sources import human_labels, load_data
+from apl.data.sources import data_of, human_labels
 from apl.errors import BadInput, Interrupted, one_line, require
 from apl.kernels import dispatch
 from apl.machine import Machine, choose_device, environment
@@ -42,7 +42,7 @@ def prepare(config: Config, machine: Machine | None = None, data: Dataset | None
     data: another data set than the config's.  Artificial noise takes its given labels for true.
     """
     machine = machine or Machine()
-    data = data or load_data(config.dataset, machine.data_dir, machine.download)
+    data = data or data_of(config, machine)
     train = data.train
     if config.train_size > len(train):
         raise BadInput(
@@ -455,7 +455,7 @@ def evaluate_run(
     machine = machine or Machine()
     run = Run(path)
     config, result = run.config, run.result
-    data = load_data(config.dataset, machine.data_dir, machine.download)
+    data = data_of(config, machine)
     network = load_network(run, config, data)
     if labels == "clean":
         return look(network, data, data.test.images, lambda: False), config, result

@@ -16,10 +16,15 @@ from apl.noise import IntArray, Labels
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 [N, H, W, C] (channels last, as convolutions on a CPU like them) and labels."""
+    """Images uint8 [N, H, W, C] (channels last, as convolutions on a CPU like them) and labels.
+
+    The images lie in memory, or are mapped from a file and may be more than it holds: index a
+    batch of them, and copy no more.  names: what the user calls each sample, () where nobody does.
+    """
 
     images: Tensor
     labels: Labels
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -29,12 +34,17 @@ class Split:
         labels = dataclasses.replace(
             self.labels, given=self.labels.given[chosen], true=self.labels.true[chosen]
         )
-        return Split(self.images[torch.from_numpy(chosen)], labels)
+        names = tuple(self.names[i] for i in chosen) if self.names else ()
+        return Split(self.images[torch.from_numpy(chosen)], labels, names)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is learned from; mean and std are those of its training pixels in [0, 1], a channel."""
+    """What is learned from; mean and std are those of its training pixels in [0, 1], a channel.
+
+    digest: the sha256 of the content of data of the user's own, '' of a built-in set; root: the
+    folder that its samples' names are relative to, '' where they are no files.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -42,6 +52,18 @@ class Dataset:
     test: Split
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    digest: str = ""
+    root: str = ""
+
+    @property
+    def on(self) -> str:
+        """Whether the test labels are 'true', or only 'given' since nobody knows the truth."""
+        return "true" if self.test.labels.known.all() else "given"
+
+    @property
+    def image_size(self) -> int:
+        """The height of its images."""
+        return int(self.train.images.shape[1])
 
     @property
     def num_classes(self) -> int:
@@ -65,7 +87,6 @@ class Batches:
     ) -> None:
         self.data, self.seed, self.augment, self.device = data, seed, augment, device
         self.images = data.train.images.to(device)
-        self._padded = pad(self.images) if augment else self.images
         self.bounds = batch_bounds(len(self.images), batch_size)
 
     def __len__(self) -> int:
@@ -81,12 +102,14 @@ class Batches:
             offsets = torch.randint(0, 2 * BORDER + 1, (count, 2), generator=generator)
             offsets = offsets.to(self.device)
             flips = (torch.rand(count, generator=generator) < 0.5).to(self.device)
+            rows = torch.arange(max(end - start for start, end in self.bounds), device=self.device)
         for start, end in self.bounds[first:]:
             chosen = order[start:end]
+            batch = self.images.index_select(0, chosen)
             if self.augment:
-                batch = crop_and_flip(self._padded, chosen, offsets[start:end], flips[start:end])
-            else:
-                batch = self.images[chosen]
+                # Padded by the batch: a padded copy of all would not fit where they are mapped.
+                places = rows[: end - start], offsets[start:end], flips[start:end]
+                batch = crop_and_flip(pad(batch), *places)
             yield chosen, self.data.to_float(batch)
 
 

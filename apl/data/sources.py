@@ -1,29 +1,96 @@
-"""A name to a `Dataset`: digits, CIFAR, MNIST, and the labels that people gave to CIFAR-10."""
+"""A name, a path or arrays to a `Dataset`: digits, CIFAR, MNIST, what the user has, and the labels
+that people gave to CIFAR-10."""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from apl.config import Config, no_dataset
 from apl.data.dataset import Dataset, Split, balanced_subset
+from apl.data.files import find_decoded, from_arrays, from_torch, read_path
+from apl.data.images import Progress
+from apl.data.listing import Say
 from apl.errors import BadInput, one_line
-from apl.machine import available, data_folder
+from apl.machine import Machine, available, data_folder
 from apl.noise import IntArray, Labels
 from apl.presets import DATASETS, HUMAN_LABELS, Source
 
 
-@functools.lru_cache(maxsize=2)  # a study's worker trains many networks on one data set
-def load_data(name: str, folder: str | Path | None = None, download: bool = True) -> Dataset:
-    """The data set `name`, from the data folder, downloaded there if it is missing.
+def load_data(
+    source: Any,
+    folder: str | Path | None = None,
+    download: bool = True,
+    *,
+    image_size: int = 0,
+    label_column: str = "label",
+    max_broken: float = 0.01,
+    say: Say = print,
+    progress: Progress = lambda done, total: None,
+) -> Dataset:
+    """The data set that `source` is: a built-in name, a path, arrays or a torch Dataset.
 
-    Raises BadInput when it is missing and can't be had, or when its files are damaged.
+    A built-in one is read from the data folder (`folder`, else $APL_DATA, else the user's cache),
+    downloaded there if it is missing.  A path is read by `apl.data.files.read_path`, which says
+    what the other arguments mean.  Arrays are (images, labels): images [N, H, W] or [N, H, W, C]
+    in uint8, or in fractions of 1; labels [N], numbers or words.  The items of a torch Dataset are
+    (image, label).  A share of each class of these is held out for the test.
+
+    say gets each line that is to be told, progress the images decoded and in all.
+    Raises BadInput for what is missing and can't be had, is damaged, or can't be learned from.
     """
-    if name not in DATASETS:
-        raise BadInput(f"unknown data set {name!r}; accepted: {', '.join(DATASETS)}")
+    if isinstance(source, str | Path):
+        if str(source) in DATASETS:
+            return _built_in(str(source), folder, download)
+        if not Path(source).expanduser().exists():
+            raise no_dataset(str(source))
+        return read_path(
+            source,
+            image_size=image_size,
+            label_column=label_column,
+            max_broken=max_broken,
+            say=say,
+            progress=progress,
+        )
+    if isinstance(source, tuple) and len(source) == 2:
+        return from_arrays("arrays", *source, say)
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return from_torch(type(source).__name__.lower(), source, image_size, say)
+    raise BadInput(
+        f"the data is a {type(source).__name__}; accepted: {', '.join(DATASETS)}, a path, "
+        "(images, labels), or a torch Dataset"
+    )
+
+
+def data_of(config: Config, machine: Machine) -> Dataset:
+    """The data set that a config means.  Data of the user's own are found in the cache by the
+    digest of their content, since a config holds no path.
+
+    Raises BadInput where it is not on this machine.
+    """
+    if not config.dataset_sha256:
+        return _built_in(config.dataset, machine.data_dir, machine.download)
+    return _decoded(config.dataset, config.dataset_sha256, config.image_size)
+
+
+@functools.lru_cache(maxsize=2)
+def _decoded(name: str, digest: str, image_size: int) -> Dataset:
+    found = find_decoded(digest, image_size)
+    if found is None:
+        raise BadInput(
+            f"{name} (sha256 {digest[:12]}, {image_size} pixels) is not decoded on this machine, "
+            "or has changed since: give its path to --dataset"
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=2)  # a study's worker trains many networks on one data set
+def _built_in(name: str, folder: str | Path | None, download: bool) -> Dataset:
     source = DATASETS[name]
     if name == "digits":
         images, labels, class_names = _digits()

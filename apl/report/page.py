@@ -503,13 +503,14 @@ def _grid(study: Study) -> set[tuple[str, str, int]]:
     runs = study.runs
     methods, settings = set(runs["method"]), set(runs["setting"])
     seeds = {int(seed) for seed in runs["seed"]}
+    on = "true" if "true" in set(runs["on"]) else "given"
     for config in study.unfinished:
         if config.noise == "matrix":  # named by the rate that its labels come to, not known yet
             continue
         clean = config.rate == 0 and config.noise != "human"
         noise, table = ("none", "") if clean else (config.noise, config.map)
         methods.add(method_label(config.loss, own_settings(config, study.shared)))
-        settings.add(setting_name(noise, table, 100 * config.rate))
+        settings.add(setting_name(noise, table, 100 * config.rate, on))
         seeds.add(config.seed)
     return set(itertools.product(methods, settings, seeds))
 

@@ -211,7 +211,7 @@ def studies(found: Sequence[Finished], unfinished: Sequence[Config] = ()) -> lis
     runs["rank"] = [order.index(key) for key in ordered]
     runs["kind"] = [_kind(noise, table) for noise, table, _ in keys]
     runs["title"] = [_title(*key) for key in keys]
-    runs["setting"] = [setting_name(*key) for key in keys]
+    runs["setting"] = [setting_name(*key, on) for key, on in zip(keys, runs["on"], strict=True)]
 
     rows = [{"run": run.name, **row} for run in found for row in run.history]
     epochs = pd.DataFrame(rows, columns=["run", *HISTORY_COLUMNS])
@@ -272,10 +272,11 @@ def _title(noise: str, table: str, x: float) -> str:
     return name.strip() if noise == "none" or math.isnan(x) else f"{name.strip()}, {x:g} %"
 
 
-def setting_name(noise: str, table: str, x: float) -> str:
-    """A noise setting as the tables call it: 'sym 0.4' for symmetric noise of x = 40 percent."""
+def setting_name(noise: str, table: str, x: float, on: str = "true") -> str:
+    """A noise setting as the tables call it: 'sym 0.4' for symmetric noise of x = 40 percent; on:
+    whether the test labels are 'true' or only 'given', and so those without added noise too."""
     if noise == "none":
-        return "clean"
+        return "clean" if on == "true" else "as given"
     if noise == "human" and table:
         return f"human {table}"
     rate = "" if math.isnan(x) else f" {x / 100:g}"

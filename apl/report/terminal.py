@@ -101,15 +101,16 @@ def verdicts(config: Config, result: Result) -> list[str]:
     return lines
 
 
-def epoch_line(row: Mapping[str, float], epochs: int) -> str:
-    """A row of the history as a line."""
+def epoch_line(row: Mapping[str, float], epochs: int, on: str = "true") -> str:
+    """A row of the history as a line; on: whether the test labels are 'true' or only 'given'."""
 
     def percent(name: str) -> str:
         return "     -" if math.isnan(row[name]) else f"{100 * row[name]:5.1f}%"
 
+    test = "test (clean)" if on == "true" else "test (on given labels)"
     return (
         f"epoch {row['epoch']:3d}/{epochs}  loss {row['train_loss']:8.4f}  "
-        f"train (noisy) {percent('train_accuracy')}  test (clean) {percent('test_accuracy')}  "
+        f"train (noisy) {percent('train_accuracy')}  {test} {percent('test_accuracy')}  "
         f"memorised {percent('memorised')}  recovered {percent('recovered')}"
     )
 
@@ -118,7 +119,8 @@ def cell_line(name: str, result: Result, done: int, total: int, seconds_left: fl
     """A finished cell of a study as a line, and how far the study is."""
     mark = f"  collapsed ({result.reason})" if result.collapsed else ""
     left = _time_left(seconds_left)
-    return f"{done}/{total}{left}: {name}  test {result.test_accuracy:.2%}{mark}"
+    on = "" if result.on == "true" else " on given labels"
+    return f"{done}/{total}{left}: {name}  test {result.test_accuracy:.2%}{on}{mark}"
 
 
 def _time_left(seconds: float | None) -> str:
@@ -140,7 +142,9 @@ def study_table(
     the cell."""
     settings = list(dict.fromkeys((cell.noise, cell.map, cell.rate) for cell in cells))
     done, total = len(results), len(cells)
-    table = _compact(f"{done} of {total} cells{_time_left(seconds_left)}; clean test accuracy in %")
+    given = any(result.on != "true" for result in results.values())
+    what = "test accuracy on given labels" if given else "clean test accuracy"
+    table = _compact(f"{done} of {total} cells{_time_left(seconds_left)}; {what} in %")
     table.add_column("loss", no_wrap=True)
     for noise, named, rate in settings:
         below = f"{rate:g}" if NOISES[noise].rated else named if noise == "human" else ""

@@ -1,0 +1,500 @@
+"""What a path of the user's holds, in words: which files, which labels, what is trained on.
+
+Nothing is decoded here, and nothing that is wrong with one file or row loses the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from apl.errors import BadInput, one_line
+from apl.noise import UNKNOWN, IntArray
+
+Pixels = npt.NDArray[np.uint8]
+Say = Callable[[str], None]
+
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+"""The names of splits, those that Hugging Face's imagefolder reads."""
+
+SUFFIXES = frozenset(".png .jpg .jpeg .gif .bmp .tif .tiff .webp .ppm .pgm .pbm".split())
+LISTS = (".csv", ".tsv", ".jsonl", ".parquet")
+FILE_COLUMNS = ("file_name", "filename", "file", "path", "image")
+HELD_OUT = 5  # one in so many is held out where there is no test split
+
+
+class Sample(NamedTuple):
+    """A sample as it is listed: what the user calls it, where it lies, its labels as text."""
+
+    name: str
+    path: str
+    given: str
+    true: str
+    split: str
+    stat: tuple[int, int]  # size and time of its file
+
+
+@dataclass
+class Listing:
+    """What a path holds, before anything is decoded.
+
+    root: what the names are relative to; broken: what is left out, by name, and why; notes: lines
+    to tell; pixels: the images themselves where a file of arrays holds them, in the samples' order.
+    """
+
+    root: Path
+    samples: list[Sample] = field(default_factory=list)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    pixels: Pixels | None = None
+
+
+def list_path(path: Path, label_column: str) -> Listing:
+    """What lies at a path; BadInput where nothing can be learned from it."""
+    if path.is_dir():
+        for name in (f"metadata{suffix}" for suffix in LISTS):
+            if (path / name).is_file():  # as Hugging Face's imagefolder names it
+                return _list_file(path / name, label_column)
+        return _list_folder(path)
+    if path.suffix.lower() == ".npz":
+        return _list_arrays(path)
+    if path.suffix.lower() in LISTS:
+        return _list_file(path, label_column)
+    raise BadInput(
+        f"{path} is no data set; accepted: a folder of classes, a list of files "
+        f"({', '.join(LISTS)}) or arrays (.npz)"
+    )
+
+
+def _list_folder(root: Path) -> Listing:
+    """root/CLASS/.../x.png or root/SPLIT/CLASS/.../x.png."""
+    found = Listing(root)
+    folders = sorted(entry.name for entry in os.scandir(root) if _is_folder(entry))
+    splits = [
+        name
+        for name in folders
+        if name.lower() in SPLITS and any(map(_is_folder, os.scandir(root / name)))
+    ]
+    if folders and not splits and all(name.lower() in SPLITS for name in folders):
+        raise BadInput(
+            f"{root} has splits without folders of classes ({', '.join(folders)}); accepted: "
+            f"{root.name}/{folders[0]}/CLASS/x.png"
+        )
+    outside: list[str] = []
+    if splits:  # a class may be called `train`; then images lie in it, and no folders
+        outside = sorted(set(folders) - set(splits))
+        for name in splits:
+            _list_classes(found, root / name, SPLITS[name.lower()])
+    else:
+        _list_classes(found, root, "")
+    if outside:
+        found.notes.append(f"not read, as they are no splits with classes: {some_of(outside)}")
+    if not found.samples:
+        raise BadInput(
+            f"{root} has no images in folders of classes; accepted: {root.name}/CLASS/x.png or "
+            f"{root.name}/train/CLASS/x.png, with {' '.join(sorted(SUFFIXES))}"
+        )
+    return found
+
+
+def _list_classes(found: Listing, top: Path, split: str) -> None:
+    empty, other, outside = [], 0, 0
+    home = os.path.realpath(found.root) + os.sep
+    before = len(found.samples)
+    for entry in os.scandir(top):
+        name = entry.name
+        if name.startswith("."):
+            continue
+        if not _is_folder(entry):
+            if entry.is_symlink() and os.path.isdir(entry.path):
+                found.broken.append((_relative(entry.path, found.root), "a link to a folder"))
+            else:
+                outside += os.path.splitext(name)[1].lower() in SUFFIXES
+            continue
+        count = 0
+        for file in _files(entry.path, found):
+            relative = _relative(file.path, found.root)
+            if file.is_dir():
+                found.broken.append((relative, "a link to a folder"))
+                continue
+            if os.path.splitext(file.name)[1].lower() not in SUFFIXES:
+                other += 1
+                continue
+            count += 1
+            try:
+                if file.is_symlink() and not os.path.realpath(file.path).startswith(home):
+                    found.broken.append((relative, "a link out of the folder"))
+                    continue
+                stat = file.stat()
+            except OSError as error:
+                found.broken.append((relative, why_not(error)))
+                continue
+            at = (stat.st_size, stat.st_mtime_ns)
+            found.samples.append(Sample(relative, file.path, name, "", split, at))
+        if not count:
+            empty.append(name)
+    where = f" in {split}" if split else ""
+    if empty:
+        found.notes.append(f"left out{where}, classes without images: {some_of(sorted(empty))}")
+    if outside and len(found.samples) > before:
+        found.notes.append(f"not read{where}: {outside:,} images outside the folders of classes")
+    if other:
+        found.notes.append(f"not read{where}: {other:,} files that are not called images")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
+
+
+def _files(folder: str, found: Listing) -> Iterator[os.DirEntry[str]]:
+    """Every file below a folder, and every link, which is not followed."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        found.broken.append((_relative(folder, found.root), why_not(error)))
+        return
+    for entry in entries:
+        if entry.name.startswith("."):  # .DS_Store, and what macOS writes beside each file
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path, found)
+        else:
+            yield entry
+
+
+def _relative(path: str, root: Path) -> str:
+    return os.path.relpath(path, root).replace(os.sep, "/")
+
+
+def _list_file(path: Path, label_column: str) -> Listing:
+    """A list of files with their labels; the files are named relative to the list's folder."""
+    kind = path.suffix.lower()
+    rows = {".jsonl": _json_rows, ".parquet": _parquet_rows}.get(kind, _csv_rows)(path)
+    found = Listing(path.parent)
+    columns: Sequence[str] = ()
+    file_column = ""
+    for number, row in rows:
+        if isinstance(row, str):
+            found.broken.append((f"row {number}", row))
+            continue
+        if not file_column:
+            columns = list(row)
+            file_column = next((name for name in FILE_COLUMNS if name in columns), "")
+            for wanted, there in (
+                (f"the files ({', '.join(FILE_COLUMNS)})", bool(file_column)),
+                (f"the labels ({label_column!r}; --label-column)", label_column in columns),
+            ):
+                if not there:
+                    has = ", ".join(map(repr, columns))
+                    raise BadInput(f"{path} has no column of {wanted}; its columns: {has}")
+        name = str(row.get(file_column) or "")
+        given = as_text(row.get(label_column))
+        split = as_text(row.get("split")).lower() if "split" in columns else ""
+        problem = ""
+        stat = (0, 0)
+        if not name:
+            name, problem = f"row {number}", "no file is named"
+        elif not given:
+            problem = "no label"
+        elif "split" in columns and split not in SPLITS:
+            problem = f"split is {split!r}; accepted: {', '.join(SPLITS)}"
+        else:
+            try:
+                info = os.stat(path.parent / name)
+                stat = (info.st_size, info.st_mtime_ns)
+            except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+                problem = why_not(error)
+        if problem:
+            found.broken.append((name, problem))
+            continue
+        true = as_text(row.get("clean_label"))
+        at = os.path.join(path.parent, name)
+        found.samples.append(Sample(name, at, given, true, SPLITS.get(split, ""), stat))
+    if not found.samples:
+        raise BadInput(f"{path} lists no image that is there; {broken_line(found.broken)}")
+    check_labels([sample.given for sample in found.samples], f"{path} ({label_column})")
+    return found
+
+
+Rows = Iterator[tuple[int, "dict[str, Any] | str"]]  # number and row, or what is wrong with it
+
+
+def _csv_rows(path: Path) -> Rows:
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Excel begins its files with a mark
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 ({one_line(error)})") from None
+    head = text.split("\n", 1)[0]
+    comma = max(",;\t", key=head.count)  # the first of them where none is there
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=comma, skipinitialspace=True)
+    try:
+        names = [name.strip() for name in next(lines, [])]
+        for number, cells in enumerate(lines, 2):
+            if not any(cells):
+                continue
+            fits = len(cells) == len(names)
+            wrong = f"{len(cells)} cells under {len(names)} columns"
+            yield number, dict(zip(names, cells, strict=True)) if fits else wrong
+    except csv.Error as error:
+        raise BadInput(f"{path} is no CSV: {one_line(error)}") from None
+
+
+def _json_rows(path: Path) -> Rows:
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    row = None
+                yield number, row if isinstance(row, dict) else "no JSON object"
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path} is not UTF-8 ({one_line(error)})") from None
+
+
+def _parquet_rows(path: Path) -> Rows:
+    try:
+        from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        raise BadInput(f"{path} needs pyarrow: pip install pyarrow, or give a .csv") from None
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except Exception as error:  # a damaged file raises nearly anything
+        raise BadInput(f"{path} is damaged or no Parquet: {one_line(error)}") from None
+    yield from enumerate(rows, 1)
+
+
+def as_text(value: object) -> str:
+    """A cell as text: '' for what is missing, a whole number without a fraction of zeros."""
+    if value is None or value != value:  # nan
+        return ""
+    text = str(value).strip()
+    return text.split(".")[0] if re.fullmatch(r"[+-]?\d+\.0*", text) else text
+
+
+_IMAGES = ("x", "image", "images", "data")
+_LABELS = ("y", "label", "labels", "target", "targets")
+_WORDS = {*_IMAGES, *_LABELS, *SPLITS, "clean"}
+
+
+def _list_arrays(path: Path) -> Listing:
+    """An .npz with images and labels by name: x and y, or the words above, with a split before or
+    behind (x_train, train_images), and `clean` in the name of true labels (y_train_clean)."""
+    parts: dict[str, dict[str, Any]] = {}
+    named = "x and y, or x_train, y_train, x_test, y_test, or train_images, train_labels and so on"
+    stat = path.stat()
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for key in file.files:
+                words = key.lower().split("_")
+                if not _WORDS.issuperset(words):  # label_names, say
+                    continue
+                split = next((SPLITS[word] for word in words if word in SPLITS), "")
+                kind = "images" if any(word in _IMAGES for word in words) else ""
+                kind = "given" if any(word in _LABELS for word in words) else kind
+                if kind:
+                    kind = "true" if kind == "given" and "clean" in words else kind
+                    parts.setdefault(split, {})[kind] = file[key]
+    except Exception as error:  # a damaged zip raises nearly anything
+        raise BadInput(f"{path} holds no arrays of numbers ({one_line(error)})") from None
+    found, pixels = Listing(path.parent), []
+    for split, arrays in parts.items():
+        if not {"images", "given"} <= set(arrays):
+            raise BadInput(
+                f"{path} lacks images or labels{f' of {split}' if split else ''}: {named}"
+            )
+        images = as_pixels(arrays["images"], str(path))
+        given, true = (as_texts(arrays.get(name)) for name in ("given", "true"))
+        true = true or [""] * len(given)
+        if not len(images) == len(given) == len(true):
+            raise BadInput(f"{path}: {len(images)} images but {len(given)} labels")
+        for i, (a, b) in enumerate(zip(given, true, strict=True)):
+            name = f"{split}:{i}" if split else str(i)
+            at = (stat.st_size, stat.st_mtime_ns)
+            found.samples.append(Sample(name, "", a, "" if b == str(UNKNOWN) else b, split, at))
+        pixels.append(images)
+    if not pixels:
+        raise BadInput(f"{path} has no arrays that are called images and labels: {named}")
+    if len({images.shape[1:] for images in pixels}) > 1:
+        raise BadInput(f"{path}: the images of its splits differ in shape")
+    check_labels([sample.given for sample in found.samples], str(path))
+    found.pixels = np.concatenate(pixels)
+    return found
+
+
+def as_texts(labels: Any) -> list[str]:
+    return [] if labels is None else [as_text(label) for label in np.asarray(labels).reshape(-1)]
+
+
+def as_pixels(images: Any, name: str) -> Pixels:
+    """Images as uint8 [N, H, W, C]: from [N, H, W] or [N, H, W, C], or [N, C, H, W] where only the
+    second axis can be one of colours; whole numbers of 0 to 255, or fractions of 0 to 1."""
+    images = np.asarray(images)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
+        raise BadInput(
+            f"the images of {name} are {list(images.shape)}; accepted: [N, H, W] or [N, H, W, C] "
+            "with 1 or 3 channels"
+        )
+    if images.dtype != np.uint8 and images.size:
+        low, high = images.min(), images.max()
+        if images.dtype.kind == "f" and 0 <= low <= high <= 1:
+            images = np.rint(images * 255)
+        elif images.dtype.kind not in "iu" or not 0 <= low <= high <= 255:
+            raise BadInput(
+                f"the pixels of {name} are {images.dtype} from {low} to {high}; accepted: whole "
+                "numbers from 0 to 255, or fractions from 0 to 1"
+            )
+    return np.ascontiguousarray(images, np.uint8)
+
+
+def why_not(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+
+
+def some_of(names: Sequence[str], count: int = 5) -> str:
+    rest = len(names) - count
+    return ", ".join(map(_printable, names[:count])) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _printable(name: str) -> str:
+    """A name on one line: names of files may hold newlines, and bytes that are no text."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def broken_line(broken: Sequence[tuple[str, str]]) -> str:
+    if not broken:
+        return "it is empty"
+    shown = "; ".join(f"{_printable(name)}: {why}" for name, why in broken[:3])
+    return f"left out {len(broken):,}: {shown}{'; ...' if len(broken) > 3 else ''}"
+
+
+# --------------------------------------------------------------------- which is learned from which
+
+
+class Order(NamedTuple):
+    """The samples that are used, those to train on first: positions, labels, classes."""
+
+    chosen: IntArray
+    train: int  # so many of them
+    given: IntArray
+    true: IntArray
+    class_names: tuple[str, ...]
+
+
+def arrange(
+    given: Sequence[str], true: Sequence[str], splits: Sequence[str], name: str, say: Say
+) -> Order:
+    """Labels as text to numbers, and the split: what is called test is tested on, else what is
+    called validation, else a share of each class, the same every time.
+
+    true: '' where nobody knows.  Classes that are numbers are in order of their value, words in
+    that of their letters.
+    """
+    labels = sorted({*given, *true} - {""}, key=_by_value)
+    if len(labels) < 2:
+        only = f": all are {labels[0]!r}" if labels else ""
+        raise BadInput(f"{name} has {len(labels)} class of labels, nothing to learn{only}")
+    for _, alike in itertools.groupby(sorted(labels, key=_folded), key=_folded):
+        same = list(alike)
+        if len(same) > 1:
+            say(f"classes that differ in case alone are {len(same)} classes: {some_of(same)}")
+    index = {label: k for k, label in enumerate(labels)}
+    y = np.array([index[label] for label in given], np.int64)
+    y_true = np.array([index.get(label, UNKNOWN) for label in true], np.int64)
+    where = np.array([split or "train" for split in splits])
+    tested = next((split for split in ("test", "validation") if (where == split).any()), "")
+    if tested == "test" and (where == "validation").any():
+        say(f"not used: {(where == 'validation').sum():,} images for validation")
+    if tested:
+        train, test = (np.flatnonzero(where == split) for split in ("train", tested))
+    else:
+        out = held_out(y)
+        train, test = np.flatnonzero(~out), np.flatnonzero(out)
+        say(
+            f"no test split: one in {HELD_OUT} of each class is held out, {len(test):,} of "
+            f"{len(y):,}, the same every time"
+        )
+    if not len(train) or not len(test):
+        what = "training" if not len(train) else "test"
+        raise BadInput(f"{name} has {len(y):,} images, and none of them for {what}")
+    for one, other, there, lacking in (
+        ("training", "test", train, test),
+        ("test", "training", test, train),
+    ):
+        alone = sorted(set(y[there].tolist()) - set(y[lacking].tolist()))
+        if alone:
+            names = some_of([labels[k] for k in alone])
+            say(f"classes among the {one} images, but not among the {other} images: {names}")
+    chosen = np.concatenate([train, test])
+    return Order(chosen, len(train), y[chosen], y_true[chosen], tuple(labels))
+
+
+def check_labels(labels: Sequence[str], name: str) -> None:
+    """BadInput where labels are measured and not classes: numbers, some of them with fractions."""
+    values = [_number(label) for label in set(labels)]
+    fractions = [value for value in values if value is not None and value % 1]
+    if fractions and None not in values:
+        raise BadInput(
+            f"the labels of {name} are numbers such as {fractions[0]:g}; accepted: words or whole "
+            "numbers, one for each class"
+        )
+
+
+def _number(label: str) -> float | None:
+    try:
+        value = float(label)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _by_value(label: str) -> tuple[bool, float, str]:
+    value = _number(label)
+    return value is None, value or 0.0, label
+
+
+def _folded(label: str) -> str:
+    return unicodedata.normalize("NFC", label).casefold()
+
+
+def held_out(labels: IntArray) -> npt.NDArray[np.bool_]:
+    """True for one in HELD_OUT of each class, at least one of two; the same every time."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    out = np.zeros(len(labels), dtype=bool)
+    for members in _by_class(labels[order]):
+        count = max(round(len(members) / HELD_OUT), min(len(members) - 1, 1))
+        out[order[members[:count]]] = True
+    return out
+
+
+def _by_class(labels: IntArray) -> list[IntArray]:
+    """The positions of each class, in order."""
+    order = np.argsort(labels, kind="stable")
+    _, starts = np.unique(labels[order], return_index=True)
+    return np.split(order, starts[1:])

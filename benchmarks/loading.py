@@ -1,0 +1,135 @@
+"""Own images: the first pass and later epochs, beside torchvision's ImageFolder with a DataLoader.
+
+    python benchmarks/loading.py [--pngs 10000] [--jpegs 1000] [--rounds 2]
+
+Small PNGs (CIFAR-10's where it lies in $APL_DATA, else noise) and larger JPEGs are written to a
+temporary folder.  In one process, round by round, each side reads all of them: ours decodes into an
+empty cache and takes an epoch of batches, as the first epoch of a run does; theirs takes an epoch
+of a DataLoader with 2 workers, whose transform resizes and cuts to the same size.  Later epochs are
+the same again, from our map and from their files.  Both give normalised float batches of 128,
+shuffled, not augmented.  What is printed is images a second, the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+from apl.data.dataset import Batches
+from apl.data.sources import load_data
+from apl.errors import BadInput
+
+BATCH, WORKERS = 128, 2
+
+
+def write_pngs(root: Path, count: int) -> None:
+    """Images of CIFAR-10's size in ten folders."""
+    try:
+        images = load_data("cifar10", download=False).train.images.numpy()
+    except BadInput:
+        print("CIFAR-10 is not there: PNGs of noise, which take longer to decode")
+        images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    _write(root, (Image.fromarray(images[i % len(images)]) for i in range(count)), "png")
+
+
+def write_jpegs(root: Path, count: int) -> None:
+    """Photographs' size and smoothness, 500 x 375 as ImageNet's are on average."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (count, 12, 16, 3), np.uint8)
+    resized = (
+        Image.fromarray(image).resize((500, 375), Image.Resampling.BICUBIC) for image in coarse
+    )
+    _write(root, resized, "jpg")
+
+
+def _write(root: Path, images: Iterable[Image.Image], suffix: str) -> None:
+    for k in range(10):
+        (root / str(k)).mkdir(parents=True)
+    for i, image in enumerate(images):
+        image.save(root / str(i % 10) / f"{i:06d}.{suffix}")
+
+
+@contextlib.contextmanager
+def cache() -> Iterator[None]:
+    """An empty cache folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        yield
+
+
+def seconds(batches: Iterable[object], since: float) -> float:
+    for _ in batches:
+        pass
+    return time.perf_counter() - since
+
+
+def ours(root: Path, side: int) -> tuple[float, float]:
+    """Seconds of the first pass, decoding included, and of a later epoch."""
+    with cache():
+        start = time.perf_counter()
+        data = load_data(root, image_size=side, say=lambda line: None)
+        # The held-out images too, as theirs takes all.
+        test = (data.to_float(part) for part in data.test.images.split(BATCH))
+        batches = Batches(data, BATCH, 0, False, torch.device("cpu"))
+        first = seconds(batches.of(0), start) + seconds(test, time.perf_counter())
+        start = time.perf_counter()
+        test = (data.to_float(part) for part in data.test.images.split(BATCH))
+        return first, seconds(batches.of(1), start) + seconds(test, time.perf_counter())
+
+
+def theirs(root: Path, side: int) -> tuple[float, float]:
+    """The same of ImageFolder and DataLoader; the workers stay between the epochs."""
+    start = time.perf_counter()
+    steps = [transforms.Resize(side), transforms.CenterCrop(side), transforms.ToTensor()]
+    steps += [transforms.Normalize((0.5,) * 3, (0.25,) * 3)]
+    folder = datasets.ImageFolder(str(root), transforms.Compose(steps))
+    loader = DataLoader(folder, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
+    first = seconds(loader, start)
+    return first, seconds(loader, time.perf_counter())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--pngs", type=int, default=10_000)
+    parser.add_argument("--jpegs", type=int, default=1_000)
+    parser.add_argument("--rounds", type=int, default=2)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
+    columns = "{:>7} {:26} {:6} {:>10} {:>15} {:>7}"
+    print(columns.format("images", "kind", "pass", "ours /s", "ImageFolder /s", "ratio"))
+    work = Path(tempfile.mkdtemp())
+    try:
+        for name, count, side, write in (
+            ("32 x 32 PNG", asked.pngs, 32, write_pngs),
+            ("500 x 375 JPEG to 64 x 64", asked.jpegs, 64, write_jpegs),
+        ):
+            write(work / name, count)
+            times = [
+                (ours(work / name, side), theirs(work / name, side)) for _ in range(asked.rounds)
+            ]
+            for number, which in enumerate(("first", "later")):
+                us, them = (
+                    count / statistics.median(pair[who][number] for pair in times) for who in (0, 1)
+                )
+                figures = (f"{us:,.0f}", f"{them:,.0f}", f"{us / them:.2f}")
+                print(columns.format(f"{count:,}", name, which, *figures))
+    finally:
+        shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()
