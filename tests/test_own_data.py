@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -1024,6 +1025,9 @@ def test_a_study_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     record = (tmp_path / "results" / "my-quick" / "runs.jsonl").read_text().splitlines()
     assert len(record) == 6
     assert str(tmp_path) not in "".join(record)
+    table = (tmp_path / "results" / "my-quick" / "table.md").read_text()
+    assert re.search(r"^\| Method +\| +as given +\| +sym 0.2 +\|$", table, re.MULTILINE)
+    assert "clean" not in table
 
 
 def test_noise_of_own_data_from_the_command_line(cli: Cli, tmp_path: Path) -> None:

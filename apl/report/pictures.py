@@ -477,12 +477,13 @@ def _confusions(study: Study) -> Pictures:
         cols = min(4, len(panels))
         rows = [panels[start : start + cols] for start in range(0, len(panels), cols)]
         first = runs.iloc[0]
+        of = "true" if first["on"] == "true" else "given"  # labels of the test images
         figure = _heatmaps(
             study.caption,
             study.classes,
             f"Confusion matrices, {first['title']} (sum of the seeds)",
             rows,
-            ("Predicted class", "True class", "Share of the true class (%)"),
+            ("Predicted class", f"{of.capitalize()} class", f"Share of the {of} class (%)"),
         )
         yield f"confusion_{_slug(first['setting'])}", figure
 

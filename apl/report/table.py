@@ -210,7 +210,7 @@ def studies(found: Sequence[Finished], unfinished: Sequence[Config] = ()) -> lis
     order = sorted(set(ordered))
     runs["rank"] = [order.index(key) for key in ordered]
     runs["kind"] = [_kind(noise, table) for noise, table, _ in keys]
-    runs["title"] = [_title(*key) for key in keys]
+    runs["title"] = [_title(*key, on) for key, on in zip(keys, runs["on"], strict=True)]
     runs["setting"] = [setting_name(*key, on) for key, on in zip(keys, runs["on"], strict=True)]
 
     rows = [{"run": run.name, **row} for run in found for row in run.history]
@@ -267,7 +267,9 @@ def _kind(noise: str, table: str) -> str:
     )
 
 
-def _title(noise: str, table: str, x: float) -> str:
+def _title(noise: str, table: str, x: float, on: str) -> str:
+    if noise == "none" and on != "true":
+        return "labels as given"
     name = f"{NOISES[noise].label} {table}" if noise in ("human", "matrix") else _kind(noise, table)
     return name.strip() if noise == "none" or math.isnan(x) else f"{name.strip()}, {x:g} %"
 
