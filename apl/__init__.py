@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apl.criteria import make_loss
     from apl.data.sources import load_data
+    from apl.find import LabelMonitor
     from apl.linear import linear_loss
     from apl.losses import LOSSES
 
 __version__ = "0.2.0"
-__all__ = ["LOSSES", "__version__", "linear_loss", "load_data", "make_loss"]
+__all__ = ["LOSSES", "LabelMonitor", "__version__", "linear_loss", "load_data", "make_loss"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from apl.data.sources import load_data
 
         return load_data
+    if name == "LabelMonitor":
+        from apl.find import LabelMonitor
+
+        return LabelMonitor
     if name == "LOSSES":
         from apl.losses import LOSSES
 

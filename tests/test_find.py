@@ -1,0 +1,403 @@
+"""Finding wrong labels: scores against known posteriors, monitor against batch, real runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from apl import find
+from apl.config import make_config
+from apl.criteria import make_loss
+from apl.data.dataset import Batches
+from apl.find import Evidence, LabelMonitor, estimate_transition, find_issues, noise_rate, rank
+from apl.networks import make_network
+from apl.noise import symmetric
+from apl.train import learning_rate, prepare
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def problem(
+    seed: int, transition: np.ndarray, count: int = 6000, sharp: float = 3.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True posteriors p [N, K], labels drawn by them and the noise, and which are wrong."""
+    draws = np.random.default_rng(seed)
+    classes = len(transition)
+    logits = draws.normal(size=(count, classes)) * sharp
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    true = (p.cumsum(1) > draws.random((count, 1))).argmax(1)
+    given_label = (transition[true].cumsum(1) > draws.random((count, 1))).argmax(1)
+    return p, given_label, given_label != true
+
+
+def average_precision(wrong: np.ndarray, label_score: np.ndarray) -> float:
+    hits = wrong[np.argsort(label_score, kind="stable")]
+    return float((hits.cumsum() / np.arange(1, len(hits) + 1))[hits].mean())
+
+
+def bayes(p: np.ndarray, transition: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The chance that a label is right, where image and noise are known exactly."""
+    joint = p * transition[:, labels].T
+    return joint[np.arange(len(labels)), labels] / joint.sum(1)
+
+
+def one_way(classes: int, pairs: dict[int, int], rate: float) -> np.ndarray:
+    matrix = np.eye(classes)
+    for source, target in pairs.items():
+        matrix[source, source], matrix[source, target] = 1 - rate, rate
+    return matrix
+
+
+def evidence_of(p: np.ndarray, transition: np.ndarray) -> Evidence:
+    """What a calibrated network that never memorises says: posteriors of the given label."""
+    q = p @ transition
+    return Evidence(np.log(q), q, np.full(len(q), 10))
+
+
+# ------------------------------------------------------------------------------ the score
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, rate=st.floats(0.2, 0.6), classes=st.integers(3, 12))
+def test_symmetric_noise_is_ranked_as_well_as_by_the_true_posterior(
+    seed: int, rate: float, classes: int
+) -> None:
+    transition = symmetric(classes, rate)
+    p, labels, wrong = problem(seed, transition)
+    best = average_precision(wrong, bayes(p, transition, labels))
+    assert average_precision(wrong, rank(labels, p)) > best - 0.05
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, rate=st.floats(0.25, 0.45))
+def test_one_way_flips_are_found_and_undone(seed: int, rate: float) -> None:
+    pairs = {9: 1, 2: 0, 4: 7}
+    transition = one_way(10, pairs, rate)
+    p, labels, wrong = problem(seed, transition, 20_000, 2.0)
+    evidence = evidence_of(p, transition)
+    flips = find.one_way_flips(labels, evidence.early)
+    found = {(int(j), int(k)) for j, k in zip(*np.nonzero(flips > 0.15), strict=True)}
+    assert found == set(pairs.items())
+    best = average_precision(wrong, bayes(p, transition, labels))
+    ours = average_precision(wrong, rank(labels, evidence))
+    plain = average_precision(wrong, evidence.early[np.arange(len(labels)), labels])
+    assert best - 0.1 < ours > plain + 0.5
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, rate=st.floats(0.0, 0.7))
+def test_no_flip_is_invented_where_confusion_is_mutual(seed: int, rate: float) -> None:
+    transition = symmetric(10, rate)
+    p, labels, _ = problem(seed, transition, 10_000, 1.0)
+    assert find.one_way_flips(labels, p @ transition).max() < 0.15
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_names_of_classes_and_order_of_samples_do_not_matter(seed: int) -> None:
+    p, labels, _ = problem(seed, one_way(6, {0: 1, 3: 2}, 0.3), 2000)
+    draws = np.random.default_rng(seed)
+    classes, order = draws.permutation(6), draws.permutation(len(labels))
+    renamed = np.empty_like(p)
+    renamed[:, classes] = p
+    scores = rank(labels, p)
+    assert np.allclose(rank(classes[labels], renamed), scores, rtol=1e-6)
+    assert np.allclose(rank(labels[order], p[order]), scores[order], rtol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_equal_samples_get_equal_scores(seed: int) -> None:
+    p, labels, _ = problem(seed, symmetric(5, 0.3), 500)
+    scores = rank(np.tile(labels, 2), np.tile(p, (2, 1)))
+    assert np.array_equal(scores[:500], scores[500:])
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_the_transition_is_stochastic_and_knows_the_direction() -> None:
+    transition = one_way(10, {2: 0}, 0.4)
+    p, labels, _ = problem(0, transition, 20_000, 2.0)
+    found = estimate_transition(labels, evidence_of(p, transition))
+    assert np.allclose(found.sum(1), 1)
+    assert found[2, 0] > 5 * found[0, 2]
+    assert found[2, 0] == (found - np.diag(np.diag(found))).max()
+
+
+# ---------------------------------------------------------------------- rate, cut, doubts
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.4, 0.6])
+def test_the_noise_rate_of_a_good_network_lies_in_the_interval(rate: float) -> None:
+    errors, inside = [], 0
+    for seed in range(20):
+        p, labels, wrong = problem(seed, symmetric(10, rate), 10_000, 8.0)
+        found = noise_rate(labels, p)
+        errors.append(found.estimate - wrong.mean())
+        inside += bool(found.low <= wrong.mean() <= found.high)
+    assert inside >= 17
+    assert abs(np.mean(errors)) < 0.015
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=seeds, rate=st.floats(0, 0.8), classes=st.integers(2, 10), sharp=st.floats(0.1, 8))
+def test_findings_fit_together(seed: int, rate: float, classes: int, sharp: float) -> None:
+    p, labels, _ = problem(seed, symmetric(classes, rate), 400, sharp)
+    found = find_issues(labels, p)
+    rate_found = found.noise_rate
+    assert 0 <= rate_found.low <= rate_found.estimate <= rate_found.high <= 1
+    flagged, scores = found.is_label_issue, found.label_score
+    if flagged.any() and not flagged.all():
+        assert scores[flagged].max() <= scores[~flagged].min()
+    assert (found.predicted_label[flagged] != labels[flagged]).all()
+    assert (np.diff(scores[np.argsort(rank(labels, p), kind="stable")]) >= 0).all()
+    assert abs((1 - scores).mean() - rate_found.estimate) < 1e-3
+    assert list(found.table().columns) == [
+        "is_label_issue",
+        "label_score",
+        "given_label",
+        "predicted_label",
+    ]
+
+
+def test_the_cut_is_better_than_prediction_differs_from_label() -> None:
+    p, labels, wrong = problem(2, symmetric(10, 0.2), 10_000, 2.0)
+
+    def f1(flagged: np.ndarray) -> float:
+        return float(2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum()))
+
+    assert f1(find_issues(labels, p).is_label_issue) > f1(p.argmax(1) != labels)
+
+
+def test_it_says_when_it_cannot_tell() -> None:
+    p, labels, _ = problem(3, symmetric(10, 0.4), 4000, 8.0)
+    assert find_issues(labels, p).doubts == []
+    blind = np.full_like(p, 0.1) + np.random.default_rng(0).random(p.shape) * 1e-3
+    blind /= blind.sum(1, keepdims=True)
+    assert any(text.startswith("weak network") for text in find_issues(labels, blind).doubts)
+    without = p.copy()
+    without[:, 4] = 1e-9
+    without /= without.sum(1, keepdims=True)
+    doubts = find_issues(labels, without).doubts
+    assert any(text.startswith("given up") and "class 4" in text for text in doubts)
+    assert any(text.startswith("too few") for text in find_issues(labels[:300], p[:300]).doubts)
+    by_heart = np.eye(10)[labels] * 0.99 + 0.001
+    known = Evidence(np.log(by_heart), p, np.full(len(p), 50))
+    assert any(text.startswith("memorised") for text in find_issues(labels, known).doubts)
+
+
+# ------------------------------------------------------------------------- degenerate input
+
+
+GOOD = np.full((4, 3), 1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "evidence", "says"),
+    [
+        ([0, 1, 2], GOOD, r"labels must be \[4\]"),
+        ([0, 1, 2, 3], GOOD, "labels must be from 0 to 2, got 3"),
+        ([0, 1, 2, -1], GOOD, "labels must be from 0 to 2, got -1"),
+        ([0.0, 1.0, 2.0, 0.0], GOOD, "labels must be integers from 0 to 2"),
+        ([0, 1, 2, 0], GOOD * 2, "row 0 sums to 2"),
+        ([0, 1, 2, 0], GOOD * np.nan, "finite"),
+        ([0, 1, 2, 0], GOOD - [1, -0.5, -0.5], "not negative"),
+        ([0, 1, 2, 0], GOOD[:, 0], r"\[N, K\]"),
+        ([0, 0, 0, 0], GOOD[:, :1], "K of 2 or more"),
+        ([], np.zeros((0, 3)), "no samples"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(labels: object, evidence: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as caught:
+        rank(labels, evidence)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("labels", [[0], [0, 0, 0], [0, 1]])
+def test_tiny_sets_and_single_classes_are_judged_without_a_warning(labels: list[int]) -> None:
+    probs = np.tile([0.7, 0.2, 0.1], (len(labels), 1))
+    with np.errstate(all="raise"):
+        found = find_issues(labels, probs)
+    assert np.isfinite(found.label_score).all()
+    assert any(text.startswith("too few") for text in found.doubts)
+
+
+def test_certain_probabilities_are_no_trouble() -> None:
+    labels = np.arange(300) % 3
+    probs = np.eye(3)[labels]
+    probs[:30] = np.eye(3)[(labels[:30] + 1) % 3]
+    found = find_issues(labels, probs)
+    assert found.is_label_issue[:30].all()
+    assert not found.is_label_issue[30:].any()
+    assert np.array_equal(found.predicted_label[:30], (labels[:30] + 1) % 3)
+
+
+# ------------------------------------------------------------------------------ the monitor
+
+
+def watched(epochs: int = 4, count: int = 50, classes: int = 4) -> tuple[LabelMonitor, np.ndarray]:
+    """A monitor of random logits [epochs, N, K], seen in shuffled batches."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(epochs, count, classes, generator=generator) * 3
+    labels = torch.arange(count) % classes
+    monitor = LabelMonitor(count, classes)
+    for epoch in range(epochs):
+        for chosen in torch.randperm(count, generator=generator).split(16):
+            monitor.update(chosen, logits[epoch, chosen], labels[chosen])
+    return monitor, logits.double().numpy()
+
+
+def test_the_monitor_averages_what_it_saw() -> None:
+    monitor, logits = watched()
+    log_probs = logits - np.log(np.exp(logits).sum(2, keepdims=True))
+    evidence = monitor.evidence
+    assert np.allclose(evidence.log_probs, log_probs.mean(0), atol=1e-5)
+    assert np.allclose(evidence.early, np.exp(log_probs[: monitor.early]).mean(0), atol=1e-6)
+    assert (evidence.visits == 4).all()
+    assert np.array_equal(monitor.labels, np.arange(50) % 4)
+
+
+def test_a_monitor_goes_on_from_its_state() -> None:
+    whole, logits = watched(4)
+    first, _ = watched(4)
+    labels = torch.arange(50) % 4
+    parts = [LabelMonitor(50, 4), LabelMonitor(50, 4)]
+    every = torch.arange(50)
+    for epoch in range(4):
+        if epoch == 2:
+            parts[1].load_state_dict(parts[0].state_dict())
+        parts[epoch // 2].update(every, torch.from_numpy(logits[epoch]).float(), labels)
+    assert np.allclose(parts[1].evidence.log_probs, whole.evidence.log_probs, atol=1e-6)
+    assert np.allclose(parts[1].evidence.early, whole.evidence.early, atol=1e-6)
+    assert first.issues().equals(whole.issues())
+    with pytest.raises(ValueError, match="log_probs must be"):
+        LabelMonitor(49, 4).load_state_dict(whole.state_dict())
+    with pytest.raises(ValueError, match="got none"):
+        whole.load_state_dict({})
+
+
+def test_a_sample_seen_twice_in_a_batch_counts_twice() -> None:
+    monitor = LabelMonitor(2, 3)
+    logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]])
+    monitor.update(torch.tensor([0, 1, 0]), logits, torch.tensor([0, 1, 0]))
+    log_probs = logits.log_softmax(1)
+    assert np.allclose(monitor.evidence.log_probs[0], (log_probs[0] + log_probs[2]) / 2, atol=1e-6)
+    assert monitor.evidence.visits.tolist() == [2, 1]
+
+
+def test_samples_never_seen_have_no_score_and_change_no_other() -> None:
+    whole, logits = watched(1)
+    larger = LabelMonitor(53, 4)
+    larger.update(torch.arange(50) + 3, torch.from_numpy(logits[0]).float(), torch.arange(50) % 4)
+    found, table = larger.findings(), larger.issues()
+    assert np.isnan(table.label_score[:3]).all()
+    assert not table.is_label_issue[:3].any()
+    assert (table.predicted_label[:3] == -1).all()
+    assert np.allclose(table.label_score[3:], whole.issues().label_score, atol=1e-5)
+    assert found.doubts[0].startswith("3 of 53 samples were never seen")
+    with pytest.raises(ValueError, match="no sample was ever seen"):
+        LabelMonitor(5, 3).issues()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [
+        (((2,), (2, 4), (2,)), r"logits must be \[B, 3\]"),
+        (((3,), (2, 3), (2,)), r"must be \[2\]"),
+        (((2,), (2, 3), (2, 1)), r"must be \[2\]"),
+    ],
+)
+def test_the_monitor_names_a_wrong_shape(shapes: tuple[tuple[int, ...], ...], says: str) -> None:
+    indices, logits, targets = shapes
+    with pytest.raises(ValueError, match=says):
+        LabelMonitor(5, 3).update(
+            torch.zeros(indices, dtype=torch.long),
+            torch.zeros(logits),
+            torch.zeros(targets, dtype=torch.long),
+        )
+
+
+def test_watching_changes_no_gradient_and_takes_other_types() -> None:
+    logits = torch.randn(4, 3, requires_grad=True)
+    monitor = LabelMonitor(4, 3)
+    monitor.update(torch.arange(4), logits, torch.zeros(4, dtype=torch.long))
+    int32 = torch.zeros(4, dtype=torch.int32)
+    monitor.update(int32, logits.bfloat16(), int32)
+    assert monitor.evidence.visits.tolist() == [5, 1, 1, 1]
+    assert all(not total.requires_grad for total in monitor.state_dict().values())
+    nn.functional.cross_entropy(logits, torch.zeros(4, dtype=torch.long)).backward()
+    assert logits.grad is not None
+
+
+def test_ranking_loads_no_torch() -> None:
+    code = (
+        "import sys, numpy as np; from apl.find import rank, find_issues;"
+        "find_issues([0, 1, 1], np.full((3, 2), .5)); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# ------------------------------------------------------------------------------- real runs
+
+
+def test_digits_end_to_end() -> None:
+    config = make_config("laptop", dataset="digits", noise="sym", rate=0.3, epochs=8)
+    data = prepare(config)
+    labels = data.train.labels
+    batches = Batches(data, config.batch_size, config.seed, False, torch.device("cpu"))
+    torch.manual_seed(0)
+    network = make_network(
+        config.network, batches.images.shape[1:], data.num_classes, config.width
+    ).train()
+    ce, robust = make_loss("ce", 10), make_loss("sce", 10, alpha=0.1, beta=1.0)
+    optimiser = torch.optim.SGD(network.parameters(), config.lr, 0.9)
+    monitor = LabelMonitor(len(labels), 10)
+    targets = torch.from_numpy(labels.given)
+    for epoch in range(config.epochs):
+        for step, (chosen, images) in enumerate(batches.of(epoch)):
+            logits = network(images)
+            monitor.update(chosen, logits, targets[chosen])
+            done = (step + 1) / len(batches)
+            optimiser.param_groups[0]["lr"] = learning_rate(config, epoch, done)
+            optimiser.zero_grad()
+            (ce if epoch < find.EARLY else robust)(logits, targets[chosen]).backward()
+            optimiser.step()
+    found = monitor.findings()
+    assert average_precision(labels.wrong, found.label_score) > 0.9
+    flagged, wrong = found.is_label_issue, labels.wrong
+    assert 2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum()) > 0.8
+    assert found.noise_rate.low <= wrong.mean() <= found.noise_rate.high
+
+
+def test_a_loop_of_plain_torch() -> None:
+    """docs/find.md shows these lines."""
+    from sklearn.datasets import load_digits
+
+    pixels, true = load_digits(return_X_y=True)
+    images = torch.tensor(pixels / 16, dtype=torch.float32)
+    draws = np.random.default_rng(0)
+    wrong = draws.random(len(true)) < 0.3
+    labels = torch.tensor(np.where(wrong, (true + draws.integers(1, 10, len(true))) % 10, true))
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    optimiser = torch.optim.Adam(network.parameters(), 3e-3)
+    monitor = LabelMonitor(num_samples=len(images), num_classes=10)
+    for _ in range(15):
+        for indices in torch.randperm(len(images)).split(64):
+            logits = network(images[indices])
+            monitor.update(indices, logits, labels[indices])
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(logits, labels[indices]).backward()
+            optimiser.step()
+    issues = monitor.issues()
+    assert average_precision(wrong, issues.label_score.to_numpy()) > 0.9
+    suggested = issues.predicted_label.to_numpy()[issues.is_label_issue & wrong]
+    assert (suggested == true[issues.is_label_issue & wrong]).mean() > 0.8
