@@ -135,6 +135,11 @@ class Config:
         except ValueError as error:
             raise BadInput(str(error)) from None
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields as `read` takes them, those of own data only where it is."""
+        fields = dataclasses.asdict(self)
+        return {k: v for k, v in fields.items() if self.dataset_sha256 or k not in _OF_OWN_DATA}
+
     @classmethod
     def read(cls, fields: Mapping[str, Any]) -> Config:
         """A config from what a file holds, written by this apl or any before it.
@@ -203,6 +208,7 @@ class Config:
 
 
 # Which cell of a study a run is.
+_OF_OWN_DATA = ("dataset_sha256", "image_size", "label_column")
 _CELL = ("dataset", "dataset_sha256", "loss", "noise", "rate", "map", "seed")
 _MACHINE_ONCE = {"threads", "device", "checkpoint_minutes", "compile"}  # in configs of format 1
 

@@ -352,7 +352,7 @@ class Run:
             return
         if not self.begun:
             write_noise(self.file(NOISE), labels)
-            content = {"config": dataclasses.asdict(config), "environment": environment}
+            content = {"config": config.to_json(), "environment": environment}
             write_json(self.file(CONFIG), {"format": FORMAT, **content})
             return
         if not self.file(NOISE).exists():
@@ -368,7 +368,7 @@ class Run:
             return
         if self.file(CHECKPOINT).exists():
             os.replace(self.file(CHECKPOINT), self.file(PREVIOUS))
-        state = {"config": dataclasses.asdict(config), **state}
+        state = {"config": config.to_json(), **state}
         save_tensors(self.file(CHECKPOINT), tensors, state)
 
     def resume(self, config: Config) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
@@ -401,7 +401,7 @@ class Run:
         """Write weights, history and, last of all, the result; the checkpoints go."""
         if self.path is None:
             return
-        save_tensors(self.file(WEIGHTS), weights, {"config": dataclasses.asdict(config)})
+        save_tensors(self.file(WEIGHTS), weights, {"config": config.to_json()})
         rows = [[row[name] for name in HISTORY_COLUMNS] for row in history]
         write_atomic(self.file(HISTORY), _csv([list(HISTORY_COLUMNS), *rows]))
         write_json(self.file(RESULT), {"format": FORMAT, **result.to_json()})
@@ -493,7 +493,7 @@ def _to_line(run: Finished) -> str:
     content = {
         "format": FORMAT,
         "run": run.name,
-        "config": dataclasses.asdict(run.config),
+        "config": run.config.to_json(),
         "environment": run.environment,
         "history": {name: [row[name] for row in run.history] for name in HISTORY_COLUMNS},
         "result": run.result.to_json(),
