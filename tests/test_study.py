@@ -426,6 +426,8 @@ def _wait_for(condition: Any, seconds: float = 60) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_study_stopped_anyhow_goes_on_to_the_same_result(tmp_path: Path, how: int) -> None:
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         _study_command(stopped), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
