@@ -105,7 +105,7 @@ def test_a_worse_figure_fails_on_a_verified_release_and_warns_on_a_newer_one(mon
 
 
 def test_nothing_spills(reports):
-    hold(ids(r for r in reports if r.spills))
+    hold(ids(r for r in reports if r.spills), LAYS_ALONG_ROWS)
 
 
 def test_one_read_and_one_write_of_a_row_in_registers(reports):
