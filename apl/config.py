@@ -207,8 +207,8 @@ class Config:
         ]
 
 
-# Which cell of a study a run is.
 _OF_OWN_DATA = ("dataset_sha256", "image_size", "label_column")
+# Which cell of a study a run is.
 _CELL = ("dataset", "dataset_sha256", "loss", "noise", "rate", "map", "seed")
 _MACHINE_ONCE = {"threads", "device", "checkpoint_minutes", "compile"}  # in configs of format 1
 

@@ -29,6 +29,7 @@ from apl.config import Config, make_config
 from apl.criteria import make_loss
 from apl.data.dataset import Batches, Dataset
 from apl.find import Evidence, LabelMonitor, find_issues
+from apl.machine import cache_folder
 from apl.networks import make_network
 from apl.train import learning_rate, prepare
 
@@ -258,7 +259,9 @@ def main() -> None:
     parser.add_argument("--folds", action="store_true", help="train five folds for each")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/find"))
+    parser.add_argument(
+        "--folder", type=Path, default=cache_folder() / "find", help="where evidence is kept"
+    )
     parser.add_argument("--out", type=Path, help="a folder for find.json and find.md")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
