@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apl.errors import BadInput, require
-from apl.losses import LOSSES, PARAMS, check_params, loss_name, parse_loss
+from apl.errors import BadInput, is_own, require, source_digest
+from apl.losses import LOSSES, PARAMS, check_params, loss_name, params_of
 from apl.presets import (
     COMMON,
     DATASETS,
@@ -56,14 +56,19 @@ class Config:
     with a name of ours.  `dataset_sha256` is of the content of the user's own data (labels, split
     and files), '' for a built-in set: their path is no part of what a run is, and what it leads to
     is.  `image_size` is then what the images have, whether asked for or not.
+    `labels_sha256` is of that file's content, `code_sha256` of the modules that a network and a
+    loss of the user's own were typed from.
     """
 
     preset: str = option(f"settings to start from: {', '.join(PRESETS)}")
     dataset: str = option(
         f"{', '.join(DATASETS)}; each preset has its own; or the path of your data: a folder of "
-        "classes, a .csv/.jsonl/.parquet list (file_name, label), an .npz"
+        "classes, a .csv/.jsonl/.parquet list (file_name, label) or table, an .npz; or "
+        "module:function"
     )
-    loss: str = option("a name from `apl losses` or a sum such as `2*nce + 0.5*mae`")
+    loss: str = option(
+        "a name from `apl losses`, a sum such as `2*nce + 0.5*mae`, or module:function of yours"
+    )
     params: Mapping[str, float] = field(default_factory=dict)
     noise: str = option(f"label noise: {', '.join(NOISES)}")
     rate: float = option("noise rate, 0 to 1")
@@ -71,7 +76,9 @@ class Config:
     map_sha256: str = ""
     method: str = option(f"how labels are flipped: {', '.join(METHODS)}")
     seed: int = option("seed of the noise, the initial weights, the order and the augmentation")
-    network: str = option(", ".join(NETWORKS))
+    network: str = option(
+        f"{', '.join(NETWORKS)}, torchvision:NAME, timm:NAME, or module:Class of yours"
+    )
     width: int = option("width of the network, see `apl datasets`")
     train_size: int = option("how many training images, class-balanced; 0 for all")
     epochs: int = option("passes over the training images")
@@ -96,16 +103,40 @@ class Config:
         0,
     )
     label_column: str = option("column of your list that holds the labels", "label")
+    weights: str = option(
+        "default: the network's pretrained weights, where its library can have them", ""
+    )
+    crop_size: int = option(
+        "pixels a side of random resized crops (the middle for the test); 0 for none", 0
+    )
+    colour: float = option("strength of random brightness, contrast and saturation", 0.0)
+    l1: float = option("weight of the sum of all |weights| in the loss", 0.0)
+    warm_start: float = option("epochs of ce before the loss; below 1 a share of the epochs", 0.0)
+    select: str = option(
+        "noisy: hold out a tenth of the training images, labels as given, to choose loss and "
+        "epoch by",
+        "",
+    )
+    labels: str = option(
+        "a .csv with the labels of training samples to correct or leave out (file_name or id, "
+        "label or decision), as `apl find` writes it",
+        "",
+    )
+    labels_sha256: str = ""
+    code_sha256: str = ""
 
     def __post_init__(self) -> None:
         for name, table in (
             ("preset", PRESETS),
-            ("network", NETWORKS),
             ("noise", NOISES),
             ("method", METHODS),
             ("precision", PRECISIONS),
+            ("weights", ("", "default")),
+            ("select", ("", "noisy")),
         ):
-            require(getattr(self, name) in table, name, getattr(self, name), ", ".join(table))
+            accepted = ", ".join(filter(None, table))
+            require(getattr(self, name) in table, name, getattr(self, name), accepted)
+        require_network(self.network)
         if self.dataset_sha256:
             digest = self.dataset_sha256
             known = re.fullmatch("[0-9a-f]{64}", digest) is not None
@@ -123,12 +154,15 @@ class Config:
         for name in ("epochs", "eval_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number >= 1")
         require(self.batch_size >= 2, "batch_size", self.batch_size, "a whole number >= 2")
-        for name in ("train_size", "seed"):
+        for name in ("train_size", "seed", "crop_size"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number >= 0")
         require(self.seed < 2**63, "seed", self.seed, "a whole number below 2^63")
-        for name in ("lr", "weight_decay", "clip", "warmup"):
+        for name in ("lr", "weight_decay", "clip", "warmup", "colour", "l1", "warm_start"):
             value = getattr(self, name)
             require(math.isfinite(value) and value >= 0, name, value, "a finite number >= 0")
+        whole = self.warm_start < 1 or self.warm_start == int(self.warm_start)
+        accepted = "a share below 1, or a whole number of epochs"
+        require(whole, "warm_start", self.warm_start, accepted)
         require(0 <= self.momentum < 1, "momentum", self.momentum, "a number in [0, 1)")
         try:
             check_params(self.loss, self.params)
@@ -136,9 +170,19 @@ class Config:
             raise BadInput(str(error)) from None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as `read` takes them, those of own data only where it is."""
+        """The fields as `read` takes them: those of own data only where it is, and those that
+        came later only where they are used, so that a run's record stays as it was."""
         fields = dataclasses.asdict(self)
-        return {k: v for k, v in fields.items() if self.dataset_sha256 or k not in _OF_OWN_DATA}
+        if not self.dataset_sha256:
+            fields = {name: value for name, value in fields.items() if name not in _OF_OWN_DATA}
+        return {name: value for name, value in fields.items() if value != _LATER.get(name)}
+
+    @property
+    def warm_epochs(self) -> int:
+        """The epochs that begin with ce, none of a share where it comes to less than half of one;
+        the last one at least is the loss's own."""
+        share = self.warm_start if self.warm_start >= 1 else self.warm_start * self.epochs
+        return min(round(share), self.epochs - 1)
 
     @classmethod
     def read(cls, fields: Mapping[str, Any]) -> Config:
@@ -208,6 +252,10 @@ class Config:
 
 
 _OF_OWN_DATA = ("dataset_sha256", "image_size", "label_column")
+_LATER = {
+    f.name: f.default
+    for f in itertools.dropwhile(lambda f: f.name != "weights", dataclasses.fields(Config))
+}
 # Which cell of a study a run is.
 _CELL = ("dataset", "dataset_sha256", "loss", "noise", "rate", "map", "seed")
 _MACHINE_ONCE = {"threads", "device", "checkpoint_minutes", "compile"}  # in configs of format 1
@@ -282,9 +330,10 @@ def make_config(
         if dataset.digest:
             given.update(dataset_sha256=dataset.digest, image_size=dataset.image_size)
             count = len(dataset.train)
-    for name, table in (("network", NETWORKS), ("noise", NOISES)):
-        if name in given:
-            require(given[name] in table, name, given[name], ", ".join(table))
+    if "network" in given:
+        require_network(given["network"])
+    if "noise" in given:
+        require(given["noise"] in NOISES, "noise", given["noise"], ", ".join(NOISES))
     settings = _settings(preset, given)
     if count and "epochs" not in given:  # a small set has few steps in an epoch
         steps = max(1, (settings["train_size"] or count) // max(settings["batch_size"], 1))
@@ -302,7 +351,35 @@ def make_config(
     if kind.maps and settings["map"] not in kind.names:
         require(bool(kind.file), "map", settings["map"], kind.maps)
         settings["map_sha256"] = map_digest(settings["map"], settings["noise"])
+    if settings["labels"]:
+        settings["labels_sha256"] = labels_digest(settings["labels"])
+    own = [settings[name] for name in ("network", "loss") if is_own(settings[name])]
+    if own:
+        settings["code_sha256"] = code_digest(own)
     return Config(preset=preset, **settings)
+
+
+def require_network(name: str) -> None:
+    """Raise BadInput unless the name is one of ours, a library's or `module:Class`."""
+    outside = re.fullmatch(r"[\w.]+:[\w./-]+", name) is not None
+    accepted = f"{', '.join(NETWORKS)}, torchvision:NAME, timm:NAME, module:Class"
+    require(name in NETWORKS or outside, "network", name, accepted)
+
+
+def code_digest(names: Sequence[str]) -> str:
+    """The sha256 of the modules that these `module:name`s were typed from."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(source_digest(name).encode())
+    return digest.hexdigest()
+
+
+def labels_digest(file: str) -> str:
+    """The sha256 of a file of labels; BadInput where there is none."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInput(f"no labels at {file!r}: {error.strerror}") from None
 
 
 def no_dataset(given: str) -> BadInput:
@@ -381,7 +458,7 @@ def make_grid(
 
 def _params(loss: str) -> set[str]:
     try:
-        return {name for _, part in parse_loss(loss) for name in part.params}
+        return params_of(loss)
     except ValueError as error:
         raise BadInput(str(error)) from None
 

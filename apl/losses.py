@@ -13,17 +13,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from apl.errors import is_own
 from apl.kernels.bases import BASES, Term, simplify
 
-Recipe = tuple[tuple[str, str | float], ...]  # (base or norm(base), weight or the weight's name)
+# (base, norm(base) or 1 - norm(base), weight or the weight's name)
+Recipe = tuple[tuple[str, str | float], ...]
 
 
 @dataclass(frozen=True)
 class Loss:
     """A named loss: what it is called in print, its sum of terms, and where it comes from.
 
-    terms: pairs (base, weight) with base like 'ce' or 'norm(ce)' and weight a number, or 'alpha'
-    or 'beta' for one that the user sets; `defaults` holds their values.
+    terms: pairs (base, weight) with base like 'ce', 'norm(ce)' or '1 - norm(negce)' and weight a
+    number, or 'alpha' or 'beta' for one that the user sets; `defaults` holds their values, and
+    those of parameters of the bases that are others here.
     """
 
     label: str
@@ -48,6 +51,8 @@ class Loss:
         if len(self.terms) == 1:
             atom = self.terms[0][0]
             base = _base(atom)
+            if atom.startswith("1 - "):
+                return f"1 - s_y / sum_j s_j, s = {BASES[base].formula}"
             return BASES[base].formula if atom == base else f"{base} / sum_j {base}_j"
         return " + ".join(f"{weight} {_short(atom)}" for atom, weight in self.terms)
 
@@ -57,45 +62,91 @@ class Loss:
         found = dict(self.defaults)
         for atom, _ in self.terms:
             found.update(BASES[_base(atom)].params)
-        return found
+        return {**found, **self.defaults}
 
 
 def _base(atom: str) -> str:
-    return atom.removeprefix("norm(").removesuffix(")")
+    return atom.removeprefix("1 - ").removeprefix("norm(").removesuffix(")")
 
 
 def _short(atom: str) -> str:
+    if atom.startswith("1 - "):
+        return f"nn{_base(atom).removeprefix('neg')}"
     return f"n{_base(atom)}" if atom.startswith("norm(") else atom
 
 
 def _is_tolerant(atom: str) -> bool:
-    return atom.startswith("norm(") or BASES[atom].total is not None
+    return atom != _base(atom) or BASES[atom].total is not None
 
 
 MA = "Ma et al. 2020"
+_PAPER = ("ce", "fl", "mae", "rce", "gce")  # the bases of Ma et al.
+_LATER = tuple(base for base, of in BASES.items() if base not in _PAPER and not of.part)
+_NEGATIVE = {"ce": "negce", "fl": "negfl"}  # of an active base, what it leaves of its largest value
+# With what Zhou et al. 2021 join theirs with NCE on CIFAR-10: other parameters than alone.
+_BESIDE_NCE = {
+    "agce": {"beta": 4.0, "a": 6.0, "q": 1.5},
+    "aul": {"beta": 4.0, "a": 6.3, "q": 1.5},
+    "ael": {"beta": 4.0, "a": 5.0},
+}
 
 
-def _registry() -> dict[str, Loss]:
-    """Every base, plain and normalised, and every normalised active one with a passive one."""
-    named = {base: Loss(base.upper(), ((base, 1.0),), of.source, {}) for base, of in BASES.items()}
-    named["sce"] = Loss(
-        "SCE", (("ce", "alpha"), ("rce", "beta")), "Wang et al. 2019", {"alpha": 0.1, "beta": 1.0}
+def _label(base: str) -> str:
+    return base.upper().replace("_", "-")
+
+
+def _alone(base: str) -> Loss:
+    return Loss(_label(base), ((base, 1.0),), BASES[base].source, {})
+
+
+def _normalised(base: str) -> Loss:
+    return Loss(f"N{_label(base)}", ((f"norm({base})", 1.0),), MA, {})
+
+
+def _joined(active: str, other: str) -> Loss:
+    return Loss(
+        f"N{_label(active)}+{_label(other)}",
+        ((f"norm({active})", "alpha"), (other, "beta")),
+        BASES[other].source if other in _BESIDE_NCE else MA,
+        {"alpha": 1.0, "beta": 1.0, **_BESIDE_NCE.get(other, {})},
     )
-    for base in BASES:
-        named[f"n{base}"] = Loss(f"N{base.upper()}", ((f"norm({base})", 1.0),), MA, {})
-    for active in (base for base, of in BASES.items() if of.active):
-        for passive in (base for base, of in BASES.items() if not of.active):
-            named[f"n{active}_{passive}"] = Loss(
-                f"N{active.upper()}+{passive.upper()}",
-                ((f"norm({active})", "alpha"), (passive, "beta")),
-                MA,
-                {"alpha": 1.0, "beta": 1.0},
-            )
-    return named
 
 
-LOSSES: dict[str, Loss] = _registry()
-"""Every loss with a name, in the order of the tables."""
+def _negative(active: str) -> Loss:
+    negative = _NEGATIVE[active]
+    terms = ((f"1 - norm({negative})", 1.0),)
+    return Loss(f"NN{_label(active)}", terms, BASES[negative].source, {})
+
+
+def _active_negative(active: str) -> Loss:
+    negative = _NEGATIVE[active]
+    terms = ((f"norm({active})", "alpha"), (f"1 - norm({negative})", "beta"))
+    weights = {"alpha": 5.0, "beta": 5.0}  # on CIFAR-10
+    return Loss(f"ANL-{_label(active)}", terms, BASES[negative].source, weights)
+
+
+LOSSES: dict[str, Loss] = {
+    **{base: _alone(base) for base in _PAPER},
+    "sce": Loss(
+        "SCE", (("ce", "alpha"), ("rce", "beta")), "Wang et al. 2019", {"alpha": 0.1, "beta": 1.0}
+    ),
+    **{f"n{base}": _normalised(base) for base in _PAPER},
+    **{
+        f"n{active}_{passive}": _joined(active, passive)
+        for active in _PAPER
+        if BASES[active].active
+        for passive in _PAPER
+        if not BASES[passive].active
+    },
+    **{base: _alone(base) for base in _LATER},
+    **{f"n{base}": _normalised(base) for base in _LATER},
+    **{f"nce_{base}": _joined("ce", base) for base in _LATER},
+    **{f"nn{active}": _negative(active) for active in _NEGATIVE},
+    **{f"anl_{active}": _active_negative(active) for active in _NEGATIVE},
+}
+"""Every loss with a name, in the order of the tables: of the bases of Ma et al. every one, plain
+and normalised, and every normalised active one with a passive one; of each later base itself, its
+normalised form and NCE with it; and what has a name of its own."""
 
 _SUMMAND = re.compile(
     r"\s*(?:(?P<weight>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*\*\s*)?"
@@ -143,9 +194,9 @@ def parse_loss(spec: str) -> list[tuple[float, Loss]]:
 def _lookup(atom: str) -> Loss:
     inner = atom.removeprefix("norm(").removesuffix(")").strip()
     if atom.startswith("norm("):
-        if f"n{inner}" in LOSSES:
+        if inner in (*_PAPER, *_LATER):
             return LOSSES[f"n{inner}"]
-        raise ValueError(f"norm() takes one of {', '.join(BASES)}; got {inner!r}")
+        raise ValueError(f"norm() takes one of {', '.join((*_PAPER, *_LATER))}; got {inner!r}")
     if atom not in LOSSES:
         near = difflib.get_close_matches(atom, LOSSES, 1, 0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -165,10 +216,33 @@ PARAMS: dict[str, Param] = {
     "alpha": Param("weight of the active part of a combination", "a number >= 0", lambda v: v >= 0),
     "beta": Param("weight of the passive part of a combination", "a number >= 0", lambda v: v >= 0),
     "gamma": Param("focusing parameter of the focal losses", "a number >= 0", lambda v: v >= 0),
-    "q": Param("exponent of the gce losses", "a number in (0, 1]", lambda v: 0 < v <= 1),
+    "q": Param("exponent of the gce, agce and aul losses", "a number > 0", lambda v: v > 0),
     "A": Param("what rce puts for log 0", "a number < 0 (it stands for log 0)", lambda v: v < 0),
+    "a": Param("shift of the agce, aul and ael losses", "a number > 0", lambda v: v > 0),
+    "t": Param(
+        "summands of the tce losses",
+        "a whole number from 1 to 100",
+        lambda v: 1 <= v <= 100 and v == int(v),
+    ),
+    "tau": Param("bound of the slope in p of the phuber losses", "a number > 1", lambda v: v > 1),
+    "pi": Param(
+        "weight of the label in the js losses", "a number in (0, 1)", lambda v: 0 < v < 1
+    ),
+    "p_min": Param(
+        "probability below which the nnce, nnfl and anl losses are flat",
+        "a number in (0, 1)",
+        lambda v: 0 < v < 1,
+    ),
 }
 """Every loss parameter by name; an option of `apl train` and `apl study` each."""
+
+
+def params_of(spec: str) -> set[str]:
+    """The names of the parameters that a loss takes, of the user's own none.
+
+    Raises ValueError for a loss that can't be read.
+    """
+    return set() if is_own(spec) else {n for _, loss in parse_loss(spec) for n in loss.params}
 
 
 def check_params(spec: str, params: Mapping[str, float | None]) -> dict[str, float]:
@@ -176,15 +250,18 @@ def check_params(spec: str, params: Mapping[str, float | None]) -> dict[str, flo
 
     Raises ValueError for a loss that can't be read, and for a name or a value it does not take.
     """
-    taken = {name for _, loss in parse_loss(spec) for name in loss.params}
+    taken = params_of(spec)
+    bases = {} if is_own(spec) else {term.base: None for term in _terms(spec, {})}
     given = {name: value for name, value in params.items() if value is not None}
     for name, value in given.items():
         if name not in taken:
             accepted = ", ".join(name for name in PARAMS if name in taken) or "none"
             raise ValueError(f"{spec!r} takes no parameter {name!r}; it takes: {accepted}")
-        if not (math.isfinite(value) and PARAMS[name].fits(value)):
-            raise ValueError(f"{name} must be {PARAMS[name].accepted}, got {value}")
-    if not all(math.isfinite(term.weight) for term in _terms(spec, given)):
+        ranges = [BASES[base].ranges[name] for base in bases if name in BASES[base].ranges]
+        for range_ in (*ranges, PARAMS[name]):
+            if not (math.isfinite(value) and range_.fits(value)):
+                raise ValueError(f"{name} must be {range_.accepted}, got {value}")
+    if not is_own(spec) and not all(math.isfinite(term.weight) for term in _terms(spec, given)):
         raise ValueError(f"the weights of {spec!r} must be finite")
     return given
 
@@ -197,7 +274,12 @@ def loss_terms(spec: str, num_classes: int, **params: float | None) -> tuple[Ter
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    return simplify(_terms(spec, check_params(spec, params)), num_classes)
+    terms = _terms(spec, check_params(spec, params))
+    for term in terms:
+        p_min = dict(zip(BASES[term.base].params, term.params, strict=True)).get("p_min", 0.0)
+        if p_min * num_classes >= 1:  # all s_j might be 0
+            raise ValueError(f"p_min must be below 1 / num_classes = 1 / {num_classes}, got {p_min}")
+    return simplify(terms, num_classes)
 
 
 def _terms(spec: str, given: Mapping[str, float]) -> list[Term]:
@@ -206,17 +288,15 @@ def _terms(spec: str, given: Mapping[str, float]) -> list[Term]:
         values = {**loss.params, **given}
         for atom, weight in loss.terms:
             base = _base(atom)
-            terms.append(
-                Term(
-                    base,
-                    factor * (values[weight] if isinstance(weight, str) else weight),
-                    atom != base,
-                    tuple(values[name] for name in BASES[base].params),
-                )
-            )
+            number = factor * (values[weight] if isinstance(weight, str) else weight)
+            if atom.startswith("1 - "):
+                terms.append(Term("one", number))
+                number = -number
+            given_to = tuple(values[name] for name in BASES[base].params)
+            terms.append(Term(base, number, atom != base, given_to))
     return terms
 
 
 def is_tolerant(spec: str) -> bool:
-    """Whether every part of the loss is tolerant to symmetric noise."""
-    return all(part.tolerant for _, part in parse_loss(spec))
+    """Whether every part of the loss is known to be tolerant to symmetric noise."""
+    return not is_own(spec) and all(part.tolerant for _, part in parse_loss(spec))

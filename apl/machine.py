@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where and how: every field is an option of `apl train`, and none is part of what a run is.
+    """Where and how: fields with a help are options of `apl train`; none is part of what a run is.
 
     (The number of threads decides the order of float sums, so the last bits of a result.)
     """
@@ -48,6 +48,7 @@ class Machine:
         "share of your own files that may be left out because they can't be read; one always may",
         0.01,
     )
+    imports: tuple[str, ...] = ()  # the `module:name`s that the user typed: no others are imported
 
     def __post_init__(self) -> None:
         threads, minutes = self.threads or 0, self.checkpoint_minutes

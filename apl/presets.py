@@ -167,6 +167,13 @@ COMMON: dict[str, Any] = {
     "eval_every": 1,
     "warmup": 0.0,
     "precision": "tf32",
+    "weights": "",
+    "crop_size": 0,
+    "colour": 0.0,
+    "l1": 0.0,
+    "warm_start": 0.0,
+    "select": "",
+    "labels": "",
 }
 
 _NINE = ("ce", "fl", "nce", "nfl", "mae", "nce_mae", "nce_rce", "nfl_mae", "nfl_rce")

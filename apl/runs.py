@@ -29,7 +29,7 @@ from apl.config import Config
 from apl.errors import BadInput, Busy, one_line
 from apl.noise import UNKNOWN, Labels, check_transition
 from apl.presets import NOISES
-from apl.scores import HISTORY_COLUMNS, Result
+from apl.scores import HISTORY_COLUMNS, Result, columns_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -290,9 +290,8 @@ class Run:
                 rows = csv.DictReader(file, restval="", strict=True)
                 if not set(HISTORY_COLUMNS) <= set(rows.fieldnames or ()):
                     raise ValueError("a column is missing")
-                return [
-                    {name: float(row[name] or "nan") for name in HISTORY_COLUMNS} for row in rows
-                ]
+                columns = columns_of(rows.fieldnames or ())
+                return [{name: float(row[name] or "nan") for name in columns} for row in rows]
         except (OSError, ValueError, KeyError, csv.Error) as error:
             problem = f"{path} can't be read ({one_line(error)}): delete the run to repeat it"
             raise BadInput(problem) from None
@@ -402,8 +401,9 @@ class Run:
         if self.path is None:
             return
         save_tensors(self.file(WEIGHTS), weights, {"config": config.to_json()})
-        rows = [[row[name] for name in HISTORY_COLUMNS] for row in history]
-        write_atomic(self.file(HISTORY), _csv([list(HISTORY_COLUMNS), *rows]))
+        columns = columns_of(history[0] if history else ())
+        rows = [[row[name] for name in columns] for row in history]
+        write_atomic(self.file(HISTORY), _csv([list(columns), *rows]))
         write_json(self.file(RESULT), {"format": FORMAT, **result.to_json()})
         self.delete_checkpoints()
 
@@ -474,11 +474,12 @@ def read_record(study: Path) -> dict[str, Finished]:
 
 
 def _from_line(content: Mapping[str, Any]) -> Finished:
-    columns = [content["history"][name] for name in HISTORY_COLUMNS]
+    names = columns_of(content["history"])
+    columns = [content["history"][name] for name in names]
     history = [
         {
             name: math.nan if value is None else float(value)
-            for name, value in zip(HISTORY_COLUMNS, row, strict=True)
+            for name, value in zip(names, row, strict=True)
         }
         for row in zip(*columns, strict=True)
     ]
@@ -490,12 +491,13 @@ def _from_line(content: Mapping[str, Any]) -> Finished:
 
 
 def _to_line(run: Finished) -> str:
+    names = columns_of(run.history[0] if run.history else ())
     content = {
         "format": FORMAT,
         "run": run.name,
         "config": run.config.to_json(),
         "environment": run.environment,
-        "history": {name: [row[name] for row in run.history] for name in HISTORY_COLUMNS},
+        "history": {name: [row[name] for row in run.history] for name in names},
         "result": run.result.to_json(),
     }
     return json.dumps(_finite(content), separators=(",", ":"), allow_nan=False) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +143,12 @@ HISTORY_COLUMNS = (
     *("epoch", "lr", "train_loss"),
     *("train_accuracy", "memorised", "recovered", "test_accuracy"),
 )
+VALIDATION = "validation_accuracy"  # one more, on held-out given labels, where some are held out
+
+
+def columns_of(names: Collection[str]) -> tuple[str, ...]:
+    """The columns of a history that has these at least: VALIDATION only where it has it."""
+    return (*HISTORY_COLUMNS, VALIDATION) if VALIDATION in names else HISTORY_COLUMNS
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apl.config import Config, map_digest
+from apl.config import Config, code_digest, labels_digest, map_digest
 from apl.criteria import make_loss
-from apl.data.dataset import Batches, Dataset, balanced_subset
+from apl.data.dataset import Batches, Dataset, Split, balanced_subset
 from apl.data.sources import data_of, human_labels
-from apl.errors import BadInput, Interrupted, one_line, require
+from apl.errors import BadInput, Interrupted, is_own, look_up, one_line, require
+from apl.find import LabelMonitor
 from apl.kernels import dispatch
 from apl.machine import Machine, choose_device, environment
 from apl.networks import make_network
 from apl.noise import MATRICES, IntArray, Labels, corrupt
 from apl.runs import WEIGHTS, History, Run
-from apl.scores import CAUSES, Counts, Result, Scores, memorised_and_recovered, score, too_short
+from apl.scores import (
+    CAUSES,
+    VALIDATION,
+    Counts,
+    Result,
+    Scores,
+    memorised_and_recovered,
+    score,
+    too_short,
+)
 
 FIRST_STEPS = 5  # steps within which a gradient must have reached every parameter
 BATCH = 512  # images at a time where no gradient is wanted
+HELD_OUT = 10  # with --select, one training image in so many is kept for choosing
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
-Forward = Callable[[Tensor, Tensor], tuple[Tensor, Any]]  # images, targets -> logits, their loss
+Criterion = Callable[..., Tensor]
+Forward = Callable[..., tuple[Tensor, Any]]  # images, targets, what it wants -> logits, their loss
 
 
 def prepare(config: Config, machine: Machine | None = None, data: Dataset | None = None) -> Dataset:
@@ -67,7 +78,26 @@ def prepare(config: Config, machine: Machine | None = None, data: Dataset | None
     elif config.noise != "none" or np.array_equal(labels.given, labels.true):
         transition = MATRICES[config.noise](data.class_names, config.rate, config.map)
         labels = corrupt(labels.given, transition, config.method, config.seed)
-    return dataclasses.replace(data, train=dataclasses.replace(train, labels=labels))
+    train = dataclasses.replace(train, labels=labels)
+    if config.labels:
+        if labels_digest(config.labels) != config.labels_sha256:
+            raise BadInput(f"{config.labels} has changed since the run was asked for: ask anew")
+        train = relabelled(train, Path(config.labels), data.class_names)
+    return dataclasses.replace(data, train=train)
+
+
+def relabelled(train: Split, file: Path, class_names: Sequence[str]) -> Split:
+    """The samples with the labels that a file gives them, without those that it drops."""
+    raise NotImplementedError
+
+
+def hold_out(data: Dataset) -> tuple[Dataset, Split]:
+    """The data without a class-balanced tenth of its training samples, and that tenth, its labels
+    as given: what a choice may look at where nobody knows the truth."""
+    given = data.train.labels.given
+    chosen = balanced_subset(given, max(1, len(given) // HELD_OUT))
+    rest = np.setdiff1d(np.arange(len(given)), chosen)
+    return dataclasses.replace(data, train=data.train.take(rest)), data.train.take(chosen)
 
 
 def learning_rate(config: Config, epoch: int, done: float) -> float:
@@ -85,6 +115,7 @@ def train(
     data: Dataset | None = None,
     criterion: Criterion | None = None,
     network: nn.Module | None = None,
+    monitor: LabelMonitor | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
     say: Callable[[str], None] = print,
     should_stop: Callable[[], bool] = lambda: False,
@@ -96,7 +127,8 @@ def train(
     criterion: another loss than the config's, called as criterion(logits, targets).
     data, network: others than the config's (the network takes images [B, C, H, W] to logits
     [B, K] and is trained in place), only without a run folder, whose config would not describe
-    them.
+    them, or data that the config was made for.
+    monitor: listens to every step, and is part of the checkpoints.
     on_epoch gets each row of the history, say each warning; should_stop is asked after each step,
     and True writes a checkpoint and raises Interrupted.
     Raises BadInput for what does not fit, and when another process is training in the folder.
@@ -105,7 +137,8 @@ def train(
     the epoch (so from images as augmented, by weights as they were); the result's from one pass
     over the training images in evaluation mode at the end.
     """
-    if run is not None and (network is not None or data is not None):
+    described = data is None or (data.digest and data.digest == config.dataset_sha256)
+    if run is not None and (network is not None or not described):
         own = "a network" if network is not None else "data"
         raise ValueError(f"{own} of your own: train without a run folder, leave out run")
     folder = Run(run)
@@ -116,7 +149,7 @@ def train(
                 folder.delete_checkpoints()  # it may have been killed between its result and this
                 return folder.result
         return _train(
-            *(config, folder, machine or Machine(), data, criterion, network),
+            *(config, folder, machine or Machine(), data, criterion, network, monitor),
             *(on_epoch, say, should_stop),
         )
 
@@ -128,53 +161,73 @@ def _train(
     data: Dataset | None,
     criterion: Criterion | None,
     network: nn.Module | None,
+    monitor: LabelMonitor | None,
     on_epoch: Callable[[dict[str, float]], None],
     say: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> Result:
     device = _set_up(config, machine)
-    data = prepare(config, machine, data)
+    if config.code_sha256:
+        _check_code(config, machine)
+    data, validation = prepare(config, machine, data), None
+    if config.select:
+        data, validation = hold_out(data)
     labels = data.train.labels
     at = {"device": str(device), "threads": torch.get_num_threads()}
     run.begin(config, labels, {**at, **environment()})
 
-    batches = Batches(data, config.batch_size, config.seed, config.augment, device)
     test_images = data.test.images.to(device)
     given = torch.from_numpy(labels.given).to(device)
+    if criterion is None:
+        criterion = find_criterion(config, data)
+    if isinstance(criterion, nn.Module):
+        criterion = criterion.to(device)
+    batches = Batches(
+        *(data, config.batch_size, config.seed, config.augment, device),
+    )
     if network is None:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            network = make_network(
-                config.network, batches.images.shape[1:], data.num_classes, config.width
-            )
+            network = build_network(config, data, machine)
     network = network.to(device).train()
-    if criterion is None:
-        params: dict[str, Any] = dict(config.params)
-        criterion = make_loss(config.loss, data.num_classes, **params).to(device)
-    forward = _forward(network, criterion, device, config.precision)
+    forward = _forward(network, criterion, device, config)
+    warm = _forward(network, make_loss("ce", data.num_classes), device, config)
     if machine.compile:
-        forward = _compiled(forward, device)
+        forward, warm = _compiled(forward, device), _compiled(warm, device)
+    wants = getattr(criterion, "wants", ())
     counts = Counts(labels, device)
-    fit = Fit(config, run, network, counts, len(batches), machine.checkpoint_minutes)
+    states = {"criterion": criterion, "monitor": monitor}
+    fit = Fit(config, run, network, counts, states, len(batches), machine.checkpoint_minutes)
     fit.resume(say)
 
     scores: Scores | None = None  # of the network as it is, once it has been evaluated
     for epoch in fit.epochs():
         scores = None
         for chosen, images in batches.of(epoch, fit.step):
-            logits, loss = forward(images, given[chosen])
+            if epoch < config.warm_epochs:
+                logits, loss = warm(images, given[chosen])
+            else:
+                about = {"samples": chosen, "epoch": epoch + fit.step / len(batches)}
+                logits, loss = forward(images, given[chosen], **{w: about[w] for w in wants})
             if not fit.descend(loss):
                 break
             counts.add(chosen, logits, loss)
+            if monitor is not None:
+                monitor.update(chosen, logits, given[chosen])
             fit.pause(should_stop)
         if fit.reason:
             break
         row = counts.row(epoch + 1, learning_rate(config, epoch, 1.0))
+        if validation is not None:
+            row[VALIDATION] = math.nan
         if not math.isfinite(row["train_loss"]):
             fit.reason = "diverged"
         elif (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
             try:
-                scores = look(network, data, test_images, should_stop)
+                scores = look(network, data, test_images, config, should_stop)
+                if validation is not None:
+                    predicted = predict(network, validation.images, data, config, should_stop)
+                    row[VALIDATION] = float((predicted == validation.labels.given).mean())
             except Interrupted:
                 fit.save()
                 raise
@@ -186,8 +239,8 @@ def _train(
         on_epoch(row)
         fit.end_epoch(row)
 
-    scores = scores or look(network, data, test_images, should_stop)
-    on_training = predict(network, batches.images, data, should_stop)
+    scores = scores or look(network, data, test_images, config, should_stop)
+    on_training = predict(network, batches.images, data, config, should_stop)
     result = judge(config, data, scores, on_training, fit.reason)
     if result.collapsed:
         unreached = ", ".join(sorted(fit.unreached)[:3])
@@ -210,16 +263,50 @@ def _set_up(config: Config, machine: Machine) -> torch.device:
     return device
 
 
+def _check_code(config: Config, machine: Machine) -> None:
+    """Raise BadInput unless the user typed the code that the config names, and it is the same."""
+    own = [name for name in (config.network, config.loss) if is_own(name)]
+    for name in own:
+        if name not in machine.imports:
+            raise BadInput(
+                f"{name!r} is code of your own, which is imported only where you type it: give it "
+                "to --network or --loss, in Python to Machine(imports=...)"
+            )
+    if code_digest(own) != config.code_sha256:
+        raise BadInput(f"{', '.join(own)} has changed since the run was asked for: ask anew")
+
+
+def find_criterion(config: Config, data: Dataset) -> Criterion:
+    """The loss that a config means: ours by name, or `module:name` of the user's own, a function
+    of (logits [B, K], targets [B]) or a class of such modules, called with the classes' number."""
+    classes = data.num_classes
+    if not is_own(config.loss):
+        params: dict[str, Any] = dict(config.params)
+        return make_loss(config.loss, classes, **params)
+    own = look_up(config.loss)
+    made: Criterion = own(classes) if isinstance(own, type) else own
+    if not callable(made):
+        raise BadInput(f"loss is {config.loss!r}, a {type(made).__name__}; accepted: a function")
+    return made
+
+
 def _forward(
-    network: nn.Module, criterion: Criterion, device: torch.device, precision: str
+    network: nn.Module, criterion: Criterion, device: torch.device, config: Config
 ) -> Forward:
     """Network and loss as one function, so that compiled they are one graph."""
+    bf16 = config.precision == "bf16"
 
-    def forward(images: Tensor, targets: Tensor) -> tuple[Tensor, Any]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = network(images)
+    def forward(images: Tensor, targets: Tensor, **wanted: Any) -> tuple[Tensor, Any]:
+        views = len(images) if images.ndim == 5 else 0  # [V, B, C, H, W]
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = network(images.flatten(0, 1) if views else images)
+        if views:
+            logits = logits.unflatten(0, (views, -1))
+        loss = criterion(logits.float(), targets, **wanted)
+        if config.l1:
+            loss = loss + config.l1 * sum(p.abs().sum() for p in network.parameters())
         # Detached for the counts: the graph's backward would else expect a gradient of them.
-        return logits.detach(), criterion(logits.float(), targets)
+        return (logits[0] if views else logits).detach(), loss
 
     return forward
 
@@ -246,11 +333,14 @@ class Fit:
         run: Run,
         network: nn.Module,
         counts: Counts,
+        states: Mapping[str, Any],
         steps: int,
         checkpoint_minutes: float,
     ) -> None:
         self.config, self.run, self.network = config, run, network
         self.counts, self.steps = counts, steps
+        # What else has a state that the steps to come depend on: the loss, who listens.
+        self.states = {k: v for k, v in states.items() if hasattr(v, "state_dict")}
         self.parameters = dict(network.named_parameters())
         # The learning rate is set from epoch and step: no scheduler to save.
         self.optimiser = torch.optim.SGD(
@@ -322,6 +412,8 @@ class Fit:
             momentum = self.optimiser.state[parameter].get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{name}"] = momentum
+        for owner, part in self.states.items():
+            tensors |= {f"{owner}.{name}": t for name, t in part.state_dict().items()}
         state = {
             "epoch": self.epoch,
             "step": self.step,
@@ -338,9 +430,9 @@ class Fit:
             say(f"{problem}; going on from {'the one before it' if tensors else 'the start'}")
         if not tensors:
             return
-        self.network.load_state_dict(
-            {k.removeprefix("model."): t for k, t in tensors.items() if k.startswith("model.")}
-        )
+        for owner, part in {"model": self.network, **self.states}.items():
+            at = len(owner) + 1
+            part.load_state_dict({k[at:]: t for k, t in tensors.items() if k[:at] == f"{owner}."})
         for name, parameter in self.parameters.items():
             if f"momentum.{name}" in tensors:
                 buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
@@ -354,9 +446,11 @@ def predict(
     network: nn.Module,
     images: Tensor,
     data: Dataset,
+    config: Config,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> IntArray:
-    """The predicted class [N] of every uint8 image [N, H, W, C], in evaluation mode.
+    """The predicted class [N] of every uint8 image [N, H, W, C], in evaluation mode; the middle of
+    the image counts where the network was trained on crops.
 
     Raises Interrupted as soon as should_stop, asked before each batch, is true.
     """
@@ -375,10 +469,14 @@ def predict(
 
 
 def look(
-    network: nn.Module, data: Dataset, test_images: Tensor, should_stop: Callable[[], bool]
+    network: nn.Module,
+    data: Dataset,
+    test_images: Tensor,
+    config: Config,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Scores:
     """Scores on the test images, by their true labels where all are known, else by those given."""
-    predicted = predict(network, test_images, data, should_stop)
+    predicted = predict(network, test_images, data, config, should_stop)
     labels = data.test.labels
     against = labels.true if labels.known.all() else labels.given
     return score(predicted, against, data.num_classes)
@@ -417,11 +515,21 @@ def _warning(reason: str, detail: str) -> str:
 # ------------------------------------------------------------------------------- a trained run
 
 
-def load_network(run: Run, config: Config, data: Dataset) -> nn.Module:
-    """The trained network of a run folder."""
-    network = make_network(
-        config.network, data.train.images.shape[1:], data.num_classes, config.width
+def build_network(config: Config, data: Dataset, machine: Machine) -> nn.Module:
+    """The network that a config means, initialised from torch's global random state."""
+    shape: Sequence[int] = data.train.images.shape[1:]
+    if config.crop_size:
+        shape = (config.crop_size, config.crop_size, shape[-1])
+    return make_network(
+        *(config.network, shape, data.num_classes, config.width),
     )
+
+
+def load_network(run: Run, config: Config, data: Dataset, machine: Machine) -> nn.Module:
+    """The trained network of a run folder."""
+    if config.code_sha256:
+        _check_code(config, machine)
+    network = build_network(dataclasses.replace(config, weights=""), data, machine)
     try:
         network.load_state_dict(run.weights(config))
     except RuntimeError as error:
@@ -456,9 +564,9 @@ def evaluate_run(
     run = Run(path)
     config, result = run.config, run.result
     data = data_of(config, machine)
-    network = load_network(run, config, data)
+    network = load_network(run, config, data, machine)
     if labels == "clean":
-        return look(network, data, data.test.images, lambda: False), config, result
+        return look(network, data, data.test.images, config), config, result
     noisy = noisy_test_labels(config, data, run.labels)
-    predicted = predict(network, data.test.images, data)
+    predicted = predict(network, data.test.images, data, config)
     return score(predicted, noisy, data.num_classes), config, result

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from apl.config import Config, make_config
 from apl.criteria import make_loss
 from apl.data.dataset import Dataset, Split, batch_bounds
 from apl.data.sources import load_data
-from apl.errors import BadInput
+from apl.errors import BadInput, Interrupted
+from apl.find import LabelMonitor
 from apl.losses import LOSSES
 from apl.machine import Machine
 from apl.networks import make_network
 from apl.noise import UNKNOWN, Labels
 from apl.presets import DATASETS, NOISES, PRESETS, PUBLISHED_WEIGHTS
-from apl.runs import load_tensors, read_noise
+from apl.runs import Run, load_tensors, read_noise, read_record, write_study
 from apl.scores import (
     Counts,
     Result,
@@ -35,7 +37,7 @@ from apl.scores import (
     score,
     too_short,
 )
-from apl.train import evaluate_run, prepare, train
+from apl.train import evaluate_run, hold_out, prepare, train
 
 
 def small(**given: Any) -> Config:
@@ -364,8 +366,8 @@ def test_configs_of_the_first_format_are_read(
 def test_what_is_no_config_is_not_read_as_one() -> None:
     now = dataclasses.asdict(make_config())
     for fields in (
-        {**FORMAT_1, "colour": "red"},  # of a newer apl, perhaps
-        {**now, "colour": "red"},
+        {**FORMAT_1, "flavour": "sweet"},  # of a newer apl, perhaps
+        {**now, "flavour": "sweet"},
         {**now, "threads": 1},  # the machine's, and none of a config since format 2
         {**now, "alpha": 1.0},
         {**now, "noise": "salt"},
@@ -415,11 +417,13 @@ def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
         **{"method": "exact", "network": "mlp", "width": 9, "train_size": 77, "epochs": 2},
         **{"batch_size": 3, "lr": 0.123, "momentum": 0.5, "weight_decay": 0.3, "clip": 1.0},
         **{"augment": True, "eval_every": 4, "warmup": 0.5, "precision": "bf16"},
-        **{"alpha": 3.0, "beta": 3.0, "A": -3.0},
+        **{"weights": "default", "crop_size": 6, "colour": 0.1, "l1": 1e-5, "warm_start": 2.0},
+        **{"select": "noisy", "alpha": 3.0, "beta": 3.0, "A": -3.0},
     }
     told = {field.name for field in dataclasses.fields(Config)}
     of_own_data = {"dataset_sha256", "image_size", "label_column"}  # tests/test_own_data.py
-    elsewhere = {"preset", "map", "map_sha256", "params"} | of_own_data
+    of_files = {"map", "map_sha256", "labels", "labels_sha256", "code_sha256"}
+    elsewhere = {"preset", "params"} | of_files | of_own_data
     assert set(others) == told - elsewhere | {"alpha", "beta", "A"}
     config = make_config(preset)
     for name, value in others.items():
@@ -731,3 +735,143 @@ def test_nothing_is_said_of_the_budget_where_no_label_is_known_to_be_wrong() -> 
     assert budget_verdict(make_config(loss="ce"), memorised) is None
     assert too_short("ce", 0.04)
     assert not too_short("nce_rce", 0.04)
+
+
+# A warm start, a penalty, a choice on noisy labels, who listens.
+
+
+def test_a_warm_start_is_ce_and_then_the_loss() -> None:
+    def rows(**given: Any) -> list[dict[str, float]]:
+        found: list[dict[str, float]] = []
+        train(small(rate=0.4, epochs=4, **given), on_epoch=found.append, say=lambda text: None)
+        return found
+
+    warm, ce, mae = rows(loss="mae", warm_start=2), rows(loss="ce"), rows(loss="mae")
+    assert warm[:2] == ce[:2]
+    assert warm[2]["train_loss"] != ce[2]["train_loss"]
+    assert warm[0] != mae[0]
+    assert rows(loss="mae", warm_start=0.5) == warm  # a share of the epochs
+    assert rows(loss="ce", warm_start=2) == ce
+    config = make_config(epochs=10)
+    shares = {0.04: 0, 0.06: 1, 0.3: 3, 0.99: 9, 1.0: 1, 12.0: 9}
+    for given, epochs in shares.items():
+        assert dataclasses.replace(config, warm_start=given).warm_epochs == epochs
+    with pytest.raises(BadInput, match=r"warm_start is 1\.5; accepted: a share below 1"):
+        make_config(warm_start=1.5)
+
+
+def test_the_l1_penalty_is_part_of_loss_and_gradient() -> None:
+    """By hand: one step without momentum from the same weights, with and without it."""
+    rows: dict[float, dict[str, float]] = {}
+    weights: dict[float, Tensor] = {}
+    for l1 in (0.0, 1e-3):
+        config = small(
+            **{"loss": "ce", "epochs": 1, "batch_size": 300, "lr": 0.1, "clip": 0.0, "l1": l1},
+            **{"network": "mlp", "width": 8, "momentum": 0.0, "weight_decay": 0.0},
+        )
+        torch.manual_seed(0)
+        network = make_network("mlp", (8, 8, 1), 10, 8)
+        start = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+        seen: list[dict[str, float]] = []
+        train(config, network=network, on_epoch=seen.append, say=lambda text: None)
+        rows[l1] = seen[0]
+        weights[l1] = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    added = rows[1e-3]["train_loss"] - rows[0.0]["train_loss"]
+    assert added == pytest.approx(1e-3 * float(start.abs().sum()), rel=1e-4)
+    expected = -0.1 * 1e-3 * start.sign()
+    assert float((weights[1e-3] - weights[0.0] - expected).abs().max()) < 2e-7
+
+
+def test_select_holds_out_given_labels_and_leaves_them_in_the_history(tmp_path: Path) -> None:
+    config = small(rate=0.4, select="noisy", eval_every=2)
+    train(config, tmp_path, say=lambda text: None)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["validation_accuracy"].isna().tolist() == [True, False, True, False]
+    assert read_noise(tmp_path / "noise.npz").given.shape == (270,)
+    whole = prepare(config)
+    data, held = hold_out(whole)
+    assert (len(data.train), len(held)) == (270, 30)
+    pixels = {bytes(image.numpy().tobytes()) for image in data.train.images}
+    assert not pixels & {bytes(image.numpy().tobytes()) for image in held.images}
+    assert held.labels.wrong.any()  # nobody told it the truth
+    counts = np.bincount(held.labels.given, minlength=10)
+    assert counts.max() - counts.min() <= 1
+    finished = Run(tmp_path)
+    assert finished.history[1]["validation_accuracy"] == history["validation_accuracy"][1]
+    study = tmp_path / "study"
+    train(config, study / "runs" / config.name, say=lambda text: None)
+    write_study(study)
+    (kept,) = read_record(study).values()
+    assert kept.history[3]["validation_accuracy"] == history["validation_accuracy"][3]
+    assert math.isnan(kept.history[0]["validation_accuracy"])
+
+
+class Stopper:
+    """Asks to stop after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_a_monitor_hears_every_step_and_survives_a_stop(tmp_path: Path) -> None:
+    config = small(rate=0.4)
+    whole = LabelMonitor(300, 10)
+    train(config, monitor=whole, say=lambda text: None)
+    assert (whole.evidence.visits == 4).all()
+    assert (whole.labels == prepare(config).train.labels.given).all()
+    stopped = LabelMonitor(300, 10)
+    with pytest.raises(Interrupted):
+        train(config, tmp_path, monitor=stopped, say=lambda t: None, should_stop=Stopper(7))
+    resumed = LabelMonitor(300, 10)
+    train(config, tmp_path, monitor=resumed, say=lambda text: None)
+    for name, part in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], part), name
+
+
+LOSS = """
+from torch import nn
+from torch.nn import functional as F
+
+def robust(logits, targets):
+    return F.cross_entropy(logits, targets, label_smoothing=0.1)
+
+class Robust(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.scale = 10 / num_classes
+
+    def forward(self, logits, targets):
+        return self.scale * robust(logits, targets)
+"""
+
+
+def test_a_loss_of_ones_own_is_imported_only_where_it_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "losses_of_mine.py"
+    file.write_text(LOSS)
+    config = small(loss="losses_of_mine:robust", rate=0.4)
+    with pytest.raises(BadInput, match="imported only where you type it"):
+        train(config, tmp_path / "a")
+    assert "losses_of_mine" not in sys.modules
+    machine = Machine(imports=("losses_of_mine:robust", "losses_of_mine:Robust"))
+    result = train(config, tmp_path / "a", machine=machine, say=lambda text: None)
+    smoothed = make_loss("ce", 10, label_smoothing=0.1)
+    ours = train(small(loss="ce", rate=0.4), criterion=smoothed, say=lambda text: None)
+    assert result.test_accuracy == pytest.approx(ours.test_accuracy, abs=0.02)
+    assert not result.too_short or result.memorised < 0.1
+    by_class = small(loss="losses_of_mine:Robust", rate=0.4)
+    again = train(by_class, machine=machine, say=lambda text: None)
+    assert again.test_accuracy == result.test_accuracy
+    file.write_text(LOSS + "# another\n")
+    with pytest.raises(BadInput, match="has changed since the run was asked for"):
+        train(config, tmp_path / "b", machine=machine)
+    with pytest.raises(BadInput, match="no parameter 'gamma'"):
+        make_config(loss="losses_of_mine:robust", gamma=2.0)
+    with pytest.raises(BadInput, match="no module 'nowhere'"):
+        make_config(loss="nowhere:robust")
