@@ -9,6 +9,7 @@ import importlib.machinery
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """The nearest of the names, as the end of an error's line; '' where none is near."""
+    near = difflib.get_close_matches(name, list(names), 3)
+    return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
+
+
 def is_own(name: str) -> bool:
     """Whether a network or a loss is `module:name`, code of the user's own."""
     module, colon, _ = name.partition(":")
@@ -62,9 +69,8 @@ def look_up(text: str) -> Any:
     if name and hasattr(found, name):
         return getattr(found, name)
     public = [each for each in vars(found) if not each.startswith("_")]
-    near = difflib.get_close_matches(name, public, 3)
-    hint = f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
-    raise BadInput(f"{module!r} has no {name!r} (given {text!r}){hint}")
+    near = did_you_mean(name, public)
+    raise BadInput(f"{module!r} has no {name!r} (given {text!r}){near}")
 
 
 def told(error: BaseException, file: str = "") -> str:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,22 @@ import numpy.typing as npt
 from apl.noise import UNKNOWN, IntArray, Matrix
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
     from torch import Tensor
 
+    from apl.config import Config
+    from apl.data.dataset import Dataset
+    from apl.machine import Machine
+
 BoolArray = npt.NDArray[np.bool_]
 Vector = npt.NDArray[np.float64]
+Halves = npt.NDArray[np.float16]
 
+EVIDENCE = "evidence.safetensors"  # in a run folder: what its monitor has gathered
+WARM = 3.0  # epochs of a search are with CE, for the visits that are early
+FEWEST_BATCH = 16  # samples a step in a search in few samples
 EARLY = 3  # visits of a sample before a network memorises: what it says then is nearly unseen data
 # Chosen on seed 0 of sym 0.4, asym 0.4 and CIFAR-10N worse together; docs/find.md has the others.
 TEMPERATURE = 1.5  # that the averaged logits are divided by: networks are too sure of themselves
@@ -35,7 +45,8 @@ SLOPE = 3.0  # an early network shows about a third of a flip
 MOST = 0.5  # of a class's samples that are taken to have flipped one way: above it, it is undone
 BACKGROUND = 0.2  # of the labels are taken to be wrong in any way, before the labels are looked at
 ROUNDS = 5  # of expectation and maximisation; more fit the noise matrix to the network's errors
-ANCHORS = 0.08  # of a class's share of the samples: the ones that it is surest of
+ANCHORS = 0.08  # of a class's share of the samples: the ones that it is surest of, at least
+SURE = 0.95  # of more anchors that must be confirmed to take them
 FEW = 50  # samples of a class below which its noise can't be told
 
 
@@ -144,33 +155,49 @@ def noise_rate(labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike) -> Rat
     has learned some wrong labels by heart.  The estimate lies midway; the interval goes from the
     lower one with half as many samples to the higher one with twice as many, and two standard
     errors beyond.  Where people err on hard images the estimate is too low: the surest are easy.
+    It is of ANCHORS of the samples, doubled as long as the whole training puts SURE of them into
+    the same class.
     """
-    return _rate(*_checked(labels, evidence))
+    labels, evidence = _checked(labels, evidence)
+    return _rate(labels, evidence, _explain(labels, evidence)[1])
 
 
-def _rate(labels: IntArray, evidence: Evidence) -> Rate:
-    low, low_error = _disagreement(labels, evidence, ANCHORS / 2)[0]
-    high, high_error = _disagreement(labels, evidence, ANCHORS * 2)[1]
-    (confirmed, _), (plain, _) = _disagreement(labels, evidence, ANCHORS)
-    estimate = (confirmed + plain) / 2
+def _rate(labels: IntArray, evidence: Evidence, clean: Matrix) -> Rate:
+    classes = clean.mean(0)  # how large each is, its labels being what is in doubt
+    share = ANCHORS
+    # A network that has seen the labels is surest of samples whose label fits: the fewer anchors,
+    # the fewer wrong ones among them.  So there are as many as one can name that is this good.
+    most = 1.0 if evidence.visits.max() > 1 else share
+    while 2 * share <= most and _anchors(labels, evidence, classes, 2 * share).confirmed >= SURE:
+        share *= 2
+    fewer, more = (
+        _anchors(labels, evidence, classes, part) for part in (share / 2, min(2 * share, 1.0))
+    )
+    found = _anchors(labels, evidence, classes, share)
+    estimate = (found.low + found.high) / 2
     return Rate(
         estimate,
-        max(0.0, min(low - 2 * low_error, estimate)),
-        min(1.0, max(high + 2 * high_error, estimate)),
+        max(0.0, min(fewer.low - 2 * fewer.low_error, estimate)),
+        min(1.0, max(more.high + 2 * more.high_error, estimate)),
     )
 
 
-def find_issues(labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike) -> Findings:
+def find_issues(
+    labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike, class_names: Sequence[str] = ()
+) -> Findings:
     """Everything the evidence says: scores, flags, suggested labels, noise rate, doubts.
+
+    labels, evidence: as `rank` takes them, but some samples may never have been seen; class_names:
+    what the doubts call the classes, their numbers where there are none.
 
     The scores are those of `rank`, moved so that as many labels are expected to be wrong as the
     noise rate says; flagged is what makes the expected F1 largest (Lipton et al. 2014).
     """
     if isinstance(evidence, Evidence) and (evidence.visits == 0).any():
-        return _of_the_seen(np.asarray(labels), evidence)
+        return _of_the_seen(np.asarray(labels), evidence, class_names)
     labels, evidence = _checked(labels, evidence)
     posterior, clean, transition = _explain(labels, evidence)
-    rate = _rate(labels, evidence)
+    rate = _rate(labels, evidence, clean)
     right = _of_label(posterior, labels)
     wrong = _calibrated(1 - right, rate.estimate)
     order = np.argsort(right, kind="stable")
@@ -180,7 +207,7 @@ def find_issues(labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike) -> Fi
     others = posterior.copy()
     others[np.arange(len(labels)), labels] = -1
     predicted = np.where(flagged, others.argmax(1), clean.argmax(1))
-    doubts = _doubts(labels, evidence, clean, rate)
+    doubts = _doubts(labels, evidence, clean, rate, class_names)
     return Findings(flagged, 1 - wrong, labels, predicted, rate, transition, doubts)
 
 
@@ -200,7 +227,7 @@ def _calibrated(chances: Vector, mean: float) -> Vector:
     return calibrated
 
 
-def _of_the_seen(labels: IntArray, evidence: Evidence) -> Findings:
+def _of_the_seen(labels: IntArray, evidence: Evidence, class_names: Sequence[str]) -> Findings:
     """Findings where some samples were never seen, which count for nothing in what is estimated."""
     seen = evidence.visits > 0
     if not seen.any():
@@ -212,6 +239,7 @@ def _of_the_seen(labels: IntArray, evidence: Evidence) -> Findings:
     part = find_issues(
         labels[seen],
         Evidence(evidence.log_probs[seen], evidence.early[seen], evidence.visits[seen]),
+        class_names,
     )
     flagged, scores = np.zeros(len(seen), dtype=bool), np.full(len(seen), np.nan)
     predicted = np.full(len(seen), UNKNOWN)
@@ -305,18 +333,27 @@ def _of_label(values: Matrix, labels: IntArray) -> Vector:
     return chosen
 
 
-def _disagreement(
-    labels: IntArray, evidence: Evidence, share: float
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """How many labels of each class's surest samples are of another class, with the standard error:
-    among those that the whole training confirms, and among all; classes count by their labels."""
+class _Anchors(NamedTuple):
+    """Of each class's surest samples: which share of them the whole training puts into the same
+    class, how many carry another label among these (low) and among all (high), with the standard
+    errors."""
+
+    confirmed: float
+    low: float
+    low_error: float
+    high: float
+    high_error: float
+
+
+def _anchors(labels: IntArray, evidence: Evidence, weights: Vector, share: float) -> _Anchors:
+    """The anchors of each class, `share` of an average class's samples; classes count by their
+    weights [K]."""
     count, classes = evidence.early.shape
     # In small sets the error of few would be worse than that of those it is less sure of.
     size = max(1, round(max(share * count, min(FEW * classes, count / 2)) / classes))
     surest = np.argpartition(-evidence.early, size - 1, axis=0)[:size]
     other = labels[surest] != np.arange(classes)
     confirmed = evidence.log_probs.argmax(1)[surest] == np.arange(classes)
-    weights = np.bincount(labels, minlength=classes) / count
 
     def mean(among: BoolArray) -> tuple[float, float]:
         number = among.sum(0)
@@ -326,10 +363,12 @@ def _disagreement(
         error = math.sqrt(float((weights**2 * smooth * (1 - smooth) / (number + 4)).sum()))
         return float(weights @ (wrong / np.maximum(number, 1))), error
 
-    return mean(confirmed), mean(np.ones_like(confirmed))
+    return _Anchors(float(confirmed.mean()), *mean(confirmed), *mean(np.ones_like(confirmed)))
 
 
-def _doubts(labels: IntArray, evidence: Evidence, clean: Matrix, rate: Rate) -> list[str]:
+def _doubts(
+    labels: IntArray, evidence: Evidence, clean: Matrix, rate: Rate, class_names: Sequence[str]
+) -> list[str]:
     """Why not to trust the findings, a sentence each."""
     count, classes = clean.shape
     sizes = np.bincount(labels, minlength=classes)
@@ -337,14 +376,14 @@ def _doubts(labels: IntArray, evidence: Evidence, clean: Matrix, rate: Rate) -> 
     few = np.flatnonzero((sizes > 0) & (sizes < FEW))
     if len(few):
         doubts.append(
-            f"too few samples: fewer than {FEW} carry the label of {_named(few)}, so their noise "
-            "cannot be told"
+            f"too few samples: fewer than {FEW} carry the label of {_named(few, class_names)}, so "
+            "their noise cannot be told"
         )
     predicted = np.bincount(clean.argmax(1), minlength=classes)
     lost = np.flatnonzero((sizes >= FEW) & (predicted < 0.1 * sizes))
     if len(lost):
         doubts.append(
-            f"given up: the network hardly ever predicts {_named(lost)}, so it knows "
+            f"given up: the network hardly ever predicts {_named(lost, class_names)}, so it knows "
             "nothing of their labels; begin with more epochs of ce"
         )
     agreement = float((clean.argmax(1) == labels).mean())
@@ -362,8 +401,9 @@ def _doubts(labels: IntArray, evidence: Evidence, clean: Matrix, rate: Rate) -> 
     return doubts
 
 
-def _named(classes: IntArray) -> str:
-    shown = ", ".join(map(str, classes[:5])) + (", ..." if len(classes) > 5 else "")
+def _named(classes: IntArray, class_names: Sequence[str]) -> str:
+    names = [repr(class_names[k]) if class_names else str(k) for k in classes[:5]]
+    shown = ", ".join(names) + (", ..." if len(classes) > 5 else "")
     return f"class {shown}" if len(classes) == 1 else f"classes {shown}"
 
 
@@ -402,9 +442,12 @@ class LabelMonitor:
 
     Memory: 2 N K + 2 N numbers, on the device of the logits.  A step costs a handful of small
     operations and waits for nothing.  early: visits of a sample before the network memorises.
+    curves: whether to keep what each sample's label got epoch by epoch, 2 N bytes for each.
     """
 
-    def __init__(self, num_samples: int, num_classes: int, early: int = EARLY) -> None:
+    def __init__(
+        self, num_samples: int, num_classes: int, early: int = EARLY, curves: bool = False
+    ) -> None:
         for name, value, least in (
             ("num_samples", num_samples, 1),
             ("num_classes", num_classes, 2),
@@ -421,6 +464,8 @@ class LabelMonitor:
             "visits": torch.zeros(num_samples),
             "labels": torch.full((num_samples,), -1),
         }
+        self._columns: list[Tensor] | None = [] if curves else None
+        self._taken = 0  # samples so far, which tells the epoch without asking the device
 
     def update(self, indices: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Take in a batch: which samples [B], their logits [B, K] and given labels [B].
@@ -441,6 +486,8 @@ class LabelMonitor:
         device = logits.device
         if self._sums["early"].device != device:
             self._sums = {name: total.to(device) for name, total in self._sums.items()}
+            if self._columns is not None:
+                self._columns = [column.to(device) for column in self._columns]
         with torch.no_grad():
             indices = indices.to(device, torch.int64)
             targets = targets.to(device, torch.int64)
@@ -452,13 +499,36 @@ class LabelMonitor:
             sums["early"].index_add_(0, indices, log_probs.exp() * early[:, None])
             sums["visits"].index_add_(0, indices, torch.ones_like(early))
             sums["labels"][indices] = targets
+            if self._columns is not None:
+                epoch = self._taken // len(sums["visits"])
+                while len(self._columns) <= epoch:
+                    self._columns.append(torch.full_like(sums["visits"], torch.nan).half())
+                of_label = log_probs.gather(1, targets[:, None]).squeeze(1)
+                self._columns[epoch][indices] = of_label.exp().half()
+        self._taken += len(logits)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All it has gathered, as tensors, for a checkpoint."""
-        return dict(self._sums)
+        import torch
+
+        state = dict(self._sums)
+        if self._columns is not None:
+            state["curves"] = self._stacked()
+            state["taken"] = torch.tensor(self._taken)
+        return state
+
+    def _stacked(self) -> Tensor:
+        import torch
+
+        if not self._columns:
+            return torch.empty(len(self._sums["visits"]), 0, dtype=torch.float16)
+        return torch.stack(self._columns, 1)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint's state; ValueError where it is of other samples or classes."""
+        """Go on from a checkpoint's state; ValueError where it is of other samples or classes.
+
+        Curves begin anew where the state holds none.
+        """
         for name, total in self._sums.items():
             if name not in state or state[name].shape != total.shape:
                 got = list(state[name].shape) if name in state else "none"
@@ -466,6 +536,21 @@ class LabelMonitor:
         self._sums = {
             name: state[name].clone().to(total.dtype) for name, total in self._sums.items()
         }
+        if self._columns is not None:
+            kept = "curves" in state
+            self._columns = list(state["curves"].clone().unbind(1)) if kept else []
+            self._taken = int(state["taken"]) if kept else 0
+
+    @property
+    def curves(self) -> Halves:
+        """The probability of the given label, epoch by epoch [N, E]: nan where a sample was not
+        seen; [N, 0] where curves were not asked for.
+
+        An epoch is as many samples as there are, whichever they were: where a loop leaves some out
+        of each, the columns run ahead of its epochs.
+        """
+        curves: Halves = self._stacked().cpu().numpy()
+        return curves
 
     @property
     def labels(self) -> IntArray:
@@ -494,3 +579,182 @@ class LabelMonitor:
         """A row a sample: is_label_issue, label_score, given_label, predicted_label (-1: never
         seen)."""
         return self.findings().table()
+
+
+# --------------------------------------------------------------------------- from data to names
+
+
+@dataclass(frozen=True)
+class Search:
+    """What `find_mislabelled` found, and in what.
+
+    data: as trained on; the arrays of the findings go with the samples of data.train.  curves: as
+    a monitor's, [N, 0] where folds were judged.
+    """
+
+    findings: Findings
+    data: Dataset
+    config: Config
+    evidence: Evidence
+    curves: Halves
+
+    def table(self) -> pd.DataFrame:
+        """One row a sample, in the columns of cleanlab's Datalab: id (its name, else its number)
+        and classes by their names; a sample never seen has no predicted_label ('')."""
+        table, names = self.findings.table(), np.array([*self.data.class_names, ""])
+        for column in ("given_label", "predicted_label"):
+            table[column] = names[table[column]]  # UNKNOWN is the last of the names
+        table.insert(0, "id", self.data.train.names or range(len(table)))
+        return table
+
+
+def find_mislabelled(
+    source: Any,
+    preset: str = "laptop",
+    *,
+    folds: int = 0,
+    run: Path | None = None,
+    machine: Machine | None = None,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+    say: Callable[[str], None] = print,
+    should_stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Search:
+    """Train on data and say which of its training labels are wrong.
+
+    source: what `apl.load_data` takes, or a Dataset that it made.
+    preset, settings: as `apl.config.make_config` takes them; what is not given is chosen for
+    finding: labels as they are, three epochs with CE and the others with SCE, and small batches
+    where there are few samples.
+    folds: 0 judges labels by how the one training took them; K trains K times without a part of
+    the samples, and judges these by what the network says that has never seen them.
+    run: a folder for the training, as `apl.train.train` has it; what a finished one gathered is
+    read, and judged anew.  machine, on_epoch, say, should_stop: as there.
+
+    Raises BadInput for what does not fit, Interrupted where should_stop asks for it.
+    """
+    from apl.data.dataset import Dataset
+    from apl.data.sources import load_data
+    from apl.errors import require
+    from apl.machine import Machine
+    from apl.train import prepare
+
+    require(folds == 0 or folds >= 2, "folds", folds, "0, or 2 and more")
+    require(not settings.get("select"), "select", settings.get("select"), "none: all are judged")
+    require(not (folds and run), "run", str(run), "none with folds, which keep no checkpoints")
+    machine = machine or Machine()
+    data = source
+    if not isinstance(source, Dataset):
+        data = load_data(
+            *(source, machine.data_dir, machine.download),
+            image_size=settings.get("image_size") or 0,
+            label_column=settings.get("label_column") or "label",
+            max_broken=machine.max_broken,
+            say=say,
+        )
+    config = _recipe(preset, data, settings)
+    watched = prepare(config, machine, data)
+    hooks = {"machine": machine, "say": say, "should_stop": should_stop}
+    if folds:
+        evidence = _out_of_fold(config, watched, folds, {**hooks, "on_epoch": on_epoch})
+        curves: Halves = np.empty((len(watched.train), 0), np.float16)
+        failed = ""
+    else:
+        # A built-in set is the config's own, which a run folder can describe.
+        own = data if data.digest or isinstance(source, Dataset) else None
+        monitor, failed = _watch(config, run, own, watched, on_epoch, hooks)
+        evidence, curves = monitor.evidence, monitor.curves
+    findings = find_issues(watched.train.labels.given, evidence, watched.class_names)
+    if failed:
+        findings = dataclasses.replace(findings, doubts=[failed, *findings.doubts])
+    return Search(findings, watched, config, evidence, curves)
+
+
+def _recipe(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Config:
+    """The config of a search: the settings given, and what serves to find where they say nothing.
+
+    A small set is not shown more often, as a preset does, since a network that sees it often learns
+    its wrong labels by heart: it gets smaller batches, for as many steps.
+    """
+    from apl.config import make_config
+    from apl.presets import FEWEST_STEPS
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    chosen: dict[str, Any] = {"noise": "none"}
+    if "loss" not in given:
+        chosen |= {"loss": "sce", "alpha": 0.1, "beta": 1.0, "warm_start": WARM}
+    if data.digest:
+        chosen["epochs"] = make_config(preset).epochs
+    config = make_config(preset, dataset=data, **{**chosen, **given})
+    if "batch_size" in given:
+        return config
+    count = config.train_size or len(data.train)
+    size = max(FEWEST_BATCH, count * config.epochs // FEWEST_STEPS)
+    return dataclasses.replace(config, batch_size=min(size, config.batch_size))
+
+
+def _watch(
+    config: Config,
+    run: Path | None,
+    own: Dataset | None,
+    data: Dataset,
+    on_epoch: Callable[[dict[str, float]], None],
+    hooks: Mapping[str, Any],
+) -> tuple[LabelMonitor, str]:
+    """The monitor of one training, and why that failed, '' where it did not."""
+    from apl.errors import BadInput
+    from apl.runs import load_tensors, save_tensors
+    from apl.scores import CAUSES
+    from apl.train import train
+
+    monitor = LabelMonitor(len(data.train), data.num_classes, curves=True)
+    file = None if run is None else run / EVIDENCE
+
+    def keep(row: dict[str, float]) -> None:
+        # Before the run is finished: after that nobody could tell what it has seen.
+        if file is not None and row["epoch"] == config.epochs:
+            save_tensors(file, monitor.state_dict(), {})
+        on_epoch(row)
+
+    result = train(config, run, data=own, monitor=monitor, on_epoch=keep, **hooks)
+    if file is not None and not (monitor.labels >= 0).any():  # the run was finished before
+        try:
+            monitor.load_state_dict(load_tensors(file)[0])
+        except FileNotFoundError:
+            raise BadInput(f"{run} was trained and not watched: give another folder") from None
+    if not (monitor.labels >= 0).any():
+        raise BadInput(f"nothing was learned ({result.reason}): {CAUSES[result.reason]}")
+    if not result.collapsed:
+        return monitor, ""
+    return monitor, f"the training failed ({result.reason}): {CAUSES[result.reason]}"
+
+
+def _out_of_fold(config: Config, data: Dataset, folds: int, hooks: Mapping[str, Any]) -> Evidence:
+    """What networks say of the samples that each of them has not seen."""
+    import torch
+
+    from apl.train import BATCH, build_network, train
+
+    given = data.train.labels.given
+    # Every class is spread over all folds.
+    order = np.random.default_rng(config.seed).permutation(len(given))
+    fold = np.empty(len(given), dtype=np.int64)
+    fold[order[np.argsort(given[order], kind="stable")]] = np.arange(len(given)) % folds
+    # The noise is in the labels already, and the samples are chosen.
+    plain = dataclasses.replace(config, noise="none", rate=0.0, map="", map_sha256="", train_size=0)
+    plain = dataclasses.replace(plain, labels="", labels_sha256="")
+    probs = np.zeros((len(given), data.num_classes))
+    for part in range(folds):
+        seen, unseen = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            network = build_network(config, data, hooks["machine"])
+        others = dataclasses.replace(data, train=data.train.take(seen))
+        train(plain, data=others, network=network, **hooks)
+        device = next(network.parameters()).device
+        network.eval()
+        with torch.inference_mode():
+            for chosen in np.array_split(unseen, max(1, len(unseen) // BATCH)):
+                images = data.train.images[torch.from_numpy(chosen)].to(device)
+                probs[chosen] = network(data.to_float(images)).softmax(1).cpu().numpy()
+    return Evidence.of(probs)

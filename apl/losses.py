@@ -27,27 +27,34 @@ class Loss:
     terms: pairs (base, weight) with base like 'ce', 'norm(ce)' or '1 - norm(negce)' and weight a
     number, or 'alpha' or 'beta' for one that the user sets; `defaults` holds their values, and
     those of parameters of the bases that are others here.
+    text: the formula of a loss that is no sum of terms; `apl.criteria.CRITERIA` has its class.
     """
 
     label: str
     terms: Recipe
     source: str
     defaults: Mapping[str, float]
+    text: str = ""
 
     @property
     def tolerant(self) -> bool:
         """Whether sum_j L(z, j) is constant: tolerant to symmetric noise (Lemma 1)."""
-        return all(_is_tolerant(atom) for atom, _ in self.terms)
+        return not self.text and all(_is_tolerant(atom) for atom, _ in self.terms)
 
     @property
     def kind(self) -> str:
-        """'active', 'passive', or 'active + passive' (definitions 1 and 2 of Ma et al. 2020)."""
+        """'active', 'passive', or 'active + passive' (definitions 1 and 2 of Ma et al. 2020);
+        'other' for what is no sum of terms."""
+        if self.text:
+            return "other"
         kinds = {"active" if BASES[_base(atom)].active else "passive" for atom, _ in self.terms}
         return " + ".join(sorted(kinds))
 
     @property
     def formula(self) -> str:
         """The loss of one row, as text."""
+        if self.text:
+            return self.text
         if len(self.terms) == 1:
             atom = self.terms[0][0]
             base = _base(atom)
@@ -125,6 +132,123 @@ def _active_negative(active: str) -> Loss:
     return Loss(f"ANL-{_label(active)}", terms, BASES[negative].source, weights)
 
 
+# What is no sum of terms, and no summand either; defaults are those of CIFAR-10.
+def _other(label: str, source: str, text: str, **defaults: float) -> Loss:
+    return Loss(label, (), source, defaults, text)
+
+
+_OTHERS = {
+    "ls": _other(
+        "LS",
+        "Szegedy et al. 2016",
+        "ce of (1 - smoothing) q + smoothing / K",
+        smoothing=0.1,
+    ),
+    "boot_soft": _other(
+        "Soft bootstrap",
+        "Reed et al. 2015",
+        "-sum_k (beta q_k + (1 - beta) p_k) log p_k",
+        beta=0.95,
+    ),
+    "boot_hard": _other(
+        "Hard bootstrap",
+        "Reed et al. 2015",
+        "-beta log p_y - (1 - beta) log max_k p_k",
+        beta=0.8,
+    ),
+    "eps_softmax": _other(
+        "CE_eps",
+        "Wang et al. 2024",
+        "ce of (p + m onehot(argmax p)) / (m + 1)",
+        m=1e5,
+        p_floor=1e-8,
+    ),
+    "eps_softmax_mae": _other(
+        "CE_eps+MAE",
+        "Wang et al. 2024",
+        "alpha eps_softmax + beta mae",
+        alpha=0.01,
+        beta=5.0,
+        m=1e5,
+        p_floor=1e-8,
+    ),
+    "ce_lc": _other("CE+LC", "Wei et al. 2023", "ce of z min(1, delta / |z|)", delta=1.0),
+    "ce_lc_authors": _other(
+        "CE+LC (authors' code)",
+        "code of Wei et al. 2023",
+        "ce of z / (delta |z|) where |z| > delta, else of z",
+        delta=1.0,
+    ),
+    "ce_lc_eps": _other(
+        "CE+LC (code of eps-softmax)",
+        "code of Wang et al. 2024",
+        "ce of delta z / |z| where |z| > 1 / delta, else of z",
+        delta=1.5,
+    ),
+    "ldr_kl": _other(
+        "LDR-KL",
+        "Zhu et al. 2023",
+        "lam log mean_k exp((margin [k != y] + f_k - f_y) / lam), f = softplus(z) / its mean",
+        margin=0.1,
+        lam=10.0,
+    ),
+    "aldr_kl": _other(
+        "ALDR-KL",
+        "Zhu et al. 2023",
+        "ldr_kl with a lam for each sample, f = K z / |z|_1",
+        margin=0.1,
+        lam=10.0,
+        pull=2.0,
+    ),
+    "bi_tempered": _other(
+        "Bi-tempered",
+        "Amid et al. 2019",
+        "divergence of temperature t1 of exp_t2(z - nu) from q",
+        t1=0.7,
+        t2=1.5,
+    ),
+    "forward": _other("Forward", "Patrini et al. 2017", "-log sum_k p_k T_ky"),
+    "backward": _other("Backward", "Patrini et al. 2017", "-sum_k (T^-1)_yk log p_k"),
+    "elr": _other(
+        "ELR",
+        "Liu et al. 2020",
+        "ce + lam log(1 - sum_k t_k p_k), t a running mean of p for each sample",
+        ema=0.7,
+        lam=3.0,
+    ),
+    "gjs": _other(
+        "GJS",
+        "Englesson & Azizpour 2021",
+        "Jensen-Shannon divergence of q (weight pi) and p of two views",
+        pi=0.3,
+    ),
+    "anl_ce_er": _other(
+        "ANL-CE+ER",
+        "Ye et al. 2024",
+        "anl_ce + lam (log K - entropy of the batch's mean p)",
+        **_active_negative("ce").params,
+        lam=2.0,
+    ),
+    "anl_fl_er": _other(
+        "ANL-FL+ER",
+        "Ye et al. 2024",
+        "anl_fl + lam (log K - entropy of the batch's mean p)",
+        **_active_negative("fl").params,
+        lam=2.0,
+    ),
+    "sr": _other(
+        "SR",
+        "Zhou et al. 2021",
+        "(ce + lam rho^(epoch // every) sum_k p_k^s) of z / (temp |z|)",
+        temp=0.5,
+        s=0.1,
+        lam=1.2,
+        rho=1.03,
+        every=1.0,
+    ),
+}
+
+
 LOSSES: dict[str, Loss] = {
     **{base: _alone(base) for base in _PAPER},
     "sce": Loss(
@@ -143,10 +267,14 @@ LOSSES: dict[str, Loss] = {
     **{f"nce_{base}": _joined("ce", base) for base in _LATER},
     **{f"nn{active}": _negative(active) for active in _NEGATIVE},
     **{f"anl_{active}": _active_negative(active) for active in _NEGATIVE},
+    **_OTHERS,
 }
 """Every loss with a name, in the order of the tables: of the bases of Ma et al. every one, plain
 and normalised, and every normalised active one with a passive one; of each later base itself, its
 normalised form and NCE with it; and what has a name of its own."""
+
+SUMS = tuple(name for name, loss in LOSSES.items() if loss.terms)
+"""Those that are sums of terms."""
 
 _SUMMAND = re.compile(
     r"\s*(?:(?P<weight>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*\*\s*)?"
@@ -185,10 +313,14 @@ def parse_loss(spec: str) -> list[tuple[float, Loss]]:
         summands.append((float(match["weight"] or 1.0), _lookup(match["atom"].lower())))
         position = match.end()
         if position == len(spec):
-            return summands
+            break
         if spec[position] != "+":
             raise ValueError(f"cannot read the loss {spec!r} at {spec[position:]!r}: expected '+'")
         position += 1
+    for factor, loss in summands:
+        if loss.text and (factor != 1.0 or len(summands) > 1):
+            raise ValueError(f"{loss.label} is no sum of terms and no part of one, got {spec!r}")
+    return summands
 
 
 def _lookup(atom: str) -> Loss:
@@ -233,6 +365,34 @@ PARAMS: dict[str, Param] = {
         "a number in (0, 1)",
         lambda v: 0 < v < 1,
     ),
+    "smoothing": Param(
+        "share of each label that goes to all classes alike in ls",
+        "a number <= 1",
+        lambda v: v <= 1,
+    ),
+    "m": Param("what eps_softmax adds to the largest p", "a number >= 0", lambda v: v >= 0),
+    "p_floor": Param(
+        "what eps_softmax clamps its p at", "a number in [0, 1)", lambda v: 0 <= v < 1
+    ),
+    "delta": Param("norm of the logits in the ce_lc losses", "a number > 0", lambda v: v > 0),
+    "margin": Param("margin of the ldr losses", "a number >= 0", lambda v: v >= 0),
+    "lam": Param(
+        "strength of the term that elr, sr and anl_.._er add; temperature of the ldr losses",
+        "a number > 0",
+        lambda v: v > 0,
+    ),
+    "pull": Param("what holds the lam of each sample in aldr_kl", "a number > 1", lambda v: v > 1),
+    "t1": Param(
+        "temperature of bi_tempered's logarithm", "a number in [0, 1]", lambda v: 0 <= v <= 1
+    ),
+    "t2": Param(
+        "temperature of bi_tempered's exponential", "a number in [1, 5]", lambda v: 1 <= v <= 5
+    ),
+    "ema": Param("share that elr's running means keep", "a number in [0, 1)", lambda v: 0 <= v < 1),
+    "temp": Param("temperature of sr's softmax", "a number > 0", lambda v: v > 0),
+    "s": Param("exponent of sr's sparse term", "a number in (0, 1]", lambda v: 0 < v <= 1),
+    "rho": Param("growth of sr's lam", "a number > 0", lambda v: v > 0),
+    "every": Param("epochs between two growths of sr's lam", "a number > 0", lambda v: v > 0),
 }
 """Every loss parameter by name; an option of `apl train` and `apl study` each."""
 
@@ -251,7 +411,7 @@ def check_params(spec: str, params: Mapping[str, float | None]) -> dict[str, flo
     Raises ValueError for a loss that can't be read, and for a name or a value it does not take.
     """
     taken = params_of(spec)
-    bases = {} if is_own(spec) else {term.base: None for term in _terms(spec, {})}
+    bases = set() if is_own(spec) else {term.base for term in _terms(spec, {})}
     given = {name: value for name, value in params.items() if value is not None}
     for name, value in given.items():
         if name not in taken:
@@ -275,10 +435,11 @@ def loss_terms(spec: str, num_classes: int, **params: float | None) -> tuple[Ter
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     terms = _terms(spec, check_params(spec, params))
-    for term in terms:
-        p_min = dict(zip(BASES[term.base].params, term.params, strict=True)).get("p_min", 0.0)
-        if p_min * num_classes >= 1:  # all s_j might be 0
-            raise ValueError(f"p_min must be below 1 / num_classes = 1 / {num_classes}, got {p_min}")
+    if not terms:
+        raise ValueError(f"{spec!r} is no sum of terms: make_loss makes a module of it")
+    for p_min in (term.params[0] for term in terms if term.base in _NEGATIVE.values()):
+        if p_min * num_classes >= 1:  # all that stands below the fraction might be 0
+            raise ValueError(f"p_min must be below 1 / {num_classes} classes, got {p_min}")
     return simplify(terms, num_classes)
 
 

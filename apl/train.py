@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from apl.config import Config, code_digest, labels_digest, map_digest
-from apl.criteria import make_loss
-from apl.data.dataset import Batches, Dataset, Split, balanced_subset
+from apl.criteria import make_loss, needs_of
+from apl.data.dataset import Batches, Dataset, Split, balanced_subset, place
 from apl.data.sources import data_of, human_labels
 from apl.errors import BadInput, Interrupted, is_own, look_up, one_line, require
 from apl.find import LabelMonitor
@@ -27,6 +27,7 @@ from apl.kernels import dispatch
 from apl.machine import Machine, choose_device, environment
 from apl.networks import make_network
 from apl.noise import MATRICES, IntArray, Labels, corrupt
+from apl.review import read_labels
 from apl.runs import WEIGHTS, History, Run
 from apl.scores import (
     CAUSES,
@@ -88,7 +89,9 @@ def prepare(config: Config, machine: Machine | None = None, data: Dataset | None
 
 def relabelled(train: Split, file: Path, class_names: Sequence[str]) -> Split:
     """The samples with the labels that a file gives them, without those that it drops."""
-    raise NotImplementedError
+    said = read_labels(file, train.labels.given, class_names, train.names)
+    labels = dataclasses.replace(train.labels, given=said.labels)
+    return dataclasses.replace(train, labels=labels).take(np.flatnonzero(said.keep))
 
 
 def hold_out(data: Dataset) -> tuple[Dataset, Split]:
@@ -176,7 +179,7 @@ def _train(
     at = {"device": str(device), "threads": torch.get_num_threads()}
     run.begin(config, labels, {**at, **environment()})
 
-    test_images = data.test.images.to(device)
+    test_images = place(data.test.images, device)
     given = torch.from_numpy(labels.given).to(device)
     if criterion is None:
         criterion = find_criterion(config, data)
@@ -184,6 +187,9 @@ def _train(
         criterion = criterion.to(device)
     batches = Batches(
         *(data, config.batch_size, config.seed, config.augment, device),
+        crop_size=config.crop_size,
+        colour=config.colour,
+        views=getattr(criterion, "views", 1),
     )
     if network is None:
         with torch.random.fork_rng():
@@ -281,13 +287,25 @@ def find_criterion(config: Config, data: Dataset) -> Criterion:
     of (logits [B, K], targets [B]) or a class of such modules, called with the classes' number."""
     classes = data.num_classes
     if not is_own(config.loss):
-        params: dict[str, Any] = dict(config.params)
-        return make_loss(config.loss, classes, **params)
+        given: dict[str, Any] = dict(config.params)
+        for name in needs_of(config.loss):
+            given[name] = len(data.train) if name == "num_samples" else _known_matrix(data)
+        return make_loss(config.loss, classes, **given)
     own = look_up(config.loss)
     made: Criterion = own(classes) if isinstance(own, type) else own
     if not callable(made):
         raise BadInput(f"loss is {config.loss!r}, a {type(made).__name__}; accepted: a function")
     return made
+
+
+def _known_matrix(data: Dataset) -> Tensor:
+    """The noise matrix [K, K] of the training labels, for a loss that corrects by it."""
+    if data.train.labels.transition is None:
+        raise BadInput(
+            f"the noise of {data.name} has no known matrix, which this loss corrects by: add "
+            "--noise, or take another loss"
+        )
+    return torch.from_numpy(data.train.labels.transition).float()
 
 
 def _forward(
@@ -462,7 +480,8 @@ def predict(
         for batch in images.split(BATCH):
             if should_stop():
                 raise Interrupted
-            predictions.append(network(data.to_float(batch.to(device))).argmax(1))
+            pixels = data.to_float(batch.to(device), config.crop_size)
+            predictions.append(network(pixels).argmax(1))
     network.train(was_training)
     predicted: IntArray = torch.cat(predictions).cpu().numpy()
     return predicted
@@ -522,6 +541,8 @@ def build_network(config: Config, data: Dataset, machine: Machine) -> nn.Module:
         shape = (config.crop_size, config.crop_size, shape[-1])
     return make_network(
         *(config.network, shape, data.num_classes, config.width),
+        weights=config.weights,
+        imports=machine.imports,
     )
 
 

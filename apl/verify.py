@@ -18,7 +18,7 @@ from torch import Tensor
 
 from apl.kernels.bases import Term
 from apl.kernels.reference import row_losses
-from apl.losses import LOSSES, loss_terms
+from apl.losses import SUMS, loss_terms
 from apl.noise import Matrix, pair_flip, symmetric
 
 FLOOR = 1e-12  # stands for a probability of 0, whose logarithm the losses take
@@ -57,7 +57,7 @@ class Verdict:
 
 
 def verify(
-    names: Sequence[str] = tuple(LOSSES), classes: Sequence[int] = tuple(range(2, 11))
+    names: Sequence[str] = SUMS, classes: Sequence[int] = tuple(range(2, 11))
 ) -> list[Verdict]:
     """Check each named loss with its default parameters for each number of classes, 2 to 10."""
     verdicts = []

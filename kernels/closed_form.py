@@ -28,7 +28,8 @@ COMPILE_FROM = 1 << 18
 # Compiled, the other form is always the faster one: l and p share one exponential.
 _SHORT_ROW = 32
 
-Structure = tuple[tuple[str, bool, bool], ...]  # (base, normalised, weight is not 1) per term
+# (base, normalised, weight is not 1, the parameters of a base that counts) per term
+Structure = tuple[tuple[str, bool, bool, tuple[float, ...]], ...]
 
 Compute = Callable[
     [Tensor, Tensor, Structure, Sequence[Tensor], bool, bool], tuple[Tensor, Tensor | None]
@@ -46,7 +47,7 @@ def rows_closed_form(
     """Row losses [N] of logits [N, K] at targets, [N] in [0, K) or soft ones [N, K] in the type
     that is computed in, and their gradient [N, K].
 
-    constants: of every term in turn, its weight (unless 1) and its parameters.
+    constants: of every term in turn, its weight (unless 1) and its parameters (unless counts).
     mean: divide the gradient by N.
     """
     if logits.dtype not in (torch.float32, torch.float64):
@@ -69,10 +70,10 @@ def rows_closed_form(
     at_y: Tensor | float = 0.0  # [N, 1]: g's part at y alone; [N, K]: that part where y is k
     spreads = []  # (factor [N, 1], phi' over the classes): g's part spread over all of them
     constant = iter(constants)
-    for name, normalised, weighted in structure:
+    for name, normalised, weighted, counts in structure:
         base = BASES[name]
         weight = next(constant) if weighted else None
-        values = [next(constant) for _ in base.params]
+        values = counts or [next(constant) for _ in base.params]
         value, slope = base.phi(log_p_y, *values), base.slope(log_p_y, *values)
         if soft:
             value = expected(value, targets).unsqueeze(1)
@@ -194,13 +195,13 @@ def _any_ignored(targets: Tensor, ignore_index: int) -> bool:
 def _constants(terms: tuple[Term, ...]) -> tuple[Structure, tuple[Tensor, ...]]:
     # Weights and parameters as tensors of no dimension: torch multiplies by them in half the time
     # that a Python number takes, and compiled code need not be compiled again for new values.
-    structure = tuple((term.base, term.normalised, term.weight != 1.0) for term in terms)
-    numbers = [
-        number
-        for term in terms
-        for number in ((term.weight, *term.params) if term.weight != 1.0 else term.params)
-    ]
-    return structure, tuple(torch.tensor(number, dtype=torch.float64) for number in numbers)
+    structure, numbers = [], []
+    for term in terms:
+        counted = BASES[term.base].counted
+        weighted = term.weight != 1.0
+        structure.append((term.base, term.normalised, weighted, term.params if counted else ()))
+        numbers += [term.weight] * weighted + [*term.params] * (not counted)
+    return tuple(structure), tuple(torch.tensor(n, dtype=torch.float64) for n in numbers)
 
 
 @functools.cache

@@ -114,6 +114,112 @@ def _rce(log_p, p, params):
     return -params[0] * _one_minus_exp(log_p, p), params[0] * p
 
 
+@triton.jit
+def _ln(x):
+    return _log2(x) * _LN_2
+
+
+@triton.jit
+def _log1p(x):
+    # What 1 + x has lost of x is added again, in the first order.
+    u = 1.0 + x
+    return _ln(u) + (x - (u - 1.0)) / u
+
+
+@triton.jit
+def _log_mean(p, rest, a, inverse):
+    # log((a + p) / (a + 1)), rest = 1 - p and inverse = 1 / (a + 1), as in the reference; of nan
+    # nan.
+    less = -rest * inverse
+    return tl.where(less <= -0.5, _ln((p + a) * inverse), _log1p(less))
+
+
+@triton.jit
+def _agce(log_p, p, params):
+    a, q, inverse, scale = params
+    x = q * _log_mean(p, _one_minus_exp(log_p, p), a, inverse)
+    power = _exp(x)
+    return scale * _one_minus_exp(x, power), -p * (scale * q * power / (a + p))
+
+
+@triton.jit
+def _aul(log_p, p, params):
+    q, least = params
+    rest = _one_minus_exp(log_p, p)
+    room = rest + least
+    lower = _exp((q - 1.0) * _ln(room))  # room ** (q - 1)
+    x = -q * _log1p(rest / least)
+    return lower * room * _one_minus_exp(x, _exp(x)) / q, -p * lower
+
+
+@triton.jit
+def _ael(log_p, p, params):
+    x = p / params[0]
+    value = _exp(-x)
+    return value, -x * value
+
+
+@triton.jit
+def _tce(log_p, p, params):
+    rest = _one_minus_exp(log_p, p)
+    left = params[0]
+    value = rest / left
+    powers = 1.0 + 0.0 * p
+    while left > 1.5:
+        left -= 1.0
+        value = rest * (value + 1.0 / left)
+        powers = rest * powers + 1.0
+    return value, -p * powers
+
+
+@triton.jit
+def _phuber_ce(log_p, p, params):
+    tau, edge = params
+    x = tau * p
+    steep = log_p > -edge
+    return tl.where(steep, -log_p, edge + 1.0 - x), -tl.where(steep, 1.0, x)
+
+
+@triton.jit
+def _phuber_gce(log_p, p, params):
+    tau, q, edge, most = params
+    x = q * log_p
+    power = _exp(x)
+    steep = log_p > edge
+    value = tl.where(steep, _one_minus_exp(x, power) / q, most - tau * p)
+    return value, -tl.where(steep, power, tau * p)
+
+
+@triton.jit
+def _js(log_p, p, params):
+    pi, a, rest_weight, log_weight = params
+    rest = _one_minus_exp(log_p, p)
+    log_m = _log_mean(p, rest, a, rest_weight)
+    finite = tl.maximum(log_p, -3.4028234663852886e38, propagate_nan=tl.PropagateNan.ALL)
+    above = tl.where(log_p > -16.0, _log1p(pi * (rest / p)), log_m - finite)
+    above = p * (above / log_weight)
+    return (a / log_weight) * log_m + above + rest, above - p
+
+
+@triton.jit
+def _one(log_p, p, params):
+    return 1.0, 0.0
+
+
+@triton.jit
+def _negce(log_p, p, params):
+    above = tl.maximum(log_p - params[0], 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return above, tl.where(log_p > params[0], 1.0, 0.0)
+
+
+@triton.jit
+def _negfl(log_p, p, params):
+    floor, gamma, most = params
+    value, slope = _fl(log_p, p, (gamma,))
+    flat = log_p <= floor
+    return tl.where(flat, 0.0, most - value), tl.where(flat, 0.0, -slope)
+
+
 @dataclass(frozen=True)
 class Device:
     """A base loss on the device.
@@ -122,10 +228,18 @@ class Device:
     phi(l) = a + b l + c exp(q l).  Its sums over the classes then follow from sum l and
     sum p^q, and can be rescaled when a larger logit turns up; without it the looped form
     reads the row once more.
+    numbers(*params): what phi is given for params, if not these.
     """
 
     phi: Any
     affine: Callable[..., tuple[float, float, float, float]] | None = None
+    numbers: Callable[..., tuple[float, ...]] = lambda *params: params
+
+
+def _tangent(tau: float, q: float) -> tuple[float, ...]:
+    # The log of the p below which phuber_gce is a straight line, and the value of that at 0.
+    power = tau ** (q / (q - 1))
+    return tau, q, math.log(tau) / (q - 1), power + (1 - power) / q
 
 
 DEVICE: dict[str, Device] = {
@@ -134,6 +248,23 @@ DEVICE: dict[str, Device] = {
     "mae": Device(_mae, lambda: (2.0, 0.0, -2.0, 1.0)),
     "rce": Device(_rce, lambda A: (-A, 0.0, A, 1.0)),
     "gce": Device(_gce, lambda q: (1 / q, 0.0, -1 / q, q)),
+    "agce": Device(_agce, numbers=lambda a, q: (a, q, 1 / (a + 1), (a + 1) ** q / q)),
+    "aul": Device(_aul, numbers=lambda a, q: (q, a - 1)),
+    "ael": Device(_ael),
+    "tce": Device(_tce),
+    "phuber_ce": Device(_phuber_ce, numbers=lambda tau: (tau, math.log(tau))),
+    "phuber_gce": Device(_phuber_gce, numbers=_tangent),
+    "js": Device(_js, numbers=lambda pi: (pi, pi / (1 - pi), 1 - pi, math.log(1 - pi))),
+    "one": Device(_one),
+    "negce": Device(_negce, numbers=lambda p_min: (math.log(p_min),)),
+    "negfl": Device(
+        _negfl,
+        numbers=lambda p_min, gamma: (
+            math.log(p_min),
+            gamma,
+            -((1 - p_min) ** gamma) * math.log(p_min),
+        ),
+    ),
 }
 
 
@@ -759,7 +890,7 @@ def _form(
     forms, sums = zip(*(_sum_method(term) for term in terms), strict=True)
     numbers = (
         tuple(float(term.weight) for term in terms),
-        tuple(tuple(float(value) for value in term.params) for term in terms),
+        tuple(tuple(map(float, DEVICE[t.base].numbers(*t.params))) for t in terms),
         forms,
     )
     options: dict[str, Any] = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from apl import find
+from apl import find, load_data
 from apl.config import make_config
-from apl.criteria import make_loss
-from apl.data.dataset import Batches
-from apl.find import Evidence, LabelMonitor, estimate_transition, find_issues, noise_rate, rank
-from apl.networks import make_network
+from apl.errors import BadInput, Interrupted
+from apl.find import (
+    Evidence,
+    LabelMonitor,
+    estimate_transition,
+    find_issues,
+    find_mislabelled,
+    noise_rate,
+    rank,
+)
 from apl.noise import symmetric
-from apl.train import learning_rate, prepare
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -146,6 +153,23 @@ def test_the_noise_rate_of_a_good_network_lies_in_the_interval(rate: float) -> N
     assert abs(np.mean(errors)) < 0.015
 
 
+@pytest.mark.parametrize("rate", [0.2, 0.4])
+def test_a_good_network_that_was_pushed_to_its_labels_names_more_anchors(
+    rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its few surest samples are those whose label fits; among many, fewer are missing."""
+    p, labels, wrong = problem(0, symmetric(10, rate), 10_000, 30.0)
+    logits = 0.1 * np.log(p.clip(1e-30))
+    logits[np.arange(len(p)), labels] += 0.3
+    seen = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    evidence = Evidence(np.log(seen), seen, np.full(len(p), 10))
+    found = noise_rate(labels, evidence)
+    assert found.low <= wrong.mean() <= found.high
+    monkeypatch.setattr(find, "SURE", 2.0)
+    few = noise_rate(labels, evidence)
+    assert few.high < wrong.mean()
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=seeds, rate=st.floats(0, 0.8), classes=st.integers(2, 10), sharp=st.floats(0.1, 8))
 def test_findings_fit_together(seed: int, rate: float, classes: int, sharp: float) -> None:
@@ -187,6 +211,8 @@ def test_it_says_when_it_cannot_tell() -> None:
     without /= without.sum(1, keepdims=True)
     doubts = find_issues(labels, without).doubts
     assert any(text.startswith("given up") and "class 4" in text for text in doubts)
+    names = [f"name{k}" for k in range(10)]
+    assert any("class 'name4'" in text for text in find_issues(labels, without, names).doubts)
     assert any(text.startswith("too few") for text in find_issues(labels[:300], p[:300]).doubts)
     by_heart = np.eye(10)[labels] * 0.99 + 0.001
     known = Evidence(np.log(by_heart), p, np.full(len(p), 50))
@@ -283,6 +309,48 @@ def test_a_monitor_goes_on_from_its_state() -> None:
         whole.load_state_dict({})
 
 
+def test_curves_tell_what_the_given_label_got_epoch_by_epoch() -> None:
+    logits = torch.randn(3, 50, 4, generator=torch.Generator().manual_seed(0)) * 3
+    labels = torch.arange(50) % 4
+    of_label = logits.softmax(2)[:, torch.arange(50), labels].T.numpy()
+    whole, first = LabelMonitor(50, 4, curves=True), LabelMonitor(50, 4, curves=True)
+    assert whole.curves.shape == (50, 0)
+    for epoch in range(3):
+        for chosen in torch.randperm(50).split(16):
+            whole.update(chosen, logits[epoch, chosen], labels[chosen])
+    assert whole.curves.dtype == np.float16
+    assert np.allclose(whole.curves, of_label, atol=1e-3)
+    assert LabelMonitor(50, 4).curves.shape == (50, 0)
+
+    # Killed within the second epoch, and gone on.
+    steps = [(epoch, chosen) for epoch in range(3) for chosen in torch.arange(50).split(16)]
+    monitor = first
+    for step, (epoch, chosen) in enumerate(steps):
+        if step == 6:
+            monitor = LabelMonitor(50, 4, curves=True)
+            monitor.load_state_dict(first.state_dict())
+        monitor.update(chosen, logits[epoch, chosen], labels[chosen])
+    assert np.allclose(monitor.curves, of_label, atol=1e-3)
+    assert np.isnan(first.curves[32:, 1]).all()
+    assert first.curves.shape == (50, 2)
+
+
+def test_states_with_and_without_curves_are_taken_by_each_other() -> None:
+    with_curves, without = LabelMonitor(4, 3, curves=True), LabelMonitor(4, 3)
+    every, logits = torch.arange(4), torch.randn(4, 3)
+    for monitor in (with_curves, without):
+        monitor.update(every, logits, every % 3)
+    state, plain = with_curves.state_dict(), without.state_dict()
+    assert set(state) - set(plain) == {"curves", "taken"}
+    without.load_state_dict(state)
+    assert without.curves.shape == (4, 0)
+    with_curves.load_state_dict(plain)
+    assert with_curves.curves.shape == (4, 0)
+    with_curves.update(every, logits, every % 3)
+    assert with_curves.curves.shape == (4, 1)
+    assert with_curves.evidence.visits.tolist() == [2, 2, 2, 2]
+
+
 def test_a_sample_seen_twice_in_a_batch_counts_twice() -> None:
     monitor = LabelMonitor(2, 3)
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]])
@@ -347,33 +415,117 @@ def test_ranking_loads_no_torch() -> None:
 # ------------------------------------------------------------------------------- real runs
 
 
-def test_digits_end_to_end() -> None:
-    config = make_config("laptop", dataset="digits", noise="sym", rate=0.3, epochs=8)
-    data = prepare(config)
-    labels = data.train.labels
-    batches = Batches(data, config.batch_size, config.seed, False, torch.device("cpu"))
-    torch.manual_seed(0)
-    network = make_network(
-        config.network, batches.images.shape[1:], data.num_classes, config.width
-    ).train()
-    ce, robust = make_loss("ce", 10), make_loss("sce", 10, alpha=0.1, beta=1.0)
-    optimiser = torch.optim.SGD(network.parameters(), config.lr, 0.9)
-    monitor = LabelMonitor(len(labels), 10)
-    targets = torch.from_numpy(labels.given)
-    for epoch in range(config.epochs):
-        for step, (chosen, images) in enumerate(batches.of(epoch)):
-            logits = network(images)
-            monitor.update(chosen, logits, targets[chosen])
-            done = (step + 1) / len(batches)
-            optimiser.param_groups[0]["lr"] = learning_rate(config, epoch, done)
-            optimiser.zero_grad()
-            (ce if epoch < find.EARLY else robust)(logits, targets[chosen]).backward()
-            optimiser.step()
-    found = monitor.findings()
-    assert average_precision(labels.wrong, found.label_score) > 0.9
-    flagged, wrong = found.is_label_issue, labels.wrong
-    assert 2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum()) > 0.8
-    assert found.noise_rate.low <= wrong.mean() <= found.noise_rate.high
+def noisy_digits(count: int = 1797) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """(images, labels as words) of which 30 % are wrong, and the true classes."""
+    from sklearn.datasets import load_digits
+
+    pixels, true = load_digits(return_X_y=True)
+    pixels, true = (pixels.reshape(-1, 8, 8) / 16 * 255).astype(np.uint8)[:count], true[:count]
+    draws = np.random.default_rng(0)
+    wrong = draws.random(count) < 0.3
+    given_label = np.where(wrong, (true + draws.integers(1, 10, count)) % 10, true)
+    return (pixels, np.array([f"digit {k}" for k in given_label])), true
+
+
+def search(*args: Any, **settings: Any) -> find.Search:
+    return find_mislabelled(*args, say=lambda line: None, **settings)
+
+
+def f1(flagged: np.ndarray, wrong: np.ndarray) -> float:
+    return float(2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum()))
+
+
+def test_wrong_labels_of_own_images_are_found() -> None:
+    (images, words), true = noisy_digits()
+    found = search((images, words))
+    which = np.array([int(name) for name in found.data.train.names])
+    wrong = words[which] != np.array([f"digit {k}" for k in true[which]])
+    findings = found.findings
+    assert average_precision(wrong, findings.label_score) > 0.95
+    assert f1(findings.is_label_issue, wrong) > 0.85
+    assert findings.noise_rate.low <= wrong.mean() <= findings.noise_rate.high
+    assert findings.doubts == []
+    assert found.config.noise == "none"
+    assert found.curves.shape == (len(which), found.config.epochs)
+    # A wrong label is believed late, if ever.
+    late = found.curves[:, -1].astype(float)
+    assert late[~wrong].mean() > late[wrong].mean() + 0.5
+
+    table = found.table()
+    assert list(table.id) == list(found.data.train.names)
+    assert list(table.given_label) == list(words[which])
+    right = table.predicted_label == [f"digit {k}" for k in true[which]]
+    assert right[findings.is_label_issue & wrong].mean() > 0.8
+
+
+def test_folds_are_judged_by_what_has_not_seen_them() -> None:
+    source, true = noisy_digits(1000)
+    found = search(source, folds=2, epochs=20)
+    which = np.array([int(name) for name in found.data.train.names])
+    wrong = source[1][which] != np.array([f"digit {k}" for k in true[which]])
+    assert average_precision(wrong, found.findings.label_score) > 0.85
+    assert (found.evidence.visits == 1).all()
+    assert found.curves.shape == (len(which), 0)
+    # The network of a fold that had seen its labels would agree with more than are right.
+    agrees = found.evidence.early.argmax(1) == found.data.train.labels.given
+    assert agrees.mean() < 1 - wrong.mean() + 0.02
+
+
+def test_artificial_noise_is_added_once_with_folds() -> None:
+    asked = {"noise": "sym", "rate": 0.4, "epochs": 1}
+    labels = [search("digits", folds=folds, **asked).data.train.labels for folds in (0, 2)]
+    assert np.array_equal(labels[0].given, labels[1].given)
+    assert 0.3 < labels[0].wrong.mean() < 0.5
+
+
+def test_a_killed_search_goes_on_and_a_finished_one_is_read(tmp_path: Path) -> None:
+    data = load_data(noisy_digits(400)[0], say=lambda line: None)
+    whole = search(data, epochs=4)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 50
+
+    with pytest.raises(Interrupted):
+        search(data, epochs=4, run=tmp_path / "run", should_stop=stop)
+    for _ in range(2):  # goes on, is read
+        found = search(data, epochs=4, run=tmp_path / "run")
+        assert np.array_equal(found.findings.label_score, whole.findings.label_score)
+        assert np.array_equal(found.curves, whole.curves)
+    (tmp_path / "run" / find.EVIDENCE).unlink()
+    with pytest.raises(BadInput, match="was trained and not watched"):
+        search(data, epochs=4, run=tmp_path / "run")
+
+
+def test_a_built_in_set_is_searched_in_a_run_folder(tmp_path: Path) -> None:
+    found = search("digits", run=tmp_path / "run", noise="sym", rate=0.3)
+    labels = found.data.train.labels
+    assert average_precision(labels.wrong, found.findings.label_score) > 0.95
+    assert (tmp_path / "run" / find.EVIDENCE).exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"folds": 1}, "folds is 1; accepted: 0, or 2 and more"),
+        ({"folds": 2, "run": Path("x")}, "run is 'x'"),
+        ({"select": "noisy"}, "select is 'noisy'"),
+        ({"preset": "huge"}, "preset is 'huge'"),
+        ({"network": "huge"}, "network is 'huge'"),
+    ],
+)
+def test_what_a_search_does_not_take_is_told_in_one_line(asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInput, match=says) as caught:
+        search("digits", **asked)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_search_says_that_it_failed() -> None:
+    found = search(noisy_digits(300)[0], loss="ce", lr=1e-9, epochs=1)
+    assert found.findings.doubts[0].startswith("the training failed (")
+    assert any(text.startswith("weak network") for text in found.findings.doubts)
 
 
 def test_a_loop_of_plain_torch() -> None:
