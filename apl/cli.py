@@ -6,20 +6,21 @@ answered before torch would be loaded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import signal
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from apl.config import Config, make_config, make_grid, no_dataset
-from apl.errors import BadInput, Interrupted, NoiseWarning
+from apl.errors import BadInput, Interrupted, NoiseWarning, is_own, look_up, require
 from apl.losses import LOSSES, PARAMS, loss_label
 from apl.machine import Machine, available, data_folder
 from apl.presets import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS, PRESETS
@@ -54,7 +55,7 @@ _CHOICES: dict[str, Iterable[str]] = {
 """What tab completion offers for an option."""
 
 CONFIG = [f.name for f in dataclasses.fields(Config) if "help" in f.metadata]
-MACHINE = [f.name for f in dataclasses.fields(Machine)]
+MACHINE = [f.name for f in dataclasses.fields(Machine) if "help" in f.metadata]
 DATA = ("data_dir", "download", "max_broken")
 LABELS = (
     *("preset", "dataset", "image_size", "label_column"),
@@ -128,9 +129,11 @@ def options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     return decorate
 
 
-def _machine(given: dict[str, Any]) -> Machine:
-    """The machine's settings, taken out of what was given."""
-    return Machine(**{name: given.pop(name) for name in MACHINE if name in given})
+def _machine(given: dict[str, Any], losses: Sequence[str] | None = None) -> Machine:
+    """The machine's settings, taken out of what was given; what was typed may be imported."""
+    typed = [given.get("network", ""), given.get("loss", ""), *(losses or ())]
+    settings = {name: given.pop(name) for name in MACHINE if name in given}
+    return Machine(imports=tuple(filter(is_own, typed)), **settings)
 
 
 def _own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
@@ -139,8 +142,12 @@ def _own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
     named = given.get("dataset")
     if named is None or named in DATASETS:
         return None
+    source: Any = named
     if not Path(named).expanduser().exists():
-        raise no_dataset(named)
+        if not is_own(named):
+            raise no_dataset(named)
+        source = look_up(named)
+        source = source() if callable(source) else source
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -158,7 +165,7 @@ def _own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
     ) as bar:
         task = bar.add_task("", total=None)
         given["dataset"] = load_data(
-            named,
+            source,
             image_size=given.get("image_size", 0),
             label_column=given.get("label_column", "label"),
             max_broken=machine.max_broken,
@@ -243,17 +250,36 @@ def train_command(
     machine = _machine(given)
     data = _own_data(given, machine)
     config = make_config(**given)
+    from apl.report.terminal import result_table, verdicts
+    from apl.runs import RUNS, write_study
+    from apl.train import train
+
+    study = folder or Path("results", f"{config.dataset}-{config.preset}-train")
+    run = study / RUNS / config.name
+    out = _console()
+    out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
+    on = "true" if data is None else data.on
+    with _training(config.epochs, on) as hooks:
+        result = train(config, run, machine=machine, **hooks)
+    write_study(study)
+    out.print(result_table(f"{loss_label(config.loss)}, last epoch", result))
+    for line in verdicts(config, result):
+        out.print(line)
+    out.print(f"more: apl evaluate {run}")
+    if result.collapsed:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _training(epochs: int | None, on: str) -> Iterator[dict[str, Any]]:
+    """What a training of so many epochs tells, shown while it runs, and how it is asked to stop;
+    when it has, the command that goes on is told."""
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from apl.machine import keep_freed_memory
-    from apl.report.terminal import epoch_line, result_table, verdicts
-    from apl.runs import RUNS, write_study
-    from apl.train import train
+    from apl.report.terminal import epoch_line
 
-    on = "true" if data is None else data.on
-    study = folder or Path("results", f"{config.dataset}-{config.preset}-train")
-    run = study / RUNS / config.name
     stopping = False
 
     def stop(*_: object) -> None:
@@ -264,36 +290,25 @@ def train_command(
 
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, stop)
-    out = _console()
-    out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
     keep_freed_memory()
+    out = _console()
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
-        task = bar.add_task("training", total=config.epochs)
+        task = bar.add_task("training", total=epochs)
 
         def on_epoch(row: dict[str, float]) -> None:
             bar.update(task, completed=row["epoch"])
-            bar.console.print(epoch_line(row, config.epochs, on))
+            bar.console.print(epoch_line(row, epochs, on))
 
         try:
-            result = train(
-                config,
-                run,
-                machine=machine,
-                on_epoch=on_epoch,
-                say=lambda text: bar.console.print(f"[bold red]{escape(text)}[/]"),
-                should_stop=lambda: stopping,
-            )
+            yield {
+                "on_epoch": on_epoch,
+                "say": lambda text: bar.console.print(f"[bold red]{escape(text)}[/]"),
+                "should_stop": lambda: stopping,
+            }
         except Interrupted:
             _console(stderr=True).print(f"stopped; to go on: {_this_command()}")
             raise typer.Exit(130) from None
-    write_study(study)
-    out.print(result_table(f"{loss_label(config.loss)}, last epoch", result))
-    for line in verdicts(config, result):
-        out.print(line)
-    out.print(f"more: apl evaluate {run}")
-    if result.collapsed:
-        raise typer.Exit(1)
 
 
 def _this_command() -> str:
@@ -302,7 +317,83 @@ def _this_command() -> str:
 
 
 @app.command()
-@options("dataset", *DATA)
+@options(*(name for name in CONFIG if name not in ("dataset", "select")), *PARAMS, *MACHINE)
+def find(
+    source: Annotated[str, typer.Argument(help="the path of your data, or a built-in name")],
+    *,
+    folds: Annotated[
+        int, typer.Option(help="0: one training; K: K trainings that judge what they never saw")
+    ] = 0,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(help="a decisions.csv of the gallery: what it decides is not shown again"),
+    ] = None,
+    shown: Annotated[int, typer.Option(min=1, help="images in the gallery, the worst ones")] = 400,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="folder to write, else results/DATASET-find")
+    ] = None,
+    **given: Any,
+) -> None:
+    """Find the wrong labels: train once, judge every label, write a list and a gallery.
+
+    Open the gallery.html in a browser, decide, and train on what you decided with
+    `apl train --labels decisions.csv`.  Settings not given are chosen for finding.  Exit code 1
+    means that the training failed, so that nothing can be told.
+
+    Example: `apl find photos/`
+    """
+    machine = _machine(given)
+    given["dataset"] = source
+    own = _own_data(given, machine)
+    from rich.markup import escape
+
+    from apl.data.sources import load_data
+    from apl.find import find_mislabelled, search_config
+    from apl.report.terminal import findings_table
+    from apl.review import GALLERY, ISSUES, read_labels, write_review
+
+    data = load_data(source, machine.data_dir, machine.download) if own is None else own
+    del given["dataset"]
+    preset = given.pop("preset", "laptop")
+    config = search_config(preset, data, given)
+    target = folder or Path("results", f"{data.name}-find")
+    out = _console()
+    out.print(f"looking for wrong labels in {data.name}, in {target}", markup=False)
+    with _training(config.epochs, data.on) as hooks:
+        search = find_mislabelled(
+            *(data if own is not None else source, preset),
+            folds=folds,
+            run=None if folds else target / "run",
+            machine=machine,
+            **hooks,
+            **given,
+        )
+    train, classes = search.data.train, search.data.class_names
+    decided = None
+    if decisions is not None:
+        decided = read_labels(decisions, train.labels.given, classes, train.names)
+    target.mkdir(parents=True, exist_ok=True)
+    write_review(
+        target,
+        search.findings,
+        class_names=classes,
+        names=train.names,
+        root=search.data.root,
+        pixels=train.images.numpy(),
+        curves=search.curves if search.curves.shape[1] else None,
+        decisions=decided,
+        title=data.name,
+        shown=shown,
+    )
+    out.print(findings_table(search.findings, classes))
+    for doubt in search.findings.doubts:
+        out.print(f"[bold red]{escape(doubt)}[/]")
+    out.print(f"every label, worst first: {target / ISSUES}", markup=False)
+    out.print(f"review them in a browser: {target / GALLERY}", markup=False)
+
+
+@app.command()
+@options("dataset", "network", *DATA)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="a run folder, as `apl train` names it")],
     labels: Annotated[
@@ -312,7 +403,8 @@ def evaluate(
 ) -> None:
     """Score a trained run: overall, per class, confusion matrix, memorised and recovered.
 
-    Data of your own are found in the cache; --dataset PATH where they are no longer there.
+    Data of your own are found in the cache; --dataset PATH where they are no longer there.  A
+    network of your own is imported only where you type it: --network module:Class.
 
     Example: `apl evaluate results/digits-quick-train/runs/nce_rce_sym-0.4_seed0`
     """
@@ -321,10 +413,13 @@ def evaluate(
     from apl.train import evaluate_run
 
     machine = _machine(given)
-    if "dataset" in given:  # decoded as it was for the run, into the cache
+    if given:
         config = Run(run).config
-        given.update(image_size=config.image_size, label_column=config.label_column)
-        _own_data(given, machine)
+        network = given.get("network", config.network)
+        require(network == config.network, "network", network, f"the run's, {config.network}")
+        if "dataset" in given:  # decoded as it was for the run, into the cache
+            given.update(image_size=config.image_size, label_column=config.label_column)
+            _own_data(given, machine)
     scores, config, result = evaluate_run(run, labels, machine)
     out = _console()
     on = "given" if labels == "clean" and result.on == "given" else labels
@@ -371,10 +466,11 @@ def study(
 
     Example: `apl study --losses ce,nce_rce --noise sym --rates 0.2,0.6 --seeds 1`
     """
-    machine = _machine(given)
+    chosen = _split(losses)
+    machine = _machine(given, chosen)
     _own_data(given, machine)
     preset = given.pop("preset", "quick")
-    cells = make_grid(preset, _split(losses), _split(noise), _numbers(rates), seeds, **given)
+    cells = make_grid(preset, chosen, _split(noise), _numbers(rates), seeds, **given)
     target = folder or Path("results", f"{cells[0].dataset}-{preset}")
     from rich.live import Live
     from rich.markup import escape

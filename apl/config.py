@@ -272,7 +272,8 @@ def _text(value: object) -> str:
 
 def _safe(name: str) -> str:
     """A single path component on every system: no separators, no leading dot, not too long."""
-    safe = re.sub(r"[^A-Za-z0-9.+=,_-]+", "", name.replace("*", "x").replace("/", "-")).lstrip(".")
+    text = re.sub("[/:]", "-", name.replace("*", "x"))
+    safe = re.sub(r"[^A-Za-z0-9.+=,_-]+", "", text).lstrip(".")
     if len(safe) > 150:
         safe = f"{safe[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return safe

@@ -652,7 +652,7 @@ def find_mislabelled(
             max_broken=machine.max_broken,
             say=say,
         )
-    config = _recipe(preset, data, settings)
+    config = search_config(preset, data, settings)
     watched = prepare(config, machine, data)
     hooks = {"machine": machine, "say": say, "should_stop": should_stop}
     if folds:
@@ -670,11 +670,13 @@ def find_mislabelled(
     return Search(findings, watched, config, evidence, curves)
 
 
-def _recipe(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Config:
-    """The config of a search: the settings given, and what serves to find where they say nothing.
+def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Config:
+    """The config of a search in data: the settings given, and what serves to find where they say
+    nothing.
 
     A small set is not shown more often, as a preset does, since a network that sees it often learns
-    its wrong labels by heart: it gets smaller batches, for as many steps.
+    its wrong labels by heart: it gets smaller batches, for as many steps.  With many classes CE has
+    more weight in SCE, whose other part gives classes up.
     """
     from apl.config import make_config
     from apl.presets import FEWEST_STEPS
@@ -682,7 +684,8 @@ def _recipe(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Config:
     given = {name: value for name, value in settings.items() if value is not None}
     chosen: dict[str, Any] = {"noise": "none"}
     if "loss" not in given:
-        chosen |= {"loss": "sce", "alpha": 0.1, "beta": 1.0, "warm_start": WARM}
+        alpha = max(0.1, data.num_classes / 100)
+        chosen |= {"loss": "sce", "alpha": alpha, "beta": 1.0, "warm_start": WARM}
     if data.digest:
         chosen["epochs"] = make_config(preset).epochs
     config = make_config(preset, dataset=data, **{**chosen, **given})

@@ -132,7 +132,7 @@ def _active_negative(active: str) -> Loss:
     return Loss(f"ANL-{_label(active)}", terms, BASES[negative].source, weights)
 
 
-# What is no sum of terms, and no summand either; defaults are those of CIFAR-10.
+# What is no sum of terms, and no summand either.  Where the defaults come from: docs/criteria.md.
 def _other(label: str, source: str, text: str, **defaults: float) -> Loss:
     return Loss(label, (), source, defaults, text)
 
@@ -357,9 +357,7 @@ PARAMS: dict[str, Param] = {
         lambda v: 1 <= v <= 100 and v == int(v),
     ),
     "tau": Param("bound of the slope in p of the phuber losses", "a number > 1", lambda v: v > 1),
-    "pi": Param(
-        "weight of the label in the js losses", "a number in (0, 1)", lambda v: 0 < v < 1
-    ),
+    "pi": Param("weight of the label in the js losses", "a number in (0, 1)", lambda v: 0 < v < 1),
     "p_min": Param(
         "probability below which the nnce, nnfl and anl losses are flat",
         "a number in (0, 1)",
@@ -417,10 +415,10 @@ def check_params(spec: str, params: Mapping[str, float | None]) -> dict[str, flo
         if name not in taken:
             accepted = ", ".join(name for name in PARAMS if name in taken) or "none"
             raise ValueError(f"{spec!r} takes no parameter {name!r}; it takes: {accepted}")
-        ranges = [BASES[base].ranges[name] for base in bases if name in BASES[base].ranges]
-        for range_ in (*ranges, PARAMS[name]):
-            if not (math.isfinite(value) and range_.fits(value)):
-                raise ValueError(f"{name} must be {range_.accepted}, got {value}")
+        narrower = [BASES[base].ranges[name] for base in bases if name in BASES[base].ranges]
+        for accepted, fits in (*narrower, PARAMS[name][1:]):
+            if not (math.isfinite(value) and fits(value)):
+                raise ValueError(f"{name} must be {accepted}, got {value}")
     if not is_own(spec) and not all(math.isfinite(term.weight) for term in _terms(spec, given)):
         raise ValueError(f"the weights of {spec!r} must be finite")
     return given

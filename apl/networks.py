@@ -170,10 +170,10 @@ def _torchvision(name: str, channels: int, num_classes: int, pretrained: bool) -
         network = models.get_model(name, num_classes=num_classes, **options)
     if inception:
         # Their auxiliary classifiers would make tuples in training, for a loss of their own.
-        network.aux_logits = False
-        for auxiliary in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(network, auxiliary):
-                setattr(network, auxiliary, None)
+        parts = {"aux_logits": False, "aux1": None, "aux2": None, "AuxLogits": None}
+        for part, without in parts.items():
+            if hasattr(network, part):
+                setattr(network, part, without)
     if channels == 1:
         network.register_forward_pre_hook(_to_colour)
     return network

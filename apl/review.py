@@ -58,7 +58,8 @@ class Decisions:
     def words(self, given: IntArray) -> list[str]:
         """The decision on each sample [N] beside its given label, '' where there is none."""
         changed = np.where(self.labels == given, "keep", "fix")
-        return np.where(self.decided, np.where(self.keep, changed, "drop"), "").tolist()
+        words: list[str] = np.where(self.decided, np.where(self.keep, changed, "drop"), "").tolist()
+        return words
 
 
 # -------------------------------------------------------------------------------------- writing
@@ -96,6 +97,8 @@ def write_review(
         raise ValueError(f"class_names must be {len(findings.transition)}, got {len(class_names)}")
     from apl.report.gallery import make_gallery
 
+    root, title = _plain(root), _plain(title)
+    class_names = [_plain(name) for name in class_names]
     names = [_plain(name) for name in names] or [""] * count
     order = worst_first(findings)
     _write_issues(folder, findings, order, class_names, names)
@@ -115,7 +118,7 @@ def write_review(
         before=_before(findings, decisions, class_names, names) if decisions else [],
         shown=shown,
     )
-    write_atomic(folder / GALLERY, html.encode())  # last: who sees it finds the others
+    write_atomic(folder / GALLERY, _plain(html).encode())  # last: who sees it finds the others
 
 
 def worst_first(findings: Findings) -> IntArray:
@@ -277,7 +280,7 @@ def _cell(value: Any) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as UTF-8 holds it: a file's may have bytes that are no text."""
+    """A name as UTF-8 holds it: that of a file or a folder may have bytes that are no text."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -305,90 +308,94 @@ def read_labels(
     """
     rows = _read_json(file) if file.suffix.lower() == ".json" else _read_csv(file)
     if not rows:
-        raise BadInput(f"{file} has no rows; accepted: file_name or id, and label or decision")
+        raise BadInput(f"{file} has no rows; accepted: {_ACCEPTED}")
     columns = list(dict.fromkeys(column for _, row in rows for column in row))
     edited = not {"label", "decision"} & set(columns)
-    what = "given_label" if edited else "label"
-    for wanted in (("file_name", "id"), (what, "decision")):
-        if not set(wanted) & set(columns):
-            told = "file_name or id" if "id" in wanted else "label or decision"
-            has = ", ".join(map(repr, columns))
-            raise BadInput(f"{file} has no column {told}; its columns: {has}")
+    label_column = "given_label" if edited else "label"
+    for told, wanted in (
+        ("file_name or id", {"file_name", "id"}),
+        ("label or decision", {label_column, "decision"}),
+    ):
+        if not wanted & set(columns):
+            raise BadInput(
+                f"{file} has no column {told}; its columns: {', '.join(map(repr, columns))}"
+            )
     count = len(given)
-    find_samples = _finder(names or [str(i) for i in range(count)])
-    classes = {name: i for i, name in enumerate(class_names)}
+    classes = {_plain(name): i for i, name in enumerate(class_names)}
+    numbers: dict[str, list[int]] = {}
+    for i, name in enumerate(names or map(str, range(count))):
+        numbers.setdefault(_plain(name), []).append(i)
     labels, keep = given.astype(np.int64), np.ones(count, dtype=bool)
     said_by = np.zeros(count, dtype=np.int64)  # the row, 0 where none says anything
-    by_number, other = 0, 0
-
-    def class_of(where: str, text: str) -> int:
-        number = as_text(text)
-        if text in classes or number in classes:
-            return classes.get(text, classes.get(number, UNKNOWN))
-        if number.isdecimal() and int(number) < len(class_names):
-            return int(number)
-        accepted = ", ".join(repr(name) if "," in name else name for name in class_names[:10])
-        more = ", ..." if len(class_names) > 10 else ""
-        raise BadInput(f"{where}: there is no class {text!r}; accepted: {accepted}{more}")
-
+    compared = other = 0
     for number, row in rows:
         where = f"{file}, row {number}"
-        word = row.get("decision", "").strip().lower()
+        word, text = row.get("decision", "").strip().lower(), row.get(label_column, "")
         if word not in ("", *DECISIONS):
             raise BadInput(
                 f"{where}: decision is {row['decision']!r}; accepted: {', '.join(DECISIONS)}"
             )
-        text = row.get(what, "")
         if word == "fix" and not text:
             text = row.get("predicted_label", "")
             if not text:
                 raise BadInput(f"{where}: to fix it takes a label, or a predicted_label")
         if not word and not text:
             continue
-        samples = find_samples(where, row)
-        if not row.get("file_name") and row.get("given_label") and not edited:
-            by_number += 1
-            other += class_of(where, row["given_label"]) != given[samples[0]]
+        samples = _samples_of(where, row, numbers, count)
+        if row.get("given_label") and (edited or not row.get("file_name")):
+            compared += 1
+            other += _class_of(where, row["given_label"], classes) != given[samples[0]]
         for i in samples:
             kept = word != "drop"
-            label = class_of(where, text) if text and kept else int(given[i])
+            label = _class_of(where, text, classes) if text and kept else int(given[i])
             if edited and label == given[i]:
                 continue
             if said_by[i] and (kept, label) != (keep[i], labels[i]):
                 name = row.get("file_name") or row["id"]
                 raise BadInput(f"{where}: {name!r} contradicts what row {said_by[i]} says of it")
             keep[i], labels[i], said_by[i] = kept, label, number
-    if 2 * other > max(by_number, 10):
+    # A number fits any data, and an issues.csv of other noise would correct everything.
+    if 2 * other > max(compared, 10):
         raise BadInput(
-            f"{file} is of other samples: of {by_number} given labels in it {other} are not those "
-            "of the data; a number means a sample of the same data set, train_size and noise"
+            f"{file} is of other samples: of {compared} given labels in it {other} are not those "
+            "of the data; accepted: what was found in the same data, train_size and noise"
         )
     return Decisions(labels, keep, said_by > 0)
 
 
-def _finder(names: Sequence[str]) -> Any:
-    """A function from a row to the samples that it is about."""
-    numbers: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        numbers.setdefault(_plain(name), []).append(i)
+_ACCEPTED = "a column file_name or id, and a column label or decision"
 
-    def find_samples(where: str, row: dict[str, str]) -> list[int]:
-        name, text = row.get("file_name", ""), as_text(row.get("id", ""))
-        i = int(text) if text.isdecimal() else UNKNOWN
-        if not name:
-            if not text:
-                raise BadInput(f"{where} names no sample")
-            if not 0 <= i < len(names):
-                raise BadInput(f"{where}: id is {text!r}; accepted: 0 to {len(names) - 1}")
-            return [i]
-        found = numbers.get(name)
-        if found is None:
+
+def _samples_of(
+    where: str, row: dict[str, str], numbers: dict[str, list[int]], count: int
+) -> list[int]:
+    """The samples that a row is about, by the numbers of each name."""
+    name, text = row.get("file_name", ""), as_text(row.get("id", ""))
+    i = int(text) if text.isdecimal() else UNKNOWN
+    if name:
+        if name not in numbers:
             raise BadInput(f"{where}: there is no sample called {name!r} in the training data")
         # An image that is listed twice: one of them where its number is given, else both.  Numbers
         # change with what is left out, and Label Studio has its own: the name is what counts.
-        return [i] if i in found else found
+        return [i] if i in numbers[name] else numbers[name]
+    if not text:
+        raise BadInput(f"{where} names no sample")
+    if not 0 <= i < count:
+        raise BadInput(f"{where}: id is {text!r}; accepted: 0 to {count - 1}")
+    return [i]
 
-    return find_samples
+
+def _class_of(where: str, text: str, classes: dict[str, int]) -> int:
+    """The class of that name, or else of that number; '3' may be the name of another class."""
+    number = as_text(text)
+    for name in (text, number):
+        if name in classes:
+            return classes[name]
+    if number.isdecimal() and int(number) < len(classes):
+        return int(number)
+    accepted = ", ".join(repr(name) if "," in name else name for name in [*classes][:10])
+    more = ", ..." if len(classes) > 10 else ""
+    raise BadInput(f"{where}: there is no class {text!r}; accepted: {accepted}{more}")
 
 
 Rows = list[tuple[int, dict[str, str]]]  # where a row stands in its file, and its cells by column
@@ -402,7 +409,7 @@ def _text(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise BadInput(f"{file} is not UTF-8 ({one_line(error)})") from None
     if not text.strip():
-        raise BadInput(f"{file} is empty; accepted: file_name or id, and label or decision")
+        raise BadInput(f"{file} is empty; accepted: {_ACCEPTED}")
     return text
 
 

@@ -91,7 +91,9 @@ def relabelled(train: Split, file: Path, class_names: Sequence[str]) -> Split:
     """The samples with the labels that a file gives them, without those that it drops."""
     said = read_labels(file, train.labels.given, class_names, train.names)
     labels = dataclasses.replace(train.labels, given=said.labels)
-    return dataclasses.replace(train, labels=labels).take(np.flatnonzero(said.keep))
+    names = train.names or tuple(map(str, range(len(train))))  # numbers outlive what is left out
+    train = dataclasses.replace(train, labels=labels, names=names)
+    return train if said.keep.all() else train.take(np.flatnonzero(said.keep))
 
 
 def hold_out(data: Dataset) -> tuple[Dataset, Split]:
@@ -171,7 +173,7 @@ def _train(
 ) -> Result:
     device = _set_up(config, machine)
     if config.code_sha256:
-        _check_code(config, machine)
+        _check_code(config, machine, (config.network, config.loss))
     data, validation = prepare(config, machine, data), None
     if config.select:
         data, validation = hold_out(data)
@@ -269,11 +271,12 @@ def _set_up(config: Config, machine: Machine) -> torch.device:
     return device
 
 
-def _check_code(config: Config, machine: Machine) -> None:
-    """Raise BadInput unless the user typed the code that the config names, and it is the same."""
+def _check_code(config: Config, machine: Machine, wanted: Sequence[str]) -> None:
+    """Raise BadInput unless the user typed what is wanted of the code that the config names, and
+    it is as it was."""
     own = [name for name in (config.network, config.loss) if is_own(name)]
     for name in own:
-        if name not in machine.imports:
+        if name in wanted and name not in machine.imports:
             raise BadInput(
                 f"{name!r} is code of your own, which is imported only where you type it: give it "
                 "to --network or --loss, in Python to Machine(imports=...)"
@@ -549,7 +552,7 @@ def build_network(config: Config, data: Dataset, machine: Machine) -> nn.Module:
 def load_network(run: Run, config: Config, data: Dataset, machine: Machine) -> nn.Module:
     """The trained network of a run folder."""
     if config.code_sha256:
-        _check_code(config, machine)
+        _check_code(config, machine, (config.network,))
     network = build_network(dataclasses.replace(config, weights=""), data, machine)
     try:
         network.load_state_dict(run.weights(config))

@@ -2,10 +2,12 @@
 
     python benchmarks/find.py --collect [--cases ..] [--seeds 0,1,2]   trains, once for each file
     python benchmarks/find.py --folds [--cases ..] [--seeds 0]         cleanlab's five trainings
-    python benchmarks/find.py [--out results/find]                     the table, from those files
+    python benchmarks/find.py --own                                    data of one's own, for docs/find.md
+    python benchmarks/find.py [--out results/find [--pictures]]        the table, from those files
 
-The recipe is the preset `laptop` (MNIST: cnn4 of width 32): the first three epochs with CE, the
-other seven with SCE.  The files lie in --folder; a killed run goes on where it was.  cleanlab is
+The recipe is that of `apl.find_mislabelled`, the preset `laptop` (MNIST: cnn4 of width 32): the
+first three epochs with CE, the other seven with SCE; cleanlab's trainings have CE alone, and all
+else alike.  The files lie in --folder; a killed run goes on where it was.  cleanlab is
 needed for its own rows alone.  The data are looked for in $APL_DATA.
 """
 
@@ -16,22 +18,29 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from matplotlib.figure import Figure
+from sklearn.datasets import load_digits
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    precision_recall_curve,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 from torch import Tensor, nn
 
-from apl.config import Config, make_config
-from apl.criteria import make_loss
-from apl.data.dataset import Batches, Dataset
-from apl.find import Evidence, LabelMonitor, find_issues
-from apl.machine import cache_folder
-from apl.networks import make_network
-from apl.train import learning_rate, prepare
+from apl import load_data
+from apl.config import Config
+from apl.data.dataset import Dataset
+from apl.find import Evidence, LabelMonitor, find_issues, find_mislabelled, search_config
+from apl.machine import Machine, cache_folder
+from apl.train import build_network, prepare, train
 
 MNIST = {"dataset": "mnist", "network": "cnn4", "width": 32}
 CASES: dict[str, dict[str, Any]] = {
@@ -43,68 +52,34 @@ CASES: dict[str, dict[str, Any]] = {
     "digits sym 0.4": {"dataset": "digits", "noise": "sym", "rate": 0.4},
     "digits asym 0.4": {"dataset": "digits", "noise": "asym", "rate": 0.4},
 }
-WARM = 3  # epochs of CE before SCE
 FOLDS = 5
-Watch = Callable[[Tensor, Tensor, Tensor], None]
+ONE_THREAD = Machine(threads=1)
 
 
-def fit(config: Config, data: Dataset, warm: int, watch: Watch | None = None) -> nn.Module:
-    """A network trained as apl.train does, `warm` epochs with CE and the rest with SCE."""
-    batches = Batches(data, config.batch_size, config.seed, config.augment, torch.device("cpu"))
-    given = torch.from_numpy(data.train.labels.given)
-    torch.manual_seed(config.seed)
-    network = make_network(
-        config.network, batches.images.shape[1:], data.num_classes, config.width
-    ).train()
-    ce = make_loss("ce", data.num_classes)
-    sce = make_loss("sce", data.num_classes, alpha=0.1, beta=1.0)
-    optimiser = torch.optim.SGD(
-        network.parameters(),
-        config.lr,
-        config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-    for epoch in range(config.epochs):
-        criterion = ce if epoch < warm else sce
-        for step, (chosen, images) in enumerate(batches.of(epoch)):
-            logits = network(images)
-            if watch:
-                watch(chosen, logits, given[chosen])
-            optimiser.param_groups[0]["lr"] = learning_rate(
-                config, epoch, (step + 1) / len(batches)
-            )
-            optimiser.zero_grad()
-            criterion(logits, given[chosen]).backward()
-            nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-            optimiser.step()
-    return network.eval()
+class Timed(LabelMonitor):
+    """A monitor that knows what it costs."""
+
+    seconds = 0.0
+
+    def update(self, indices: Tensor, logits: Tensor, targets: Tensor) -> None:
+        began = time.perf_counter()
+        super().update(indices, logits, targets)
+        self.seconds += time.perf_counter() - began
 
 
-def softmax(network: nn.Module, data: Dataset, images: Tensor) -> np.ndarray:
-    """Probabilities [N, K] of uint8 images [N, H, W, C], in evaluation mode."""
-    with torch.inference_mode():
-        parts = [network(data.to_float(batch)).softmax(1) for batch in images.split(512)]
-    return torch.cat(parts).numpy()
+def config_of(case: str, seed: int, **more: Any) -> Config:
+    """As `apl.find_mislabelled` has it for the case."""
+    settings = {"seed": seed, **CASES[case], **more}
+    return search_config("laptop", load_data(settings.pop("dataset", "cifar10")), settings)
 
 
 def collect(config: Config, file: Path) -> None:
     """One training, watched; its evidence and what it took."""
     data = prepare(config)
     labels = data.train.labels
-    monitor = LabelMonitor(len(labels), data.num_classes)
-    watching = 0.0
-
-    def watch(chosen: Tensor, logits: Tensor, targets: Tensor) -> None:
-        nonlocal watching
-        began = time.perf_counter()
-        monitor.update(chosen, logits, targets)
-        watching += time.perf_counter() - began
-
+    monitor = Timed(len(labels), data.num_classes, curves=True)
     began = time.perf_counter()
-    network = fit(config, data, WARM, watch)
-    seconds = time.perf_counter() - began
-    predicted = softmax(network, data, data.test.images).argmax(1)
+    result = train(config, machine=ONE_THREAD, monitor=monitor)
     evidence = monitor.evidence
     save(
         file,
@@ -113,9 +88,9 @@ def collect(config: Config, file: Path) -> None:
         log_probs=evidence.log_probs.astype(np.float32),
         early=evidence.early.astype(np.float32),
         visits=evidence.visits,
-        seconds=seconds,
-        watching=watching,
-        accuracy=(predicted == data.test.labels.true).mean(),
+        seconds=time.perf_counter() - began,
+        watching=monitor.seconds,
+        accuracy=result.test_accuracy,
     )
 
 
@@ -125,13 +100,24 @@ def cross_validate(config: Config, file: Path) -> None:
     labels = data.train.labels
     fold = np.random.default_rng(config.seed).permutation(len(labels)) % FOLDS
     probs = np.zeros((len(labels), data.num_classes), np.float32)
+    plain = dataclasses.replace(config, noise="none", rate=0.0, map="", train_size=0)
     began = time.perf_counter()
     for k in range(FOLDS):
         part = dataclasses.replace(data, train=data.train.take(np.flatnonzero(fold != k)))
-        network = fit(config, part, config.epochs)
+        torch.manual_seed(config.seed)
+        network = build_network(config, data, ONE_THREAD)
+        train(plain, machine=ONE_THREAD, data=part, network=network)
         probs[fold == k] = softmax(network, data, data.train.images[torch.from_numpy(fold == k)])
     seconds = time.perf_counter() - began
     save(file, given=labels.given, true=labels.true, probs=probs, seconds=seconds)
+
+
+def softmax(network: nn.Module, data: Dataset, images: Tensor) -> np.ndarray:
+    """Probabilities [N, K] of uint8 images [N, H, W, C], in evaluation mode."""
+    network.eval()
+    with torch.inference_mode():
+        parts = [network(data.to_float(batch)).softmax(1) for batch in images.split(512)]
+    return torch.cat(parts).numpy()
 
 
 def save(file: Path, **arrays: Any) -> None:
@@ -145,13 +131,16 @@ def save(file: Path, **arrays: Any) -> None:
 # ------------------------------------------------------------------------------------ scoring
 
 
+def evidence_in(found: Any) -> Evidence:
+    """What a file of one training holds."""
+    return Evidence(found["log_probs"].astype(float), found["early"].astype(float), found["visits"])
+
+
 def ours(file: Path) -> dict[str, Any]:
     """How well one training finds the wrong labels."""
     found = np.load(file)
     wrong = found["given"] != found["true"]
-    evidence = Evidence(
-        found["log_probs"].astype(float), found["early"].astype(float), found["visits"]
-    )
+    evidence = evidence_in(found)
     issues = find_issues(found["given"], evidence)
     differs = evidence.log_probs.argmax(1) != found["given"]
     rate = issues.noise_rate
@@ -171,23 +160,30 @@ def ours(file: Path) -> dict[str, Any]:
     }
 
 
-def cleanlab(file: Path) -> dict[str, Any]:
-    """How well cleanlab does with its five folds: each of its scores, its filter, and the plain
-    rule that the prediction differs from the label; and `rank` on the same probabilities."""
-    from cleanlab.filter import find_label_issues
+def scores_of(found: Any) -> dict[str, np.ndarray]:
+    """cleanlab's three scores of what a file of five folds holds."""
     from cleanlab.rank import get_label_quality_scores
 
-    found = np.load(file)
     given, probs = found["given"], found["probs"].astype(float)
     probs /= probs.sum(1, keepdims=True)
-    wrong = given != found["true"]
-    scores = {
+    return {
         "self_confidence": get_label_quality_scores(given, probs, method="self_confidence"),
         "normalized_margin": get_label_quality_scores(given, probs, method="normalized_margin"),
         "adjusted_margin": get_label_quality_scores(
             given, probs, method="normalized_margin", adjust_pred_probs=True
         ),
     }
+
+
+def cleanlab(file: Path) -> dict[str, Any]:
+    """How well cleanlab does with its five folds: each of its scores, its filter, and the plain
+    rule that the prediction differs from the label; and `rank` on the same probabilities."""
+    from cleanlab.filter import find_label_issues
+
+    found = np.load(file)
+    given, probs = found["given"], found["probs"].astype(float)
+    wrong = given != found["true"]
+    scores = scores_of(found)
     ap = {name: average_precision_score(wrong, -score) for name, score in scores.items()}
     issues = find_issues(given, probs)
     return {
@@ -201,6 +197,136 @@ def cleanlab(file: Path) -> dict[str, Any]:
         "folds_seconds": float(found["seconds"]),
     }
 
+
+# ---------------------------------------------------------------------------------- own data
+
+
+def few_samples(seeds: list[int]) -> None:
+    """Digits as data of the user's own, in several sizes, epochs and batches: AP of sym 0.4, then
+    of asym 0.4, a number a seed."""
+    pixels, true = load_digits(return_X_y=True)
+    images = (pixels / 16 * 255).astype(np.uint8).reshape(-1, 8, 8)
+    flips = {7: 1, 2: 7, 5: 6, 6: 5, 3: 8}
+    for count in (1797, 500, 200):
+        for epochs, batch_size in ((10, 128), (10, 32), (10, 16), (39, 32)):
+            shown = []
+            for kind in ("sym", "asym"):
+                for seed in seeds:
+                    draws = np.random.default_rng(seed)
+                    hit, y = draws.random(count) < 0.4, true[:count]
+                    other = (
+                        (y + draws.integers(1, 10, count)) % 10
+                        if kind == "sym"
+                        else np.array([flips.get(k, k) for k in y])
+                    )
+                    ap, _ = judged(
+                        *(images[:count], np.where(hit, other, y), y),
+                        epochs=epochs,
+                        batch_size=batch_size,
+                    )
+                    shown.append(f"{ap:.3f}")
+            print(count, f"{epochs} epochs, {batch_size} a step:", *shown, flush=True)
+
+
+def many_classes() -> None:
+    """Pairs of MNIST digits, 100 classes, with several weights in SCE: AP and F1 of the cut."""
+    mnist = load_data("mnist").train
+    draws = np.random.default_rng(0)
+    left, right = draws.integers(0, len(mnist), (2, 12_500))
+    digits = mnist.labels.true
+
+    def half(chosen: np.ndarray) -> np.ndarray:
+        pixels = mnist.images.numpy()[chosen, ..., 0]
+        return pixels.reshape(-1, 28, 14, 2).mean(3)
+
+    images = np.concatenate([half(left), half(right)], 2).astype(np.uint8)
+    true = digits[left] * 10 + digits[right]
+    hit = draws.random(len(true)) < 0.4
+    for kind in ("sym", "asym"):
+        other = (
+            (true + draws.integers(1, 100, len(true))) % 100
+            if kind == "sym"
+            else true // 10 * 10 + (true + 1) % 10
+        )
+        for weights in ((0.1, 1.0), (1.0, 1.0), (6.0, 0.1), ()):
+            chosen = {"loss": "ce"}
+            if weights:
+                chosen = {"loss": "sce", "alpha": weights[0], "beta": weights[1], "warm_start": 3.0}
+            ap, f1 = judged(images, np.where(hit, other, true), true, **chosen)
+            print(kind, chosen, f"AP {ap:.3f} F1 {f1:.3f}", flush=True)
+
+
+def judged(
+    images: np.ndarray, given: np.ndarray, true: np.ndarray, **settings: Any
+) -> tuple[float, float]:
+    """AP and F1 of a search in arrays, on the training samples."""
+    found = find_mislabelled((images, given), machine=ONE_THREAD, say=lambda _: None, **settings)
+    which = np.array([int(name) for name in found.data.train.names])
+    wrong, findings = (given != true)[which], found.findings
+    rate = findings.noise_rate
+    print(f"  wrong {wrong.mean():.3f}, found {rate.estimate:.3f}", *findings.doubts, sep="; ")
+    return (
+        average_precision_score(wrong, -findings.label_score),
+        f1_score(wrong, findings.is_label_issue),
+    )
+
+
+# ---------------------------------------------------------------------------------- pictures
+
+SHOWN = ("sym 0.4", "asym 0.4", "random1", "worse")  # the cases in the picture of the curves
+PAGE = ("aggre", 6, 8)  # whose found errors are shown, in how many rows and columns
+
+
+def draw_curves(folder: Path, out: Path) -> None:
+    """Precision against recall of seed 0, ours and cleanlab's best score, with the cuts."""
+    from cleanlab.filter import find_label_issues
+
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    for axes, case in zip(figure.subplots(1, len(SHOWN), sharey=True), SHOWN, strict=True):
+        name = f"{case.replace(' ', '_')}_0.npz"
+        once, folds = (np.load(folder / f"{kind}_{name}") for kind in ("once", "folds"))
+        given, wrong = once["given"], once["given"] != once["true"]
+        found = find_issues(given, evidence_in(once))
+        best = max(
+            scores_of(folds).values(), key=lambda score: average_precision_score(wrong, -score)
+        )
+        for label, score, flags, color in (
+            ("one training", found.label_score, found.is_label_issue, "C0"),
+            ("cleanlab, five", best, find_label_issues(given, folds["probs"].astype(float)), "C1"),
+        ):
+            precision, recall, _ = precision_recall_curve(wrong, -score)
+            axes.plot(recall, precision, color=color, label=label)
+            cut = precision_score(wrong, flags), recall_score(wrong, flags)
+            axes.plot(cut[1], cut[0], "o", color=color)
+        axes.axhline(wrong.mean(), color="0.7", linewidth=0.8, zorder=0)
+        axes.set(title=case, xlabel="recall", xlim=(0, 1), ylim=(0, 1))
+    figure.axes[0].set_ylabel("precision")
+    figure.axes[0].legend(frameon=False, loc="lower left")
+    figure.savefig(out, dpi=100)
+
+
+def draw_page(folder: Path, out: Path) -> None:
+    """The worst labels that people gave, the given one above and the suggested one below; red
+    where CIFAR-10 itself has the given one."""
+    case, rows, columns = PAGE
+    data = prepare(config_of(case, 0))
+    once = np.load(folder / f"once_{case}_0.npz")
+    found = find_issues(once["given"], evidence_in(once))
+    worst = np.argsort(found.label_score, kind="stable")[: rows * columns]
+    figure = Figure(figsize=(1.15 * columns, 1.5 * rows), layout="constrained")
+    for axes, i in zip(figure.subplots(rows, columns).flat, worst, strict=True):
+        axes.imshow(data.train.images[i].numpy())
+        names = data.class_names
+        wrong = once["given"][i] != once["true"][i]
+        axes.set_title(names[once["given"][i]], fontsize=8, color="black" if wrong else "C3")
+        axes.set_xlabel(names[found.predicted_label[i]], fontsize=8)
+        axes.set(xticks=[], yticks=[])
+    figure.savefig(out, dpi=100)
+    share = (once["given"] != once["true"])[worst].mean()
+    print(f"{out.name}: {share:.0%} of these {len(worst)} labels of {case} differ from CIFAR-10's")
+
+
+# ------------------------------------------------------------------------------------- table
 
 COLUMNS = {
     "case": "case",
@@ -216,6 +342,7 @@ COLUMNS = {
     "cleanlab_f1": "cleanlab F1",
     "folds_f1_differs": "5-fold F1 of `differs`",
     "seconds": "s",
+    "watching": "monitor's share",
     "folds_seconds": "5-fold s",
 }
 
@@ -226,6 +353,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         shown = {**row, "interval": f"{row['rate_low']:.3f}-{row['rate_high']:.3f}"}
         for name, value in row.items():
+            if value is None:
+                shown[name] = ""
             if isinstance(value, float):
                 shown[name] = f"{value:.0f}" if name.endswith("seconds") else f"{value:.3f}"
         lines.append(f"| {' | '.join(str(shown.get(name, '')) for name in COLUMNS)} |")
@@ -257,25 +386,32 @@ def main() -> None:
     )
     parser.add_argument("--collect", action="store_true", help="train once for each case and seed")
     parser.add_argument("--folds", action="store_true", help="train five folds for each")
+    parser.add_argument("--own", action="store_true", help="few samples, and many classes")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument(
         "--folder", type=Path, default=cache_folder() / "find", help="where evidence is kept"
     )
-    parser.add_argument("--out", type=Path, help="a folder for find.json and find.md")
+    parser.add_argument("--pictures", action="store_true", help="draw them, into --out")
+    parser.add_argument("--out", type=Path, help="a folder for find.json, find.md and the pictures")
     given = parser.parse_args()
+    if given.pictures and not given.out:
+        parser.error("--pictures needs --out")
     given.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
+    if given.own:
+        few_samples([0, 1])
+        many_classes()
+        return
     rows = []
     for case in given.cases.split(","):
         for seed in map(int, given.seeds.split(",")):
-            config = make_config("laptop", seed=seed, **CASES[case])
             name = f"{case.replace(' ', '_')}_{seed}.npz"
             once, folds = given.folder / f"once_{name}", given.folder / f"folds_{name}"
             if given.collect and not once.exists():
-                collect(config, once)
+                collect(config_of(case, seed), once)
             if given.folds and not folds.exists():
-                cross_validate(config, folds)
+                cross_validate(config_of(case, seed, loss="ce"), folds)
             if not (given.collect or given.folds) and once.exists():
                 beside = cleanlab(folds) if folds.exists() else {}
                 row = {"case": case, "seed": seed, **ours(once), **beside}
@@ -287,6 +423,9 @@ def main() -> None:
         given.out.mkdir(parents=True, exist_ok=True)
         (given.out / "find.json").write_text(json.dumps(rows, indent=1) + "\n")
         (given.out / "find.md").write_text(shown + "\n")
+    if given.pictures:
+        draw_curves(given.folder, given.out / "precision-recall.png")
+        draw_page(given.folder, given.out / "found.png")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    Number = float | Tensor  # a parameter: of no dimension where it is a tensor
 
 Reduction = Literal["mean", "sum", "none"]
 REDUCTIONS = ("mean", "sum", "none")
@@ -78,17 +80,14 @@ def _unmasked(log_p: Tensor) -> Tensor:
     return log_p.clamp_min(finfo(log_p.dtype).min)
 
 
-def _focal_slope(log_p: Tensor, gamma: float) -> Tensor:
+def _focal_slope(log_p: Tensor, gamma: Number) -> Tensor:
     # With the clamp above, gamma < 1 at p -> 1 gives (huge but finite) * p * 0 and not inf * 0.
     rest = _one_minus_p(log_p)
     return -(rest**gamma) + gamma * rest ** (gamma - 1) * (log_p.exp() * _unmasked(log_p))
 
 
-def _focal(log_p: Tensor, gamma: float) -> Tensor:
+def _focal(log_p: Tensor, gamma: Number) -> Tensor:
     return -(_one_minus_p(log_p) ** gamma) * _unmasked(log_p)
-
-
-Number = Any  # a float, or in the closed form a tensor of no dimension
 
 
 def _log(x: Number) -> Number:

@@ -76,8 +76,8 @@ class Specialisation:
 
     @property
     def name(self) -> str:
-        """The bases as one name, n before a normalised one: 'nce_rce'."""
-        return "_".join("n" * t.normalised + t.base for t in self.terms)
+        """The bases as one name, n before a normalised one and none for a constant: 'nce_rce'."""
+        return "_".join("n" * t.normalised + t.base for t in self.terms if t.base != "one")
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,9 @@ class Report:
 
 
 def structures() -> list[tuple[Term, ...]]:
-    """Every base alone, plain and normalised, and every active one joined with a passive one."""
-    plain = {name: Term(name, 1.0, False, tuple(b.params.values())) for name, b in BASES.items()}
+    """Of the bases of Ma et al. 2020 every one alone, plain and normalised, and every active one
+    joined with a passive one."""
+    plain = {name: _term(name) for name in ("ce", "fl", "mae", "rce", "gce")}
     normalised = {
         name: term._replace(normalised=True)
         for name, term in plain.items()
@@ -133,9 +134,21 @@ def structures() -> list[tuple[Term, ...]]:
     return single + list(itertools.product(normalised.values(), passive))
 
 
+def _term(base: str, weight: float = 1.0, normalised: bool = False) -> Term:
+    return Term(base, weight, normalised, tuple(BASES[base].params.values()))
+
+
+def costly() -> list[tuple[Term, ...]]:
+    """Of all other bases what keeps most in registers: ANL-FL, and three normalised."""
+    negative = (_term("one"), _term("negfl", -1.0, True))
+    others = [(_term(base, normalised=True),) for base in ("aul", "tce", "js")]
+    return [(_term("fl", normalised=True), *negative), *others]
+
+
 def shipped(terms: tuple[Term, ...] | None = None) -> list[Specialisation]:
     """Every structure at every size and width, and the one that keeps most in registers also with
-    the classes not innermost and with soft targets; of the terms given, if any."""
+    the classes not innermost and with soft targets; of the terms given, if any.  Without, also the
+    costly ones at the size that fills most registers."""
     found = [
         Specialisation(each, size, dtype)
         for size, dtype, each in itertools.product(
@@ -143,6 +156,9 @@ def shipped(terms: tuple[Term, ...] | None = None) -> list[Specialisation]:
         )
     ]
     if terms is None:
+        wide = (1000, torch.bfloat16)
+        found += [Specialisation(each, *wide) for each in costly()]
+        found += [Specialisation(each, *wide, targets="dense") for each in costly()[:1]]
         (terms,) = (each for each in structures() if [t.base for t in each] == ["fl", "rce"])
     for dtype in DTYPES:
         found += [Specialisation(terms, size, dtype, inner=1024) for size in (10, 150, 1000)]

@@ -229,11 +229,13 @@ class Device:
     sum p^q, and can be rescaled when a larger logit turns up; without it the looped form
     reads the row once more.
     numbers(*params): what phi is given for params, if not these.
+    registers: that a thread needs to sum phi over the classes of a row.
     """
 
     phi: Any
     affine: Callable[..., tuple[float, float, float, float]] | None = None
     numbers: Callable[..., tuple[float, ...]] = lambda *params: params
+    registers: int = 200
 
 
 def _tangent(tau: float, q: float) -> tuple[float, ...]:
@@ -251,10 +253,14 @@ DEVICE: dict[str, Device] = {
     "agce": Device(_agce, numbers=lambda a, q: (a, q, 1 / (a + 1), (a + 1) ** q / q)),
     "aul": Device(_aul, numbers=lambda a, q: (q, a - 1)),
     "ael": Device(_ael),
-    "tce": Device(_tce),
+    "tce": Device(_tce, registers=240),
     "phuber_ce": Device(_phuber_ce, numbers=lambda tau: (tau, math.log(tau))),
     "phuber_gce": Device(_phuber_gce, numbers=_tangent),
-    "js": Device(_js, numbers=lambda pi: (pi, pi / (1 - pi), 1 - pi, math.log(1 - pi))),
+    "js": Device(
+        _js,
+        numbers=lambda pi: (pi, pi / (1 - pi), 1 - pi, math.log(1 - pi)),
+        registers=240,
+    ),
     "one": Device(_one),
     "negce": Device(_negce, numbers=lambda p_min: (math.log(p_min),)),
     "negfl": Device(
@@ -758,8 +764,8 @@ _REGISTERS = 65536  # of a multiprocessor
 # Bytes of rows that a multiprocessor should have asked for at any time: about what memory
 # delivers to it while one of them is on its way (Little's law).
 _IN_FLIGHT = 32_000
-# Registers that 32 elements a thread need, by how a term is summed.
-_REGISTERS_OF = {None: 104, "linear": 104, "power": 128, "phi": 200}
+# Registers that 32 elements a thread need, by how a term is summed; of 'phi' a base says it.
+_REGISTERS_OF = {None: 104, "linear": 104, "power": 128}
 _SECTOR = 32  # bytes: what memory gives at the least
 # Said, not left to a default that differs between releases (triton 3.10 turns it off): a fused
 # multiply-add rounds once, and the figures of `apl.kernels.static` are those with it.
@@ -939,7 +945,10 @@ def _form(
         # As few registers as bring so many bytes on their way, but as many as the sums need.
         threads = 32 * options["num_warps"]
         programs = triton.cdiv(_IN_FLIGHT, rows * num_classes * itemsize)
-        fewest = max(_REGISTERS_OF[by] for by in sums)
+        fewest = max(
+            DEVICE[term.base].registers if by == "phi" else _REGISTERS_OF[by]
+            for term, by in zip(terms, sums, strict=True)
+        )
         most = min(248, _REGISTERS // threads)
         options["maxnreg"] = min(most, max(fewest, _REGISTERS // (threads * programs) // 8 * 8))
     blocks = samples * triton.cdiv(inner, rows)

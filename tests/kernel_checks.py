@@ -26,12 +26,22 @@ def term(base, weight=1.0, normalised=False):
     return Term(base, weight, normalised, tuple(BASES[base].params.values()))
 
 
-SINGLE = [(term(base, 1.0, normalised),) for base in BASES for normalised in (False, True)]
+PAPER = ("ce", "fl", "mae", "rce", "gce")  # every way to sum a term; at every size
+LATER = [base for base in BASES if base not in (*PAPER, "one")]
+SINGLE, LATER_SINGLE = (
+    [(term(base, 1.0, normalised),) for base in bases for normalised in (False, True)]
+    for bases in (PAPER, LATER)
+)
+ANL_FL = (term("fl", 5.0, True), term("one", 5.0), term("negfl", -5.0, True))
 EVERYTHING = tuple(
-    term(base, 0.5 + i, normalised) for i, base in enumerate(BASES) for normalised in (False, True)
+    term(base, 0.5 + i, normalised) for i, base in enumerate(PAPER) for normalised in (False, True)
 )
 NCE_RCE = (term("ce", 1.0, True), term("rce"))
-NAMES = [f"{'n' * t.normalised}{t.base}" for (t,) in SINGLE]
+NAMES, LATER_NAMES = (
+    [f"{'n' * t.normalised}{t.base}" for (t,) in single] for single in (SINGLE, LATER_SINGLE)
+)
+EVERY = [*SINGLE, *LATER_SINGLE, ANL_FL, EVERYTHING]
+EVERY_NAME = [*NAMES, *LATER_NAMES, "anl_fl", "everything"]
 
 
 def random_case(n, k, *, inner=(), dtype=torch.float32, scale=3.0, ignored=False, seed=0):
@@ -86,6 +96,44 @@ def test_losses(terms, k):
     check(*random_case(7, k), terms)
 
 
+@pytest.mark.parametrize("k", [10, 1025, LONGEST_ROW + 3])
+@pytest.mark.parametrize("terms", [*LATER_SINGLE, ANL_FL], ids=[*LATER_NAMES, "anl_fl"])
+def test_later_losses(terms, k):
+    check(*random_case(7 if k == 10 else 2, k), terms)
+
+
+# Each with values on either side of where one form of it takes over from another.
+PARAMS = {
+    "agce": [(1e-5, 0.5), (4.0, 0.2), (1.8, 3.0)],
+    "aul": [(3.0, 0.1), (1.001, 2.0)],
+    "ael": [(0.1,)],
+    "tce": [(1,), (50,)],
+    "phuber_ce": [(1.01,), (50.0,)],
+    "phuber_gce": [(2.0, 0.1)],
+    "js": [(1e-3,), (0.1,), (0.999,)],
+    "negce": [(1e-2,)],
+    "negfl": [(1e-2, 2.0)],
+}
+
+
+@pytest.mark.parametrize("base", LATER)
+def test_device_functions_at_any_parameters(base):
+    logits, targets = random_case(40, 12, scale=8.0)
+    for params in PARAMS[base]:
+        terms = (Term(base, 0.7, False, params), Term(base, -0.3, True, params))
+        check(logits, targets, terms, reduction="none", rounding=1e-7)
+
+
+def test_anl_with_weights_scales_and_ignored_rows():
+    logits, targets = random_case(9, 12, ignored=True)
+    weight = torch.rand(12, device=ON) + 0.1
+    for reduction in REDUCTIONS:
+        upstream = torch.rand(9 if reduction == "none" else (), device=ON)
+        options = {"reduction": reduction, "weight": weight, "upstream": upstream}
+        check(logits, targets, ANL_FL, **options)
+        check(logits, targets, ANL_FL, label_smoothing=0.1, **options)
+
+
 @pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
 def test_rows_longer_than_a_block(terms):
     check(*random_case(2, LONGEST_ROW + 3, scale=4.0), terms)
@@ -105,7 +153,7 @@ def test_a_common_offset_changes_nothing(k):
     st.integers(1, 40),
     st.integers(2, 70),
     st.lists(
-        st.tuples(st.sampled_from(sorted(BASES)), st.floats(0.1, 3), st.booleans()),
+        st.tuples(st.sampled_from([*PAPER, *LATER]), st.floats(0.1, 3), st.booleans()),
         min_size=1,
         max_size=4,
     ),
@@ -201,7 +249,7 @@ def test_wide_offsets_give_the_same(k, wide):
 
 
 @pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
+@pytest.mark.parametrize("terms", EVERY, ids=EVERY_NAME)
 def test_extreme_logits(terms, k):
     logits, targets = random_case(4, k)
     logits[0], logits[1] = -1e4, 1e4  # constant rows
@@ -216,7 +264,7 @@ def test_extreme_logits(terms, k):
 
 @pytest.mark.parametrize("mask", [-torch.inf, torch.finfo(torch.float32).min])
 @pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
+@pytest.mark.parametrize("terms", EVERY, ids=EVERY_NAME)
 def test_masked_logits(terms, k, mask):
     logits, targets = random_case(4, k)
     logits[:, 5] = mask
@@ -381,7 +429,7 @@ STRIDES = {"as they are": lambda z: z, **LAYOUTS}
     st.sampled_from(REDUCTIONS),
     st.sampled_from([1.0, 0.5, 1024.0]),
     st.booleans(),
-    st.sampled_from(SINGLE),
+    st.sampled_from([*SINGLE, *LATER_SINGLE, ANL_FL]),
     st.integers(0, 1000),
 )
 def test_any_arguments(layout, dtype, labels, weights, reduction, scale, masked, terms, seed):
@@ -446,7 +494,7 @@ def test_soft_targets_beside_masked_logits(terms, k):
     st.sampled_from(REDUCTIONS),
     st.sampled_from([1.0, 1024.0]),
     st.booleans(),
-    st.sampled_from(SINGLE),
+    st.sampled_from([*SINGLE, *LATER_SINGLE, ANL_FL]),
     st.integers(0, 1000),
 )
 def test_any_soft_targets(
@@ -504,7 +552,7 @@ def test_nan_stays_in_its_row(k):
 
 
 @pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", SINGLE, ids=NAMES)
+@pytest.mark.parametrize("terms", EVERY, ids=EVERY_NAME)
 def test_a_row_without_any_class_is_nan(terms, k):
     logits, targets = random_case(3, k)
     logits[1] = float("-inf")

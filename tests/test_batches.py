@@ -205,7 +205,8 @@ def test_colours_are_torchvision_s(factors: list[float]) -> None:
     expected = vision.adjust_brightness(expected, factors[0])
     expected = vision.adjust_contrast(expected, factors[1])
     expected = vision.adjust_saturation(expected, factors[2]).permute(1, 2, 0) * 255
-    torch.testing.assert_close(got[1], expected, atol=0.1, rtol=0)
+    # Their weight of red is .2989; the factors make the difference nine times as large.
+    torch.testing.assert_close(got[1], expected, atol=0.5, rtol=0)
 
 
 def test_grey_images_have_brightness_and_contrast_alone() -> None:

@@ -34,7 +34,7 @@ from apl.scores import Result, Scores
 
 FAST = ("--train-size", "300", "--epochs", "3", "--threads", "1")
 COMMANDS = (
-    *("noise", "train", "evaluate", "study", "plot", "report"),
+    *("noise", "train", "find", "evaluate", "study", "plot", "report"),
     *("losses", "datasets", "doctor", "verify"),
 )
 
@@ -209,6 +209,91 @@ SHELLS = {
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     },
 }
+
+
+def test_find_review_and_train_on_what_was_decided(cli: Cli, tmp_path: Path) -> None:
+    """The way of the README: find, decide, train on it, find what is left."""
+    asked = ("digits", "--noise", "sym", "--rate", "0.3", "--threads", "1")
+    shown = cli("find", *asked).stdout
+    assert "labels look wrong; noise rate" in shown
+    folder = tmp_path / "results/digits-find"
+    issues = pd.read_csv(folder / "issues.csv", dtype={"given_label": str, "predicted_label": str})
+    assert issues["label_score"].is_monotonic_increasing
+    mask = np.load(folder / "is_label_issue.npy")
+    assert mask.sum() == issues["is_label_issue"].sum()
+    with np.load(folder / "run/noise.npz") as labels:
+        wrong = labels["mask"]
+        true = labels["clean"]
+    assert (mask & wrong).sum() / mask.sum() > 0.9
+    assert (mask & wrong).sum() / wrong.sum() > 0.9
+    assert 0.2 < json.loads((folder / "noise.json").read_text())["noise_rate"]["estimate"] < 0.4
+    assert "<script" in (folder / "gallery.html").read_text()
+    before = {p: p.read_bytes() for p in folder.glob("*.*")}
+    assert cli("find", *asked).stdout.count("epoch ") == 0  # judged anew, not trained
+    assert {p: p.read_bytes() for p in folder.glob("*.*")} == before
+
+    flagged = issues[issues["is_label_issue"]].assign(decision="fix")
+    flagged["label"] = flagged["predicted_label"]
+    flagged[["id", "decision", "label"]].to_csv(tmp_path / "decisions.csv", index=False)
+    noise = ("--noise", "sym", "--rate", "0.3", "--epochs", "2", "--threads", "1")
+    cli("train", *noise, "--labels", "decisions.csv", "--loss", "ce")
+    (run,) = tmp_path.glob("results/digits-quick-train/runs/*")
+    with np.load(run / "noise.npz") as labels:
+        assert (labels["clean"] == true).all()
+        assert labels["mask"].mean() < wrong.mean() / 4  # cleaned by what was decided
+    shown = cli("find", *asked, "--decisions", "decisions.csv").stdout
+    assert "labels look wrong" in shown
+    assert len(re.findall(r"gallery\.html", shown)) == 1
+
+
+CODE = """
+from torch import nn
+from torch.nn import functional as F
+
+class Net(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, num_classes))
+
+def robust(logits, targets):
+    return F.cross_entropy(logits, targets, label_smoothing=0.1)
+
+def numbers():
+    from sklearn.datasets import load_digits
+    digits = load_digits()
+    return (digits.images / 16)[:600], digits.target[:600]
+"""
+
+
+def test_code_of_ones_own_is_typed_and_never_read_out_of_a_file(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(CODE)
+    asked = ("--network", "mine:Net", "--epochs", "2", "--threads", "1", "--lr", "0.1")
+    cli(
+        "study",
+        "--losses",
+        "mine:robust,ce",
+        "--rates",
+        "0.2",
+        "--noise",
+        "sym",
+        *asked[:-2],
+        *("--seeds", "1", "--no-pictures"),
+    )
+    (study,) = tmp_path.glob("results/*")
+    assert "mine:robust" in (study / "table.md").read_text()
+    run = next(study.glob("runs/mine-robust_*"))
+    assert "imported only where you type it" in cli("evaluate", str(run), code=2).stderr
+    assert "test labels" in cli("evaluate", str(run), "--network", "mine:Net").stdout
+    cli("plot", "results/")  # reads the study, and imports nothing of it
+    shown = cli("train", "--dataset", "mine:numbers", *asked).stdout
+    assert "on given labels" in shown
+    for wrong, said in (
+        (("--network", "mine:Nett"), "did you mean 'Net'"),
+        (("--loss", "nowhere:robust"), "no module 'nowhere'"),
+        (("--network", "torchvision:resnet19"), "resnet18"),
+    ):
+        line = cli("train", *wrong, "--epochs", "1", code=2).stderr
+        assert said in line
+        assert line.count("\n") == 1
 
 
 @pytest.mark.parametrize("shell", SHELLS)

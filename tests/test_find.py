@@ -12,10 +12,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from apl import find, load_data
-from apl.config import make_config
 from apl.errors import BadInput, Interrupted
 from apl.find import (
     Evidence,
@@ -528,18 +527,35 @@ def test_a_search_says_that_it_failed() -> None:
     assert any(text.startswith("weak network") for text in found.findings.doubts)
 
 
-def test_a_loop_of_plain_torch() -> None:
-    """docs/find.md shows these lines."""
+def vectors() -> tuple[Tensor, Tensor, np.ndarray]:
+    """scikit-learn's digits as vectors [N, 64], labels of which 30 % are wrong, and the truth."""
     from sklearn.datasets import load_digits
 
     pixels, true = load_digits(return_X_y=True)
-    images = torch.tensor(pixels / 16, dtype=torch.float32)
     draws = np.random.default_rng(0)
     wrong = draws.random(len(true)) < 0.3
-    labels = torch.tensor(np.where(wrong, (true + draws.integers(1, 10, len(true))) % 10, true))
+    given_label = np.where(wrong, (true + draws.integers(1, 10, len(true))) % 10, true)
+    return torch.tensor(pixels / 16, dtype=torch.float32), torch.tensor(given_label), true
 
+
+def perceptron() -> nn.Module:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def check_found(monitor: LabelMonitor, labels: Tensor, true: np.ndarray) -> None:
+    issues = monitor.issues()
+    wrong = labels.numpy() != true
+    assert average_precision(wrong, issues.label_score.to_numpy()) > 0.9
+    suggested = issues.predicted_label.to_numpy()[issues.is_label_issue & wrong]
+    assert (suggested == true[issues.is_label_issue & wrong]).mean() > 0.8
+    assert (monitor.evidence.visits == 15).all()
+
+
+def test_a_loop_of_plain_torch() -> None:
+    """docs/find.md shows these lines, as those of the two tests below."""
+    images, labels, true = vectors()
+    network = perceptron()
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     monitor = LabelMonitor(num_samples=len(images), num_classes=10)
     for _ in range(15):
@@ -549,7 +565,94 @@ def test_a_loop_of_plain_torch() -> None:
             optimiser.zero_grad()
             nn.functional.cross_entropy(logits, labels[indices]).backward()
             optimiser.step()
-    issues = monitor.issues()
-    assert average_precision(wrong, issues.label_score.to_numpy()) > 0.9
-    suggested = issues.predicted_label.to_numpy()[issues.is_label_issue & wrong]
-    assert (suggested == true[issues.is_label_issue & wrong]).mean() > 0.8
+    check_found(monitor, labels, true)
+
+
+def test_a_lightning_module(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning", reason="Lightning is not installed")
+    from torch.utils.data import DataLoader, TensorDataset
+
+    images, labels, true = vectors()
+    monitor = LabelMonitor(num_samples=len(images), num_classes=10)
+
+    class Classifier(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = perceptron()
+
+        def training_step(self, batch: tuple[Tensor, Tensor, Tensor], step: int) -> Tensor:
+            indices, images, labels = batch
+            logits = self.network(images)
+            monitor.update(indices, logits, labels)
+            return nn.functional.cross_entropy(logits, labels)
+
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["monitor"] = monitor.state_dict()
+
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            monitor.load_state_dict(checkpoint["monitor"])
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), 3e-3)
+
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    dataset = TensorDataset(torch.arange(len(images)), images, labels)
+    loader = DataLoader(dataset, batch_size=64, shuffle=True)
+    model = Classifier()
+    first = lightning.Trainer(max_epochs=5, accelerator="cpu", enable_checkpointing=False, **quiet)
+    first.fit(model, loader)
+    first.save_checkpoint(tmp_path / "some.ckpt")
+    monitor = LabelMonitor(num_samples=len(images), num_classes=10)
+    second = lightning.Trainer(
+        max_epochs=15, accelerator="cpu", enable_checkpointing=False, **quiet
+    )
+    second.fit(model, loader, ckpt_path=tmp_path / "some.ckpt", weights_only=True)
+    check_found(monitor, labels, true)
+
+
+def test_a_hugging_face_trainer(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    images, labels, true = vectors()
+    monitor = LabelMonitor(num_samples=len(images), num_classes=10)
+
+    class WatchedTrainer(transformers.Trainer):  # type: ignore[misc, name-defined]
+        def compute_loss(
+            self,
+            model: nn.Module,
+            inputs: dict[str, Tensor],
+            return_outputs: bool = False,
+            **more: Any,
+        ) -> Any:
+            indices, labels = inputs.pop("indices"), inputs["labels"]
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **more)
+            if model.training:
+                monitor.update(indices, outputs["logits"], labels)
+            return (loss, outputs) if return_outputs else loss
+
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = perceptron()
+
+        def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            logits = self.network(images)
+            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    dataset = [
+        {"indices": i, "images": image, "labels": label}
+        for i, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+    settings = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        num_train_epochs=15,
+        per_device_train_batch_size=64,
+        learning_rate=3e-3,
+        remove_unused_columns=False,  # else the indices are taken away
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    WatchedTrainer(model=Classifier(), args=settings, train_dataset=dataset).train()
+    check_found(monitor, labels, true)

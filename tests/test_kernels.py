@@ -50,7 +50,7 @@ def test_kernels_under_the_interpreter():
 def test_slope_is_the_derivative_of_phi(base):
     entry, params = BASES[base], tuple(BASES[base].params.values())
     log_p = (-torch.rand(100, dtype=torch.float64) * 20).requires_grad_()
-    (slope,) = torch.autograd.grad(entry.phi(log_p, *params).sum(), log_p)
+    (slope,) = torch.autograd.grad((entry.phi(log_p, *params) + 0 * log_p).sum(), log_p)
     expected = torch.as_tensor(entry.slope(log_p.detach(), *params), dtype=torch.float64)
     torch.testing.assert_close(slope, expected.expand(100))
 

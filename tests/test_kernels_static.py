@@ -174,7 +174,8 @@ def test_enough_bytes_are_on_their_way_to_a_multiprocessor(on_hopper):
     def least(report):
         if report.spec.dtype == torch.float32:
             return 24_000 if report.spec.num_classes == 10 else 30_000
-        if any(t.normalised and t.base in ("fl", "gce") for t in report.spec.terms):
+        linear = ("ce", "mae", "rce")  # sums of these keep little in registers
+        if any(t.normalised and t.base not in linear for t in report.spec.terms):
             return 12_000
         return 20_000 if report.spec.num_classes == 10 or report.spec.inner > 1 else 32_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import subprocess
@@ -312,6 +313,124 @@ def test_gamma_0_makes_focal_cross_entropy_and_q_1_makes_gce_half_of_mae() -> No
     torch.testing.assert_close(near, all_labels("ce", logits), rtol=1e-6, atol=1e-6)
 
 
+@given(st.integers(0, 2**32), st.integers(2, 12), st.floats(0.05, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_what_the_asymmetric_losses_become(seed: int, classes: int, q: float) -> None:
+    logits = random_logits(seed, classes)
+    close = {"rtol": 1e-6, "atol": 1e-6}
+    agce = all_labels("agce", logits, a=1e-14, q=q)
+    torch.testing.assert_close(agce, all_labels("gce", logits, q=q), **close)
+    half_mae = all_labels("mae", logits) / 2
+    torch.testing.assert_close(all_labels("agce", logits, a=0.3, q=1), half_mae)
+    torch.testing.assert_close(all_labels("aul", logits, a=1.7, q=1), half_mae)
+    # exp(-p / a) = 1 - p / a + ..., so for a large a it is a straight line in p.
+    ael = 1e6 * (all_labels("ael", logits, a=1e6) - math.exp(-1e-6))
+    torch.testing.assert_close(ael, half_mae, **close)
+
+
+def test_agce_of_the_webvision_preset_is_gce() -> None:
+    logits = random_logits(11, 10)
+    agce, gce = all_labels("agce", logits, a=1e-5, q=0.5), all_labels("gce", logits, q=0.5)
+    torch.testing.assert_close(agce, gce, rtol=1e-2, atol=1e-2)
+
+
+@given(st.integers(0, 2**32), st.integers(2, 12))
+@settings(max_examples=30, deadline=None)
+def test_what_lies_between_cross_entropy_and_half_of_mae(seed: int, classes: int) -> None:
+    logits = random_logits(seed, classes) / 5
+    ce, half_mae = all_labels("ce", logits), all_labels("mae", logits) / 2
+    torch.testing.assert_close(all_labels("tce", logits, t=1), half_mae)
+    torch.testing.assert_close(all_labels("phuber_ce", logits, tau=1e9), ce)
+    torch.testing.assert_close(all_labels("js", logits, pi=1e-9), ce, rtol=1e-6, atol=1e-6)
+    # Only logarithmically fast: what is left falls with 1 / log(1 - pi).
+    left = [(all_labels("js", logits, pi=1 - d) - half_mae).abs().max() for d in (1e-3, 1e-9)]
+    assert left[1] < 0.4 * left[0]
+    orders = [all_labels("tce", logits, t=t) for t in (1, 2, 5, 100)]
+    for lower, higher in itertools.pairwise([*orders, ce]):
+        assert (lower <= higher + 1e-12).all()
+
+
+def test_tce_is_bounded_by_the_harmonic_number_and_js_by_its_entropy() -> None:
+    logits = torch.tensor([[200.0, 0.0]], dtype=torch.float64)
+    wrong = torch.tensor([1])
+    assert make_loss("tce", 2, t=4)(logits, wrong).item() == pytest.approx(
+        1 + 1 / 2 + 1 / 3 + 1 / 4
+    )
+    entropy = -(0.3 * math.log(0.3) + 0.7 * math.log(0.7))
+    js = make_loss("js", 2, pi=0.3)(logits, wrong).item()
+    assert js == pytest.approx(entropy / (-0.7 * math.log(0.7)))
+    assert make_loss("ael", 2, a=2.0)(logits, torch.tensor([0])).item() == math.exp(-1 / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "edge", "params"),
+    [
+        ("phuber_ce", 1 / 2, {"tau": 2.0}),
+        ("phuber_gce", 10 ** (1 / -0.3), {"tau": 10.0, "q": 0.7}),
+    ],
+)
+def test_phuber_losses_are_continuous_with_their_slope(
+    name: str, edge: float, params: dict[str, float]
+) -> None:
+    found = []
+    for p in (edge * (1 - 1e-9), edge * (1 + 1e-9)):
+        logits = torch.tensor([[math.log(p), math.log(1 - p)]], dtype=torch.float64)
+        leaf = logits.requires_grad_()
+        loss = make_loss(name, 2, **params)(leaf, torch.tensor([0]))  # type: ignore[arg-type]
+        found.append((loss.item(), torch.autograd.grad(loss, leaf)[0]))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-7)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["nnce", "nnfl"])
+@pytest.mark.parametrize("p_min", [1e-7, 1e-8, 1e-2])
+def test_normalised_negative_losses_sum_to_one_less_than_the_classes(
+    name: str, p_min: float
+) -> None:
+    logits = 3 * random_logits(12, 7, rows=50)  # with classes on either side of p_min
+    values = all_labels(name, logits, p_min=p_min)
+    assert ((logits.log_softmax(1) < math.log(p_min)).any(1)).any()
+    torch.testing.assert_close(values.sum(1), torch.full((50,), 6.0, dtype=torch.float64))
+    assert (values >= 0).all()
+    assert (values <= 1).all()
+
+
+@pytest.mark.parametrize("name", ["nnce", "nnfl"])
+def test_below_p_min_negative_losses_are_flat(name: str) -> None:
+    logits = torch.tensor([[3.0, 1.0, -20.0]], dtype=torch.float64, requires_grad=True)
+    criterion = make_loss(name, 3, p_min=1e-7)
+    (gradient,) = torch.autograd.grad(criterion(logits, torch.tensor([0])), logits)
+    # g is 0 there: what is left, -p sum_j g_j, is as small as its p.
+    assert 0 < gradient.abs()[0, 2] < 1e-9 < gradient.abs()[0, 1]
+    loss = criterion(logits, torch.tensor([2]))
+    assert loss.item() == 1.0
+    assert not torch.autograd.grad(loss, logits)[0].any()
+
+
+def test_anl_is_a_weighted_sum_of_its_two_parts() -> None:
+    logits = random_logits(13, 6)
+    for name, active, passive in (("anl_ce", "nce", "nnce"), ("anl_fl", "nfl", "nnfl")):
+        whole = all_labels(name, logits, alpha=10.0, beta=0.5)
+        parts = 10 * all_labels(active, logits) + 0.5 * all_labels(passive, logits)
+        torch.testing.assert_close(whole, parts)
+
+
+def test_float32_is_as_good_near_p_0_and_p_1_as_between() -> None:
+    gaps = torch.logspace(-7, 2.2, 60)
+    for name in SUMS:
+        logits = torch.stack([gaps, torch.zeros(60), -gaps], 1)
+        for target in (0, 2):
+            targets = torch.full((60,), target)
+            results = []
+            for dtype in (torch.float32, torch.float64):
+                leaf = logits.to(dtype).requires_grad_()
+                losses = make_loss(name, 3, "none")(leaf, targets)
+                results.append((losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]))
+            for ours, exact_ in zip(*results, strict=True):
+                size = exact_.abs().max().item()
+                torch.testing.assert_close(ours.double(), exact_, rtol=2e-6, atol=2e-6 * size)
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
@@ -467,6 +586,8 @@ from apl import losing
     [
         ("nce_rcx", {}, "did you mean 'nce_rce'"),
         ("xyz", {}, "accepted: ce, fl"),
+        ("one", {}, "unknown loss 'one'"),
+        ("norm(negce)", {}, "norm() takes one of ce, fl"),
         ("norm(sce)", {}, "norm() takes one of ce, fl"),
         ("2*nce +", {}, "cannot read the loss"),
         ("2*nce - mae", {}, "expected '+'"),
@@ -474,6 +595,18 @@ from apl import losing
         ("ce", {"gamma": 2.0}, "takes no parameter 'gamma'"),
         ("fl", {"gamma": -1.0}, "gamma must be a number >= 0"),
         ("gce", {"q": 0.0}, "q must be a number in (0, 1]"),
+        ("ngce_mae", {"q": 1.5}, "q must be a number in (0, 1], got 1.5"),
+        ("agce", {"q": 0.0}, "q must be a number > 0"),
+        ("agce + gce", {"q": 1.5}, "q must be a number in (0, 1]"),
+        ("phuber_gce", {"q": 1.0}, "q must be a number in (0, 1), got 1.0"),
+        ("agce", {"a": 0.0}, "a must be a number > 0"),
+        ("nce_aul", {"a": 1.0}, "a must be a number > 1"),
+        ("tce", {"t": 2.5}, "t must be a whole number from 1 to 100"),
+        ("phuber_ce", {"tau": 1.0}, "tau must be a number > 1"),
+        ("js", {"pi": 1.0}, "pi must be a number in (0, 1)"),
+        ("nnce", {"p_min": 0.0}, "p_min must be a number in (0, 1)"),
+        ("anl_fl", {"p_min": 0.1}, "p_min must be below 1 / 10 classes, got 0.1"),
+        ("nnce", {"gamma": 0.5}, "takes no parameter 'gamma'"),
         ("rce", {"A": 4.0}, "A must be a number < 0"),
         ("nce_rce", {"alpha": math.nan}, "alpha must be"),
         ("1e999*ce", {}, "must be finite"),

@@ -147,7 +147,8 @@ class Batches:
         """What is random in one view of each image, in the order of the epoch."""
         count, drawn = len(self.images), {}
         if self.crop_size:
-            drawn["boxes"] = random_boxes(count, *self.images.shape[1:3], generator)
+            height, width = self.images.shape[1:3]
+            drawn["boxes"] = random_boxes(count, height, width, generator)
         elif self.augment:
             drawn["offsets"] = torch.randint(0, 2 * BORDER + 1, (count, 2), generator=generator)
         if self.augment:
@@ -204,7 +205,8 @@ def balanced_subset(labels: IntArray, count: int) -> IntArray:
 def to_float(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pixels [B, H, W, C] of 0 to 255 to normalised float32 [B, C, H, W], channels-last."""
     scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
-    return (images.float() * scale - shift).permute(0, 3, 1, 2)
+    pixels = (images.float() * scale - shift).permute(0, 3, 1, 2)
+    return pixels.contiguous(memory_format=torch.channels_last)  # only crops lie in another
 
 
 @functools.lru_cache(maxsize=32)
@@ -273,9 +275,10 @@ def random_boxes(count: int, height: int, width: int, generator: torch.Generator
 
 def resized_crop(images: Tensor, boxes: Tensor, size: int, flips: Tensor | None = None) -> Tensor:
     """The boxes [B, 4] of the images [B, H, W, C] resized to size x size, bilinearly: one gather
-    for the whole batch.  Returns float32 [B, size, size, C] in [0, 255].
+    for the whole batch.
 
-    flips: bool [B], mirrored left to right where true.
+    flips: bool [B], mirrored left to right where true.  Returns float32 [B, size, size, C] of 0 to
+    255; in memory each channel lies by itself, as `jitter` likes them.
     Images at least one and a half times as large as the crops are sampled more finely and averaged,
     so that nothing aliases.
     """
@@ -299,7 +302,7 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flips: Tensor | None 
     sampled = functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
     if finer > 1:
         sampled = functional.avg_pool2d(sampled, finer)
-    return sampled.permute(0, 2, 3, 1).contiguous()
+    return sampled.permute(0, 2, 3, 1)
 
 
 def middle(images: Tensor, size: int) -> Tensor:
@@ -321,10 +324,10 @@ def jitter(images: Tensor, factors: Tensor) -> Tensor:
     factors: [B, 3] of the three, at least 0; 1 changes nothing.  Returns float32 [B, H, W, C].
     """
     brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)
-    images = (images.float() * brightness).clamp(0, 255)
+    images = (images.float() * brightness).clamp_(0, 255)
     mean = _grey(images).mean((1, 2), keepdim=True)
-    images = torch.lerp(mean, images, contrast).clamp(0, 255)
-    return torch.lerp(_grey(images), images, saturation).clamp(0, 255)
+    images = torch.lerp(mean, images, contrast).clamp_(0, 255)
+    return torch.lerp(_grey(images), images, saturation).clamp_(0, 255)
 
 
 def _grey(images: Tensor) -> Tensor:

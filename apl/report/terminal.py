@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from apl.losses import loss_label
 from apl.noise import Labels
 from apl.presets import NOISES
 from apl.scores import CAUSES, Result, Scores, budget_verdict
+
+if TYPE_CHECKING:
+    from apl.find import Findings
 
 MANY_CLASSES = 12  # 80 columns have no room for a column for each of more
 
@@ -171,3 +174,16 @@ def study_table(
         ]
         table.add_row(loss_label(loss), *map(state, of_loss))
     return table
+
+
+def findings_table(findings: Findings, names: Sequence[str]) -> Table:
+    """How many labels of each class are taken for wrong, and for what they are taken instead."""
+    rate, flagged = findings.noise_rate, findings.is_label_issue
+    title = (
+        f"{flagged.sum():,} of {len(flagged):,} labels look wrong; noise rate "
+        f"{rate.estimate:.1%} ({rate.low:.1%} to {rate.high:.1%}); rows given, columns suggested"
+    )
+    pairs = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(pairs, (findings.given_label[flagged], findings.predicted_label[flagged]), 1)
+    counts = ("wrong", [f"{count:,}" for count in pairs.sum(1)])
+    return class_table(title, names, counts, pairs, "most are rather", "d")
