@@ -5,34 +5,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from apl.criteria import make_loss
     from apl.data.sources import load_data
-    from apl.find import LabelMonitor
+    from apl.find import LabelMonitor, find_mislabelled
     from apl.linear import linear_loss
     from apl.losses import LOSSES
 
 __version__ = "0.2.0"
-__all__ = ["LOSSES", "LabelMonitor", "__version__", "linear_loss", "load_data", "make_loss"]
+__all__ = [
+    "LOSSES",
+    "LabelMonitor",
+    "__version__",
+    "find_mislabelled",
+    "linear_loss",
+    "load_data",
+    "make_loss",
+]
+
+_HOMES = {
+    "LOSSES": "apl.losses",
+    "LabelMonitor": "apl.find",
+    "find_mislabelled": "apl.find",
+    "linear_loss": "apl.linear",
+    "load_data": "apl.data.sources",
+    "make_loss": "apl.criteria",
+}
 
 
 def __getattr__(name: str) -> Any:
     # On demand (PEP 562): the command line answers `--help` in less time than torch takes to load.
-    if name == "make_loss":
-        from apl.criteria import make_loss
+    if name not in _HOMES:
+        raise AttributeError(f"module 'apl' has no attribute {name!r}")
+    import importlib
 
-        return make_loss
-    if name == "linear_loss":
-        from apl.linear import linear_loss
-
-        return linear_loss
-    if name == "load_data":
-        from apl.data.sources import load_data
-
-        return load_data
-    if name == "LabelMonitor":
-        from apl.find import LabelMonitor
-
-        return LabelMonitor
-    if name == "LOSSES":
-        from apl.losses import LOSSES
-
-        return LOSSES
-    raise AttributeError(f"module 'apl' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

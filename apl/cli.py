@@ -271,7 +271,7 @@ def train_command(
 
 
 @contextlib.contextmanager
-def _training(epochs: int | None, on: str) -> Iterator[dict[str, Any]]:
+def _training(epochs: int, on: str) -> Iterator[dict[str, Any]]:
     """What a training of so many epochs tells, shown while it runs, and how it is asked to stop;
     when it has, the command that goes on is told."""
     from rich.markup import escape
@@ -361,7 +361,8 @@ def find(
     out.print(f"looking for wrong labels in {data.name}, in {target}", markup=False)
     with _training(config.epochs, data.on) as hooks:
         search = find_mislabelled(
-            *(data if own is not None else source, preset),
+            data if own is not None else source,
+            preset,
             folds=folds,
             run=None if folds else target / "run",
             machine=machine,

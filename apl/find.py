@@ -599,12 +599,14 @@ class Search:
     curves: Halves
 
     def table(self) -> pd.DataFrame:
-        """One row a sample, in the columns of cleanlab's Datalab: id (its name, else its number)
-        and classes by their names; a sample never seen has no predicted_label ('')."""
+        """One row a sample, as `apl find` writes them: id (its number in data.train), the columns
+        of cleanlab's Datalab with classes by name ('' for a sample never seen), and file_name
+        (what the user calls it, '' where nobody does)."""
         table, names = self.findings.table(), np.array([*self.data.class_names, ""])
         for column in ("given_label", "predicted_label"):
             table[column] = names[table[column]]  # UNKNOWN is the last of the names
-        table.insert(0, "id", self.data.train.names or range(len(table)))
+        table.insert(0, "id", range(len(table)))
+        table["file_name"] = self.data.train.names or ""
         return table
 
 

@@ -316,18 +316,18 @@ def _forward(
 ) -> Forward:
     """Network and loss as one function, so that compiled they are one graph."""
     bf16 = config.precision == "bf16"
+    views = getattr(criterion, "views", 1)
 
     def forward(images: Tensor, targets: Tensor, **wanted: Any) -> tuple[Tensor, Any]:
-        views = len(images) if images.ndim == 5 else 0  # [V, B, C, H, W]
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            logits = network(images.flatten(0, 1) if views else images)
-        if views:
+            logits = network(images.flatten(0, 1) if views > 1 else images)
+        if views > 1:
             logits = logits.unflatten(0, (views, -1))
         loss = criterion(logits.float(), targets, **wanted)
         if config.l1:
             loss = loss + config.l1 * sum(p.abs().sum() for p in network.parameters())
         # Detached for the counts: the graph's backward would else expect a gradient of them.
-        return (logits[0] if views else logits).detach(), loss
+        return (logits[0] if views > 1 else logits).detach(), loss
 
     return forward
 

@@ -2,7 +2,7 @@
 
     python benchmarks/find.py --collect [--cases ..] [--seeds 0,1,2]   trains, once for each file
     python benchmarks/find.py --folds [--cases ..] [--seeds 0]         cleanlab's five trainings
-    python benchmarks/find.py --own                                    data of one's own, for docs/find.md
+    python benchmarks/find.py --own                                    own data: small, many classes
     python benchmarks/find.py [--out results/find [--pictures]]        the table, from those files
 
 The recipe is that of `apl.find_mislabelled`, the preset `laptop` (MNIST: cnn4 of width 32): the

@@ -451,7 +451,11 @@ def test_wrong_labels_of_own_images_are_found() -> None:
     assert late[~wrong].mean() > late[wrong].mean() + 0.5
 
     table = found.table()
-    assert list(table.id) == list(found.data.train.names)
+    assert list(table.columns) == [
+        *("id", "is_label_issue", "label_score", "given_label", "predicted_label", "file_name")
+    ]
+    assert list(table.id) == list(range(len(which)))
+    assert list(table.file_name) == list(found.data.train.names)
     assert list(table.given_label) == list(words[which])
     right = table.predicted_label == [f"digit {k}" for k in true[which]]
     assert right[findings.is_label_issue & wrong].mean() > 0.8

@@ -50,7 +50,7 @@ def test_kernels_under_the_interpreter():
 def test_slope_is_the_derivative_of_phi(base):
     entry, params = BASES[base], tuple(BASES[base].params.values())
     log_p = (-torch.rand(100, dtype=torch.float64) * 20).requires_grad_()
-    (slope,) = torch.autograd.grad((entry.phi(log_p, *params) + 0 * log_p).sum(), log_p)
+    (slope,) = torch.autograd.grad(entry.phi(log_p, *params).sum(), log_p)
     expected = torch.as_tensor(entry.slope(log_p.detach(), *params), dtype=torch.float64)
     torch.testing.assert_close(slope, expected.expand(100))
 
@@ -507,8 +507,11 @@ def test_a_loss_scale_rescues_small_gradients_of_float16(backend):
     torch.testing.assert_close(*grads, rtol=2e-3, atol=2e-5 * size)
 
 
-@pytest.mark.parametrize("backend", CPU)
-@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    # Compiled, which takes seconds each: no sums of what is there alone.
+    [(name, path) for name in SUMS for path in CPU if path != "compiled" or "_" not in name],
+)
 def test_masked_logits_give_finite_gradients(name, backend):
     torch.manual_seed(0)
     logits = torch.randn(4, 12)

@@ -1,9 +1,10 @@
-"""Your own data: a folder of classes, a list of files or arrays, to a `Dataset`.
+"""Your own data: a folder of classes, a list of files, a table or arrays, to a `Dataset`.
 
-A path is read once.  Its images are decoded into one file of uint8 in the cache folder, which is
-mapped and not loaded, so that a set may be larger than memory.  Two keys lead there: what the
-files look like from outside (names, sizes, times), for whoever has the path; and the digest of
-their content, for whoever has a run's config alone, such as the worker of a study.
+Data are read once.  Their images are decoded into one file of uint8 in the cache folder, a table's
+features written into one of float32, which is mapped and not loaded, so that a set may be larger
+than memory.  Two keys lead there: what a path's files look like from outside (names, sizes, times),
+or the content of what is in memory, for whoever has these; and the digest of their content, for
+whoever has a run's config alone, such as the worker of a study.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,15 +33,19 @@ from apl.data.images import (
     GREY,
     IMAGES,
     Broken,
+    Misfit,
+    Plan,
     Progress,
     decode,
     plan_of,
     to_pixels,
+    wider,
     write_whole,
 )
 from apl.data.listing import (
     Listing,
     Pixels,
+    Sample,
     Say,
     arrange,
     as_pixels,
@@ -48,12 +55,13 @@ from apl.data.listing import (
     check_labels,
     list_path,
 )
-from apl.errors import BadInput
+from apl.data.tables import row_digests, to_columns, to_features
+from apl.errors import BadInput, require
 from apl.machine import cache_folder
 from apl.noise import IntArray, Labels
 from apl.presets import DATASETS
 
-FORMAT = 1  # of what lies in the cache, and of how it is decoded; another one is decoded anew
+FORMAT = 2  # of what lies in the cache, and of how it is decoded; another one is decoded anew
 BLOCK = 1024  # rows at a time where all are read
 
 ABOUT, LABELS, NAMES = "about.json", "labels.npz", "names.json"
@@ -73,7 +81,9 @@ def read_path(
 
     path: a folder of classes, ROOT/CLASS/x.png or ROOT/SPLIT/CLASS/x.png; a list of files (.csv,
     .tsv, .jsonl, .parquet) with the columns file_name, label and, where it has them, split and
-    clean_label; or an .npz with images and labels.  image_size: pixels a side; 0 for the images'
+    clean_label; such a list without file_name, which is a table of numbers and words
+    (`apl.data.tables`); or arrays of images or a table, an .npz, or .npy files beside each other,
+    called images and labels, x_train and y_train and so on.  image_size: pixels a side; 0 for the images'
     own where all are square, of one size and of at most 64 pixels, else 64.  label_column: the
     column of a list with the labels.  max_broken: the share of the files that may be left out
     because they can't be read; a single one always may.
@@ -82,16 +92,19 @@ def read_path(
     state that a path was in, since a run may still be asked about it.
     Raises BadInput for what can't be learned from.
     """
-    import filelock
-
     path = Path(path).expanduser()
     if image_size < 0 or image_size > 1024:
         raise BadInput(f"image_size is {image_size}; accepted: 1 to 1024, or 0 for the data's own")
     listing = list_path(path, label_column)
     listing.broken.sort()
-    if listing.pixels is None:
-        # By name, so that neither the disk's order nor the list's decides what is held out.
-        listing.samples.sort()
+    if listing.columns is not None:
+        only = f"0 or 1 for {path}, a table"
+        require(image_size in (0, 1), "image_size", image_size, only)
+        image_size = 1
+    elif listing.pixels is None:
+        # By name, so that neither the disk's order nor the list's decides what is held out; by that
+        # of the file first, so that files which are numbered throughout come as they are.
+        listing.samples.sort(key=lambda sample: (sample.name.rpartition("/")[2], sample))
     elif image_size not in (0, listing.pixels.shape[1]):
         raise BadInput(
             f"image_size is {image_size}, but {path} holds arrays of height "
@@ -99,8 +112,25 @@ def read_path(
         )
     name = own_name(path)
     asked = [FORMAT, name, os.path.abspath(path), image_size, label_column, listing.notes]
-    key = hashlib.sha256(json.dumps([asked, listing.broken, listing.samples]).encode())
-    folder = cache_folder() / "decoded" / key.hexdigest()[:32]
+    key = json.dumps([asked, listing.broken, listing.samples])
+    return _cached(key, listing, name, str(path), image_size, max_broken, say, progress)
+
+
+def _cached(
+    key: str,
+    listing: Listing,
+    name: str,
+    source: str,
+    image_size: int,
+    max_broken: float,
+    say: Say,
+    progress: Progress,
+) -> Dataset:
+    """What is listed, from the folder of the cache that the key leads to, built there if it is
+    not; `source` is what errors call it."""
+    import filelock
+
+    folder = cache_folder() / "decoded" / hashlib.sha256(key.encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder.with_suffix(".lock"))
     try:
@@ -111,7 +141,7 @@ def read_path(
     try:
         about = _about(folder)
         if about is None:
-            _build(folder, listing, name, path, image_size, progress)
+            _build(folder, listing, name, source, image_size, progress)
             about = json.loads((folder / ABOUT).read_text())
     finally:
         lock.release()
@@ -122,14 +152,14 @@ def read_path(
         left = f"{about['broken_line']}; all of them in {folder / BROKEN}"
         if about["broken"] > max(1, max_broken * listed):
             raise BadInput(
-                f"{about['broken']:,} of {listed:,} in {path} can't be used, more than max_broken "
-                f"{max_broken:g}: {left}"
+                f"{about['broken']:,} of {listed:,} in {source} can't be used, more than "
+                f"max_broken {max_broken:g}: {left}"
             )
         say(left)
     if about["copies"]:
         say(
-            f"{about['copies']:,} images have a copy with another label, so wrong labels are among "
-            f"them: {folder / COPIES}"
+            f"{about['copies']:,} samples have a copy with another label, so wrong labels are "
+            f"among them: {folder / COPIES}"
         )
     return _open(folder, about)
 
@@ -144,7 +174,7 @@ def own_name(path: Path) -> str:
 
 
 def _build(
-    folder: Path, listing: Listing, name: str, path: Path, image_size: int, progress: Progress
+    folder: Path, listing: Listing, name: str, source: str, image_size: int, progress: Progress
 ) -> None:
     """Decode what is listed and write down what it is; ABOUT is the last file, and says that all
     others are whole."""
@@ -154,22 +184,35 @@ def _build(
         [sample.given for sample in samples],
         [sample.true for sample in samples],
         [sample.split for sample in samples],
-        str(path),
+        source,
         notes.append,
     )
     samples = [samples[i] for i in order.chosen]
     problems: dict[int, str] = {}
-    if listing.pixels is None:
-        plan, problems = decode(folder, [sample.path for sample in samples], image_size, progress)
-        shape = plan.shape
-        how = "as they are" if plan.exact else "the shorter side resized, the middle cut out"
-        notes.append(f"{name}: {shape[0]} x {shape[1]} x {shape[2]} pixels, {how}")
-    else:
+    shape: tuple[int, ...]
+    if listing.columns is not None:
+        features = to_features(
+            *(listing.columns, order.chosen, order.train, name, notes.append),
+            decimal=listing.decimal,
+            class_names=order.class_names,
+        )
+        shape = (len(features),)
+        with open(folder / IMAGES, "wb") as rows:
+            for start in range(0, len(samples), BLOCK):
+                block = [feature[start : start + BLOCK] for feature in features]
+                rows.write(np.stack(block, 1).data)
+        row_digests(listing.columns)[order.chosen].tofile(folder / DIGESTS)
+    elif listing.pixels is not None:
         shape = listing.pixels.shape[1:]
         with open(folder / IMAGES, "wb") as images, open(folder / DIGESTS, "wb") as sums:
             for i in order.chosen:
                 images.write(listing.pixels[i].data)
                 sums.write(hashlib.sha256(listing.pixels[i].data).digest())
+    else:
+        plan, problems = decode(folder, [sample.path for sample in samples], image_size, progress)
+        shape = plan.shape
+        how = "as they are" if plan.exact else "the shorter side resized, the middle cut out"
+        notes.append(f"{name}: {shape[0]} x {shape[1]} x {shape[2]} pixels, {how}")
     good = np.ones(len(samples), bool)
     good[list(problems)] = False
     train = int(good[: order.train].sum())
@@ -177,14 +220,14 @@ def _build(
         _drop(folder, good, shape)
     broken = [*listing.broken, *((samples[i].name, problems[i]) for i in sorted(problems))]
     samples = [sample for sample, kept in zip(samples, good, strict=True) if kept]
-    _table(folder / BROKEN, ("file_name", "problem"), broken)
+    _write_csv(folder / BROKEN, ("file_name", "problem"), broken)
     if train in (0, len(samples)):
-        raise BadInput(f"no image of {path} can be read; {broken_line(broken)}")
+        raise BadInput(f"no image of {source} can be read; {broken_line(broken)}")
     given, true = order.given[good], order.true[good]
     digests = np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32)
     copies = _copies(digests, given)
-    rows = ((samples[i].name, order.class_names[given[i]], group) for group, i in copies)
-    _table(folder / COPIES, ("file_name", "label", "copies_of_one_image"), rows)
+    copied = ((samples[i].name, order.class_names[given[i]], group) for group, i in copies)
+    _write_csv(folder / COPIES, ("file_name", "label", "copies_of_one_sample"), copied)
     arrays = io.BytesIO()
     np.savez(arrays, given=given, true=true)
     write_whole(folder / LABELS, arrays.getvalue())
@@ -192,7 +235,7 @@ def _build(
     mean, std = moments(_map(folder / IMAGES, len(samples), shape)[:train])
     about = {
         "name": name,
-        "root": os.path.abspath(listing.root),
+        "root": os.path.abspath(listing.root) if samples[0].path else "",
         "digest": digest_of(order.class_names, train, given, true, digests),
         "shape": shape,
         "image_size": image_size,
@@ -233,7 +276,7 @@ def _copies(digests: Pixels, given: IntArray) -> list[tuple[int, int]]:
     return [(number, int(i)) for number, same in enumerate(conflicts, 1) for i in same]
 
 
-def _table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
@@ -249,8 +292,11 @@ def digest_of(
     return digest.hexdigest()
 
 
-def moments(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of pixels [N, H, W, C] in [0, 1], a channel; a std of 0 is given as 1."""
+def moments(images: npt.NDArray[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std of pixels [N, H, W, C] in [0, 1], a channel, to four digits as those of the
+    built-in sets are; a std of 0 is given as 1.  Of a table none."""
+    if images.ndim == 2:
+        return (), ()
     counts = np.zeros((images.shape[3], 256), np.int64)
     for start in range(0, len(images), BLOCK):
         block = images[start : start + BLOCK]
@@ -258,14 +304,16 @@ def moments(images: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
             counts[channel] += np.bincount(block[..., channel].reshape(-1), minlength=256)
     values = np.arange(256) / 255
     mean = counts @ values / counts.sum(1)
-    std = np.sqrt((counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1))
+    std = np.sqrt((counts * (values - mean[:, None]) ** 2).sum(1) / counts.sum(1)).round(4)
     std[std == 0] = 1.0
-    return tuple(map(float, mean)), tuple(map(float, std))
+    return tuple(map(float, mean.round(4))), tuple(map(float, std))
 
 
-def _map(path: Path, count: int, shape: Sequence[int]) -> Pixels:
+def _map(path: Path, count: int, shape: Sequence[int]) -> npt.NDArray[Any]:
+    """The file of images [N, H, W, C], or of a table's features [N, F]."""
     # 'c', copy on write: torch warns of memory that it may not write to.
-    mapped: Pixels = np.memmap(path, np.uint8, "c", shape=(count, *shape))
+    kind = np.float32 if len(shape) == 1 else np.uint8
+    mapped: npt.NDArray[Any] = np.memmap(path, kind, "c", shape=(count, *shape))
     return mapped
 
 
@@ -273,10 +321,11 @@ def _about(folder: Path) -> dict[str, Any] | None:
     """What a folder of the cache holds, None where it holds no whole data set."""
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
-        height, width, channels = about["shape"]
+        shape = about["shape"]
         size = (folder / IMAGES).stat().st_size
         files = [(folder / name).is_file() for name in (LABELS, NAMES)]
-        whole = size == about["images"] * height * width * channels and all(files)
+        item = 4 if len(shape) == 1 else 1  # bytes
+        whole = size == about["images"] * math.prod(shape) * item and all(files)
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return about if whole else None
@@ -303,76 +352,124 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
 
 
 def find_decoded(digest: str, image_size: int) -> Dataset | None:
-    """The data set of this digest and size, if it has been decoded on this machine."""
+    """The data set of this digest and size (1 of a table), if it has been decoded on this machine."""
     for folder in sorted((cache_folder() / "decoded").glob("*/")):
         about = _about(folder)
-        if about and (about["digest"], about["shape"][0]) == (digest, image_size):
-            return _open(folder, about)
+        if about and about["digest"] == digest:
+            size = 1 if len(about["shape"]) == 1 else about["shape"][0]
+            if size == image_size:
+                return _open(folder, about)
     return None
 
 
 # ------------------------------------------------------------------------------------- in memory
 
 
-def from_arrays(name: str, images: Any, labels: Any, say: Say = print) -> Dataset:
-    """A data set of arrays: images [N, H, W] or [N, H, W, C], labels [N], numbers or words."""
-    pixels, given = as_pixels(images, name), as_texts(labels)
-    if len(pixels) != len(given):
-        raise BadInput(f"{name} has {len(pixels)} images but {len(given)} labels")
-    return _in_memory(name, pixels, given, say)
+def from_arrays(name: str, inputs: Any, labels: Any, say: Say = print) -> Dataset:
+    """A data set of arrays: images [N, H, W] or [N, H, W, C], or a table [N, F], an array or a
+    pandas DataFrame; labels [N], numbers or words."""
+    given = as_texts(labels)
+    found = Listing(Path())
+    if not hasattr(inputs, "columns"):
+        inputs = np.asarray(inputs)
+    if inputs.ndim == 2:
+        found.columns = to_columns(inputs)
+    else:
+        inputs = found.pixels = as_pixels(inputs, name)
+    if len(inputs) != len(given):
+        raise BadInput(f"{name} has {len(inputs)} images but {len(given)} labels")
+    return _in_memory(name, found, given, say)
 
 
-def from_torch(name: str, dataset: Any, image_size: int = 0, say: Say = print) -> Dataset:
-    """A data set of a torch Dataset, whose items are (image, label): an image of Pillow's, an
-    array [H, W, C], or a tensor [C, H, W], of 0 to 255 in uint8 or of 0 to 1.  Its images are held
-    in memory; where its labels are words, or it has `classes`, these name the classes."""
+def from_torch(
+    name: str,
+    dataset: Any,
+    image_size: int = 0,
+    say: Say = print,
+    progress: Progress = lambda done, total: None,
+) -> Dataset:
+    """A data set of a torch Dataset, whose items are (input, label): an image of Pillow's, an
+    array [H, W, C], or a tensor [C, H, W], of 0 to 255 in uint8 or of 0 to 1; or the numbers [F] of
+    a table's row.  Where it has `classes`, these name the classes.
+
+    Its items are read one by one into a file in the cache folder.
+    """
     from PIL import Image
 
-    items = [dataset[i] for i in range(len(dataset))]
-    if not items:
+    count = len(dataset)
+    if not count:
         raise BadInput(f"{name} is empty")
-    pictures = [item[0] for item in items]
     classes = getattr(dataset, "classes", None)
-    given = [
-        str(classes[int(item[1])]) if classes is not None else as_text(_scalar(item[1]))
-        for item in items
-    ]
-    if all(isinstance(picture, Image.Image) for picture in pictures):
-        grey = all(picture.mode in GREY for picture in pictures)
-        plan = plan_of({picture.size for picture in pictures}, grey, image_size)
-        try:
-            pixels = np.stack([to_pixels(picture, plan) for picture in pictures])
-        except Broken as error:
-            raise BadInput(f"{name} has an image with {error}") from None
-        return _in_memory(name, pixels, given, say)
-    arrays = [np.asarray(picture) for picture in pictures]
-    if len({array.shape for array in arrays}) > 1:
-        raise BadInput(f"the images of {name} differ in shape: resize them to one")
-    stacked = np.stack(arrays)
-    if not isinstance(pictures[0], np.ndarray) and stacked.ndim == 4:
-        stacked = stacked.transpose(0, 2, 3, 1)  # torch's tensors have their channels first
-    return _in_memory(name, as_pixels(stacked, name), given, say)
+    cache = cache_folder() / "decoded"
+    cache.mkdir(parents=True, exist_ok=True)
+    plan: Plan | None = None
+    while True:
+        given, shape, kind = [], (), np.dtype(np.uint8)
+        # On most systems it has no name: nothing is left of it where this process is killed.
+        with tempfile.TemporaryFile(dir=cache) as file:
+            try:
+                for i in range(count):
+                    picture, label = _pair(dataset[i], name)
+                    if isinstance(picture, Image.Image):
+                        grey = picture.mode in GREY
+                        plan = plan or plan_of({picture.size}, grey, image_size)
+                        row = to_pixels(picture, plan)
+                    else:
+                        row = _to_row(picture, name)
+                    if shape and row.shape != shape:
+                        raise BadInput(
+                            f"the items of {name} differ in shape ({list(shape)} and "
+                            f"{list(row.shape)}): resize them to one"
+                        )
+                    shape, kind = row.shape, row.dtype
+                    file.write(row.tobytes())
+                    given.append(as_text(label) if classes is None else str(classes[int(label)]))
+                    progress(i + 1, count)
+            except Misfit as misfit:  # what the first images had in common, this one has not
+                assert plan is not None
+                plan = wider(plan, str(misfit), image_size)
+                continue
+            except Broken as error:
+                raise BadInput(f"{name} has an image with {error}") from None
+            file.flush()
+            rows: npt.NDArray[Any] = np.memmap(file, kind, "r", shape=(count, *shape))
+            found = Listing(Path())
+            if rows.ndim == 2:
+                found.columns = to_columns(rows)
+            else:
+                found.pixels = rows
+            return _in_memory(name, found, given, say)
 
 
-def _scalar(label: Any) -> Any:
-    return label.item() if hasattr(label, "item") else label
-
-
-def _in_memory(name: str, pixels: Pixels, given: Sequence[str], say: Say) -> Dataset:
-    check_labels(given, name)
-    nothing = [""] * len(given)
-    order = arrange(given, nothing, nothing, name, say)
-    pixels = pixels[order.chosen]
-    names = tuple(str(i) for i in order.chosen)
-    train, test = (
-        Split(
-            torch.from_numpy(pixels[part]), Labels(order.given[part], order.true[part]), names[part]
+def _pair(item: Any, name: str) -> tuple[Any, Any]:
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise BadInput(
+            f"the items of {name} are of type {type(item).__name__}; accepted: (input, label)"
         )
-        for part in (slice(None, order.train), slice(order.train, None))
-    )
-    digests = np.stack(
-        [np.frombuffer(hashlib.sha256(row.data).digest(), np.uint8) for row in pixels]
-    )
-    digest = digest_of(order.class_names, order.train, order.given, order.true, digests)
-    mean, std = moments(pixels[: order.train])
-    return Dataset(name, order.class_names, train, test, mean, std, digest=digest)
+    picture, label = item
+    return picture, label.item() if hasattr(label, "item") else label
+
+
+def _to_row(picture: Any, name: str) -> npt.NDArray[Any]:
+    """An item's pixels uint8 [H, W, C], or numbers float64 [F], of an array or a tensor."""
+    array = np.asarray(picture)
+    if array.ndim == 1:
+        return array.astype(np.float64)
+    if not isinstance(picture, np.ndarray) and array.ndim == 3:
+        array = array.transpose(1, 2, 0)  # torch's tensors have their channels first
+    pixels: Pixels = as_pixels(array[None], name)[0]
+    return pixels
+
+
+def _in_memory(name: str, found: Listing, given: Sequence[str], say: Say) -> Dataset:
+    """What is in memory, by way of the cache folder, where the workers of a study find it."""
+    check_labels(given, name)
+    found.samples = [Sample(str(i), "", label, "", "", (0, 0)) for i, label in enumerate(given)]
+    shape: Sequence[Any]
+    if found.columns is not None:
+        content, shape = row_digests(found.columns).tobytes(), list(found.columns)
+    else:
+        assert found.pixels is not None
+        content, shape = found.pixels.data, found.pixels.shape
+    asked = [FORMAT, name, list(given), shape, hashlib.sha256(content).hexdigest()]
+    return _cached(json.dumps(asked), found, name, name, 0, 0.0, say, lambda done, total: None)

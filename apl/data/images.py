@@ -46,7 +46,7 @@ class Broken(Exception):
     """An image that can't be read, and why."""
 
 
-class _Misfit(Exception):
+class Misfit(Exception):
     """An image that is not what the plan takes all for: the name of that field."""
 
 
@@ -88,7 +88,7 @@ def read_image(path: str, plan: Plan) -> tuple[Pixels, bytes]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 return to_pixels(image, plan), hashlib.sha256(content).digest()
-    except (Broken, _Misfit):
+    except (Broken, Misfit):
         raise
     except UnidentifiedImageError:
         raise Broken(f"no image ({', '.join(FORMATS)})") from None
@@ -106,7 +106,7 @@ def to_pixels(image: Image.Image, plan: Plan) -> Pixels:
     side = plan.side
     if plan.grey and image.mode not in GREY:
         image.load()  # what can't be read has no say
-        raise _Misfit("grey")
+        raise Misfit("grey")
     if not plan.exact and image.format == "JPEG":
         # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the wanted size loses nothing that shows.
         image.draft(None, (2 * side, 2 * side))
@@ -124,7 +124,7 @@ def to_pixels(image: Image.Image, plan: Plan) -> Pixels:
     if (width, height) != (side, side):
         if plan.exact:
             image.load()
-            raise _Misfit("exact")
+            raise Misfit("exact")
         crop = min(width, height)
         left, top = (width - crop) / 2, (height - crop) / 2
         box = (left, top, left + crop, top + crop)
@@ -171,6 +171,12 @@ def plan_of(sizes: set[tuple[int, int]], grey: bool, image_size: int) -> Plan:
     return Plan(width if exact else image_size or SIDE, grey, exact)
 
 
+def wider(plan: Plan, misfit: str, image_size: int) -> Plan:
+    """The plan that an image fits too which did not fit this one, by the name of that field."""
+    side = plan.side if misfit == "grey" else image_size or SIDE
+    return dataclasses.replace(plan, side=side, **{misfit: False})
+
+
 # ------------------------------------------------------------------------------- decoding them all
 
 BLOCK = 128  # images that a process decodes before it says so,
@@ -195,7 +201,7 @@ def decode_block(task: Mapping[str, Any]) -> dict[str, Any]:
             digests[i] = np.frombuffer(digest, np.uint8)
         except Broken as error:
             problems[start + i] = str(error)
-        except _Misfit as error:
+        except Misfit as error:
             return {"misfit": str(error)}
     folder = Path(task["folder"])
     for name, rows in ((IMAGES, pixels), (DIGESTS, digests)):
@@ -304,9 +310,7 @@ def decode(
         if not misfit:
             _keep(folder, state)
             return plan, problems
-        side = plan.side if misfit == "grey" else image_size or SIDE
-        wider = dataclasses.replace(plan, side=side, **{misfit: False})
-        state = _begin(folder, len(paths), wider)
+        state = _begin(folder, len(paths), wider(plan, misfit, image_size))
 
 
 State = tuple[Plan, dict[int, str], npt.NDArray[np.bool_]]  # what is broken, what is decoded

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,8 @@ class Listing:
     """What a path holds, before anything is decoded.
 
     root: what the names are relative to; broken: what is left out, by name, and why; notes: lines
-    to tell; pixels: the images themselves where a file of arrays holds them, in the samples' order.
+    to tell; pixels: the images themselves where arrays hold them, in the samples' order; columns:
+    so the cells of a table, by column, with `decimal` where a number's fraction begins.
     """
 
     root: Path
@@ -64,6 +66,8 @@ class Listing:
     broken: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     pixels: Pixels | None = None
+    columns: dict[str, Sequence[Any]] | None = None
+    decimal: str = "."
 
 
 def list_path(path: Path, label_column: str) -> Listing:
@@ -72,14 +76,16 @@ def list_path(path: Path, label_column: str) -> Listing:
         for name in (f"metadata{suffix}" for suffix in LISTS):
             if (path / name).is_file():  # as Hugging Face's imagefolder names it
                 return _list_file(path / name, label_column)
+        if any(_is_array_name(file.stem) for file in path.glob("*.npy")):
+            return _list_arrays(path)
         return _list_folder(path)
-    if path.suffix.lower() == ".npz":
+    if path.suffix.lower() in (".npz", ".npy"):
         return _list_arrays(path)
     if path.suffix.lower() in LISTS:
         return _list_file(path, label_column)
     raise BadInput(
-        f"{path} is no data set; accepted: a folder of classes, a list of files "
-        f"({', '.join(LISTS)}) or arrays (.npz)"
+        f"{path} is no data set; accepted: a folder of classes, a list of files or a table "
+        f"({', '.join(LISTS)}), or arrays (.npz, .npy)"
     )
 
 
@@ -184,53 +190,106 @@ def _relative(path: str, root: Path) -> str:
 
 
 def _list_file(path: Path, label_column: str) -> Listing:
-    """A list of files with their labels; the files are named relative to the list's folder."""
+    """A list of files with their labels, the files named relative to the list's folder; or, without
+    a column of files, a table: a sample a row."""
     kind = path.suffix.lower()
     rows = {".jsonl": _json_rows, ".parquet": _parquet_rows}.get(kind, _csv_rows)(path)
     found = Listing(path.parent)
     columns: Sequence[str] = ()
     file_column = ""
-    for number, row in rows:
+    cells: dict[str, list[Any]] = {}
+    info = path.stat()
+    for place, (number, row) in enumerate(rows):
         if isinstance(row, str):
             found.broken.append((f"row {number}", row))
             continue
-        if not file_column:
+        if not columns:
             columns = list(row)
             file_column = next((name for name in FILE_COLUMNS if name in columns), "")
-            for wanted, there in (
-                (f"the files ({', '.join(FILE_COLUMNS)})", bool(file_column)),
-                (f"the labels ({label_column!r}; --label-column)", label_column in columns),
-            ):
-                if not there:
-                    has = ", ".join(map(repr, columns))
-                    raise BadInput(f"{path} has no column of {wanted}; its columns: {has}")
-        name = str(row.get(file_column) or "")
+            if label_column not in columns:
+                raise BadInput(_no_labels(path, label_column, columns))
+        name = str(row.get(file_column) or "") if file_column else str(place)
         given = as_text(row.get(label_column))
         split = as_text(row.get("split")).lower() if "split" in columns else ""
         problem = ""
-        stat = (0, 0)
+        stat = (info.st_size, info.st_mtime_ns)
         if not name:
-            name, problem = f"row {number}", "no file is named"
+            problem = "no file is named"
         elif not given:
             problem = "no label"
         elif "split" in columns and split not in SPLITS:
             problem = f"split is {split!r}; accepted: {', '.join(SPLITS)}"
-        else:
+        elif file_column:
             try:
-                info = os.stat(path.parent / name)
-                stat = (info.st_size, info.st_mtime_ns)
+                at = os.stat(path.parent / name)
+                stat = (at.st_size, at.st_mtime_ns)
             except (OSError, ValueError) as error:  # ValueError: a null byte in the name
                 problem = why_not(error)
         if problem:
-            found.broken.append((name, problem))
+            found.broken.append((name if name and file_column else f"row {number}", problem))
             continue
         true = as_text(row.get("clean_label"))
-        at = os.path.join(path.parent, name)
-        found.samples.append(Sample(name, at, given, true, SPLITS.get(split, ""), stat))
+        file = os.path.join(path.parent, name) if file_column else ""
+        if not file_column:
+            for column in row:
+                if column not in cells:  # a JSON object may have more than those before it
+                    cells[column] = [None] * len(found.samples)
+            for column, values in cells.items():
+                values.append(row.get(column))
+        found.samples.append(Sample(name, file, given, true, SPLITS.get(split, ""), stat))
     if not found.samples:
-        raise BadInput(f"{path} lists no image that is there; {broken_line(found.broken)}")
+        what = "image that is there" if file_column else "sample"
+        raise BadInput(f"{path} lists no {what}; {broken_line(found.broken)}")
     check_labels([sample.given for sample in found.samples], f"{path} ({label_column})")
+    if not file_column:
+        found.decimal = (
+            "," if kind not in (".jsonl", ".parquet") and _delimiter(path) == ";" else "."
+        )
+        _make_table(path, found, cells, label_column)
     return found
+
+
+def _no_labels(path: Path, label_column: str, columns: Sequence[str]) -> str:
+    has = some_of([repr(name) for name in columns], 20)
+    hint = ""
+    if sum(_number(name) is not None for name in columns) > len(columns) / 2:
+        hint = "; the first line must name the columns, and here it looks like numbers"
+    return (
+        f"{path} has no column of the labels ({label_column!r}; --label-column); its columns: "
+        f"{has}{hint}"
+    )
+
+
+ID_COLUMNS = ("id", "", "index", "unnamed: 0")  # the last three are those of pandas' row numbers
+
+
+def _make_table(path: Path, found: Listing, cells: dict[str, list[Any]], label_column: str) -> None:
+    """What a table's columns are for: names, labels, or to learn from."""
+    ids = next((name for name in cells if name.strip().lower() in ID_COLUMNS), None)
+    if ids is not None:
+        names = [as_text(cell) for cell in cells.pop(ids)]
+        if "" not in names and len(set(names)) == len(names):
+            named = zip(found.samples, names, strict=True)
+            found.samples = [sample._replace(name=name) for sample, name in named]
+        else:
+            found.notes.append(
+                f"column {ids!r} names no sample: it has the same value twice, or none"
+            )
+    for name in (label_column, "clean_label", "split"):
+        cells.pop(name, None)
+    for name, column in cells.items():
+        first = next(filter(None, map(as_text, column[:100])), "")
+        if os.path.splitext(first)[1].lower() in SUFFIXES:
+            raise BadInput(
+                f"{path} has no column of the files ({', '.join(FILE_COLUMNS)}), but {name!r} has "
+                f"{first!r}: call it file_name"
+            )
+    labels = [
+        name for name in cells if {"label", "labels"} & set(re.split(r"[\W_]+", name.lower()))
+    ]
+    if labels:
+        found.notes.append(f"columns left out, called labels: {some_of(labels)}")
+    found.columns = {name: column for name, column in cells.items() if name not in labels}
 
 
 Rows = Iterator[tuple[int, "dict[str, Any] | str"]]  # number and row, or what is wrong with it
@@ -241,11 +300,11 @@ def _csv_rows(path: Path) -> Rows:
         text = path.read_text(encoding="utf-8-sig")  # Excel begins its files with a mark
     except UnicodeDecodeError as error:
         raise BadInput(f"{path} is not UTF-8 ({one_line(error)})") from None
-    head = text.split("\n", 1)[0]
-    comma = max(",;\t", key=head.count)  # the first of them where none is there
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=comma, skipinitialspace=True)
+    lines = csv.reader(
+        io.StringIO(text, newline=""), delimiter=_delimiter(path), skipinitialspace=True
+    )
     try:
-        names = [name.strip() for name in next(lines, [])]
+        names = _different([name.strip() for name in next(lines, [])])
         for number, cells in enumerate(lines, 2):
             if not any(cells):
                 continue
@@ -254,6 +313,23 @@ def _csv_rows(path: Path) -> Rows:
             yield number, dict(zip(names, cells, strict=True)) if fits else wrong
     except csv.Error as error:
         raise BadInput(f"{path} is no CSV: {one_line(error)}") from None
+
+
+def _delimiter(path: Path) -> str:
+    """What stands between the cells of a .csv or .tsv."""
+    with path.open(encoding="utf-8-sig") as file:
+        head = file.readline()
+    return max(",;\t|", key=head.count)  # the first of them where none is there
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    """The names of columns, the second `x` as `x (2)`."""
+    counts: Counter[str] = Counter()
+    different = []
+    for name in names:
+        counts[name] += 1
+        different.append(f"{name} ({counts[name]})" if counts[name] > 1 else name)
+    return different
 
 
 def _json_rows(path: Path) -> Rows:
@@ -296,49 +372,87 @@ _LABELS = ("y", "label", "labels", "target", "targets")
 _WORDS = {*_IMAGES, *_LABELS, *SPLITS, "clean"}
 
 
+def _is_array_name(name: str) -> bool:
+    return _WORDS.issuperset(name.lower().split("_"))
+
+
 def _list_arrays(path: Path) -> Listing:
-    """An .npz with images and labels by name: x and y, or the words above, with a split before or
-    behind (x_train, train_images), and `clean` in the name of true labels (y_train_clean)."""
+    """An .npz, or .npy files beside each other, with images and labels by name: x and y, or the
+    words above, with a split before or behind (x_train, train_images), and `clean` in the name of
+    true labels (y_train_clean).  Arrays [N, F] are a table."""
     parts: dict[str, dict[str, Any]] = {}
     named = "x and y, or x_train, y_train, x_test, y_test, or train_images, train_labels and so on"
-    stat = path.stat()
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for key in file.files:
-                words = key.lower().split("_")
-                if not _WORDS.issuperset(words):  # label_names, say
-                    continue
-                split = next((SPLITS[word] for word in words if word in SPLITS), "")
-                kind = "images" if any(word in _IMAGES for word in words) else ""
-                kind = "given" if any(word in _LABELS for word in words) else kind
-                if kind:
-                    kind = "true" if kind == "given" and "clean" in words else kind
-                    parts.setdefault(split, {})[kind] = file[key]
-    except Exception as error:  # a damaged zip raises nearly anything
-        raise BadInput(f"{path} holds no arrays of numbers ({one_line(error)})") from None
-    found, pixels = Listing(path.parent), []
-    for split, arrays in parts.items():
-        if not {"images", "given"} <= set(arrays):
+    arrays, (size, time) = _read_arrays(path)
+    for key, array in arrays.items():
+        words = key.lower().split("_")
+        split = next((SPLITS[word] for word in words if word in SPLITS), "")
+        kind = "images" if any(word in _IMAGES for word in words) else ""
+        kind = "given" if any(word in _LABELS for word in words) else kind
+        if kind:
+            kind = "true" if kind == "given" and "clean" in words else kind
+            parts.setdefault(split, {})[kind] = array
+    found = Listing(path if path.is_dir() else path.parent)
+    inputs: list[npt.NDArray[Any]] = []
+    for split, part in parts.items():
+        if not {"images", "given"} <= set(part):
             raise BadInput(
                 f"{path} lacks images or labels{f' of {split}' if split else ''}: {named}"
             )
-        images = as_pixels(arrays["images"], str(path))
-        given, true = (as_texts(arrays.get(name)) for name in ("given", "true"))
+        images = part["images"]
+        inputs.append(images if images.ndim == 2 else as_pixels(images, str(path)))
+        given, true = (as_texts(part.get(name)) for name in ("given", "true"))
         true = true or [""] * len(given)
         if not len(images) == len(given) == len(true):
             raise BadInput(f"{path}: {len(images)} images but {len(given)} labels")
         for i, (a, b) in enumerate(zip(given, true, strict=True)):
             name = f"{split}:{i}" if split else str(i)
-            at = (stat.st_size, stat.st_mtime_ns)
-            found.samples.append(Sample(name, "", a, "" if b == str(UNKNOWN) else b, split, at))
-        pixels.append(images)
-    if not pixels:
+            b = "" if b == str(UNKNOWN) else b
+            found.samples.append(Sample(name, "", a, b, split, (size, time)))
+    if not inputs:
         raise BadInput(f"{path} has no arrays that are called images and labels: {named}")
-    if len({images.shape[1:] for images in pixels}) > 1:
+    if len({images.shape[1:] for images in inputs}) > 1:
         raise BadInput(f"{path}: the images of its splits differ in shape")
     check_labels([sample.given for sample in found.samples], str(path))
-    found.pixels = np.concatenate(pixels)
+    whole = inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
+    if whole.ndim == 2:
+        found.columns = {str(k): column for k, column in enumerate(whole.T)}
+    else:
+        found.pixels = whole
     return found
+
+
+def _read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], tuple[int, int]]:
+    """The arrays at a path by name, those of .npy files mapped, and the sizes and the last time of
+    its files.
+
+    An .npz; a folder with .npy files; or one of such files, which stands for all of its folder
+    where it is called as they are (x_train.npy), else for itself and its labels beside it
+    (photos.npy, photos_labels.npy).
+    """
+    if path.suffix.lower() == ".npz":
+        files = {"": path}
+    else:
+        top = path if path.is_dir() else path.parent
+        files = {file.stem: file for file in sorted(top.glob("*.npy")) if _is_array_name(file.stem)}
+        if path.is_file() and not _is_array_name(path.stem):
+            labels = [path.with_stem(f"{path.stem}_{word}") for word in _LABELS]
+            beside = next(filter(Path.is_file, labels), None)
+            if beside is None:
+                raise BadInput(f"{path} has no labels beside it; accepted: {path.stem}_labels.npy")
+            files = {"x": path, "y": beside}
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    try:
+        for name, file in files.items():
+            if name:
+                arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+            else:
+                with np.load(file, allow_pickle=False) as content:
+                    # Others, such as label_names, may be none that can be read.
+                    arrays = {key: content[key] for key in filter(_is_array_name, content.files)}
+    except Exception as error:  # a damaged file raises nearly anything
+        raise BadInput(f"{path} holds no arrays of numbers ({one_line(error)})") from None
+    stats = [file.stat() for file in files.values()]
+    return arrays, (sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats))
 
 
 def as_texts(labels: Any) -> list[str]:
@@ -430,7 +544,7 @@ def arrange(
     where = np.array([split or "train" for split in splits])
     tested = next((split for split in ("test", "validation") if (where == split).any()), "")
     if tested == "test" and (where == "validation").any():
-        say(f"not used: {(where == 'validation').sum():,} images for validation")
+        say(f"not used: {(where == 'validation').sum():,} samples for validation")
     if tested:
         train, test = (np.flatnonzero(where == split) for split in ("train", tested))
     else:
@@ -442,7 +556,7 @@ def arrange(
         )
     if not len(train) or not len(test):
         what = "training" if not len(train) else "test"
-        raise BadInput(f"{name} has {len(y):,} images, and none of them for {what}")
+        raise BadInput(f"{name} has {len(y):,} samples, and none of them for {what}")
     for one, other, there, lacking in (
         ("training", "test", train, test),
         ("test", "training", test, train),
@@ -450,7 +564,7 @@ def arrange(
         alone = sorted(set(y[there].tolist()) - set(y[lacking].tolist()))
         if alone:
             names = some_of([labels[k] for k in alone])
-            say(f"classes among the {one} images, but not among the {other} images: {names}")
+            say(f"classes among the {one} samples, but not among the {other} samples: {names}")
     chosen = np.concatenate([train, test])
     return Order(chosen, len(train), y[chosen], y_true[chosen], tuple(labels))
 

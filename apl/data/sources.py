@@ -38,12 +38,17 @@ def load_data(
     A built-in one is read from the data folder (`folder`, else $APL_DATA, else the user's cache),
     downloaded there if it is missing.  A path is read by `apl.data.files.read_path`, which says
     what the other arguments mean.  Arrays are (images, labels): images [N, H, W] or [N, H, W, C]
-    in uint8, or in fractions of 1; labels [N], numbers or words.  The items of a torch Dataset are
-    (image, label).  A share of each class of these is held out for the test.
+    in uint8, or in fractions of 1; or the rows [N, F] of a table, a pandas DataFrame too; labels
+    [N], numbers or words.  The items of a torch Dataset are (image, label), or (row [F], label).  A
+    share of each class of these is held out for the test.  A Dataset of ours is returned as it is.
 
+    Arrays and torch Datasets go to the cache folder too, where `data_of` finds them by the config
+    that `make_config` makes of them.
     say gets each line that is to be told, progress the images decoded and in all.
     Raises BadInput for what is missing and can't be had, is damaged, or can't be learned from.
     """
+    if isinstance(source, Dataset):
+        return source
     if isinstance(source, str | Path):
         if str(source) in DATASETS:
             return _built_in(str(source), folder, download)
@@ -60,7 +65,7 @@ def load_data(
     if isinstance(source, tuple) and len(source) == 2:
         return from_arrays("arrays", *source, say)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return from_torch(type(source).__name__.lower(), source, image_size, say)
+        return from_torch(type(source).__name__.lower(), source, image_size, say, progress)
     raise BadInput(
         f"the data is a {type(source).__name__}; accepted: {', '.join(DATASETS)}, a path, "
         "(images, labels), or a torch Dataset"
