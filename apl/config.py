@@ -287,6 +287,8 @@ def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
         # As for the preset's own data set, but all images, and a network of their size.
         usual = chosen.per_dataset.get(chosen.dataset, {})
         of_dataset = {**usual, "train_size": 0, **own_network(given.get("image_size", 0))}
+        # Their labels are noisy as they are: more is added only where it is asked for.
+        of_dataset["noise"] = "sym" if given.get("rate") else "none"
     else:
         of_dataset = chosen.per_dataset.get(dataset, {})
     settings = {
@@ -431,9 +433,8 @@ def make_grid(
     chosen = PRESETS[preset]
     losses = chosen.losses if losses is None else losses
     if noises is None:
-        # The maps of asymmetric noise are made for the classes of the built-in sets.
         own = not isinstance(overrides.get("dataset", ""), str)
-        noises = tuple(noise for noise in chosen.rates if not (own and noise == "asym"))
+        noises = (("sym",) if rates else ("none",)) if own else tuple(chosen.rates)
     seeds = chosen.seeds if seeds is None else seeds
     require(seeds >= 1, "seeds", seeds, "a whole number >= 1")
     for noise in noises:
