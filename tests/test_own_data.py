@@ -126,7 +126,7 @@ def test_validation_is_not_trained_on_and_what_is_no_split_is_told(tmp_path: Pat
     data, told = load(tmp_path / "my")
     assert {name.split("/")[0] for name in data.train.names} == {"train"}
     assert {name.split("/")[0] for name in data.test.names} == {"test"}
-    assert "not used: 6 images for validation" in told
+    assert "not used: 6 samples for validation" in told
     assert "not read, as they are no splits with classes: extra" in told
 
 
@@ -439,13 +439,13 @@ def test_too_little_to_learn_from(tmp_path: Path) -> None:
         load(folder_of(tmp_path / "one", ["cat"]))
     with pytest.raises(BadInput, match="1 class of labels, nothing to learn"):
         load(folder_of(tmp_path / "single", ["cat"], each=1))
-    with pytest.raises(BadInput, match="has 2 images, and none of them for test"):
+    with pytest.raises(BadInput, match="has 2 samples, and none of them for test"):
         load(folder_of(tmp_path / "pair", each=1))
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match="empty has no images in folders of classes; accepted"):
         load(tmp_path / "empty")
     folder_of(tmp_path / "untrained" / "test")
-    with pytest.raises(BadInput, match="has 20 images, and none of them for training"):
+    with pytest.raises(BadInput, match="has 20 samples, and none of them for training"):
         load(tmp_path / "untrained")
 
 
@@ -454,8 +454,8 @@ def test_a_class_in_one_split_only_is_told(tmp_path: Path) -> None:
     folder_of(tmp_path / "my" / "test", ["cat", "dog", "fox"], each=4)
     data, told = load(tmp_path / "my")
     assert data.class_names == ("cat", "dog", "emu", "fox")
-    assert "classes among the training images, but not among the test images: emu" in told
-    assert "classes among the test images, but not among the training images: fox" in told
+    assert "classes among the training samples, but not among the test samples: emu" in told
+    assert "classes among the test samples, but not among the training samples: fox" in told
 
 
 def test_classes_that_differ_in_case_are_told(tmp_path: Path) -> None:
@@ -621,10 +621,10 @@ def test_another_column_of_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("list.csv", "", "lists no image that is there; it is empty"),
-        ("list.csv", "a,b\n1,2\n", r"no column of the files \(file_name, filename"),
+        ("list.csv", "", "lists no sample; it is empty"),
+        ("list.csv", "a,b\n1,2\n", r"no column of the labels \('label'; --label-column\)"),
         ("list.csv", b"file_name,label\n\xff\xfe,a\n", "is not UTF-8"),
-        ("list.jsonl", "no json\n", "lists no image that is there; left out 1: row 1: no JSON"),
+        ("list.jsonl", "no json\n", "lists no sample; left out 1: row 1: no JSON"),
         ("list.csv", "file_name,label\nnone.png,a\n", "left out 1: none.png: no such file"),
         ("data.txt", "x", r"is no data set; accepted: a folder of classes, a list"),
         ("data.npz", "x", r"holds no arrays of numbers"),
@@ -694,7 +694,7 @@ def test_an_npz_without_one_and_with_true_labels(tmp_path: Path) -> None:
     [
         ({"x": np.zeros((4, 8, 8))}, "lacks images or labels: x and y, or"),
         ({"a": np.zeros(4)}, "no arrays that are called images and labels"),
-        ({"x": np.zeros((4, 8)), "y": np.zeros(4)}, r"are \[4, 8\]; accepted: \[N, H, W\]"),
+        ({"x": np.zeros(4), "y": np.zeros(4)}, r"are \[4\]; accepted: \[N, H, W\]"),
         ({"x": np.full((4, 8, 8), 7.0), "y": np.zeros(4)}, "from 7.0 to 7.0; accepted: whole"),
         ({"x": np.zeros((4, 8, 8)), "y": np.zeros(3)}, "4 images but 3 labels"),
         ({"x": np.array([{}]), "y": np.zeros(1)}, "holds no arrays of numbers"),
@@ -741,6 +741,119 @@ def test_arrays_and_torch_datasets_are_the_same_data(item: Callable[[int], Any])
     assert data.digest == expected.digest
     config = make_config(dataset=data, noise="none", epochs=1, network="mlp", width=4)
     assert train(config, machine=HERE, data=data).on == "given"
+
+
+class Lazy:
+    """A torch Dataset that counts its items as they are asked for and as they are let go."""
+
+    def __init__(self, item: Callable[[int], Any], count: int = 10) -> None:
+        self.item, self.count, self.asked = item, count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> Any:
+        self.asked += 1
+        return self.item(i), "ab"[i % 2]
+
+
+def test_what_is_in_memory_is_found_by_its_config(tmp_path: Path, cache: Path) -> None:
+    pixels = np.stack([noise_of(i) for i in range(20)])
+    data = load_data((pixels, ["cat", "dog"] * 10), say=lambda line: None)
+    config = make_config(dataset=data, noise="none", epochs=2, network="mlp", width=4)
+    found = data_of(config, HERE)
+    assert torch.equal(found.train.images, data.train.images)
+    assert found.train.names == data.train.names
+    train(config, tmp_path / "run", machine=HERE, say=lambda line: None)
+    # Another process, as a worker of a study is, has the run's folder alone.
+    script = "import sys, pathlib, apl.train as t; print(t.evaluate_run(pathlib.Path(sys.argv[1])))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True
+    )
+    assert "'cat', 'dog'" in done.stdout, done.stderr
+    # The same content is not written again, another one is.
+    (about,) = cache.glob("*/about.json")
+    before = about.stat().st_mtime_ns
+    again = load_data((pixels.copy(), ["cat", "dog"] * 10), say=lambda line: None)
+    assert again.digest == data.digest
+    assert [path.stat().st_mtime_ns for path in cache.glob("*/about.json")] == [before]
+    pixels[3] += 1
+    assert load_data((pixels, ["cat", "dog"] * 10), say=lambda line: None).digest != data.digest
+    assert len(list(cache.glob("*/about.json"))) == 2
+    assert load_data(data) is data
+
+
+def test_a_torch_dataset_is_read_item_by_item(cache: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    lazy = Lazy(lambda i: Image.fromarray(noise_of(i)))
+    data = load_data(lazy, say=lambda line: None, progress=lambda *at: seen.append(at))
+    assert lazy.asked == 10  # once each, as they are all alike
+    assert seen == [(i + 1, 10) for i in range(10)]
+    assert isinstance(data.train.images.numpy().base, np.memmap)
+    assert {path.name for path in cache.iterdir() if path.is_dir()} == {
+        path.parent.name for path in cache.glob("*/about.json")
+    }  # and nothing is left of the reading
+
+
+@pytest.mark.parametrize(
+    ("item", "shape"),
+    [
+        (lambda i: Image.fromarray(noise_of(i, 8 + i % 3)), (64, 64, 3)),
+        (lambda i: Image.fromarray(noise_of(i, channels=3 if i == 7 else 1)), (8, 8, 3)),
+        (lambda i: Image.fromarray(noise_of(i, 8 + i % 3, 1 + 2 * (i % 2))), (64, 64, 3)),
+        (lambda i: Image.fromarray(noise_of(i, 100, 1)), (64, 64, 1)),
+    ],
+    ids=["sizes", "colour at last", "both", "large"],
+)
+def test_images_of_a_torch_dataset_that_differ(
+    item: Callable[[int], Any], shape: tuple[int, ...]
+) -> None:
+    data = load_data(Lazy(item), say=lambda line: None)
+    assert data.train.images.shape[1:] == shape
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (lambda i: noise_of(i, 8 + i), r"differ in shape \(\[8, 8, 3\] and \[9, 9, 3\]\): resize"),
+        (lambda i: torch.full((3, 8, 8), -1.5), "pixels of lazy are float32 from -1.5 to -1.5"),
+        (lambda i: "a.png", r"images of lazy are \[1\]; accepted: \[N, H, W\]"),
+    ],
+)
+def test_items_that_are_none(item: Callable[[int], Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        load_data(Lazy(item), say=lambda line: None)
+    with pytest.raises(BadInput, match=r"items of list are of type int; accepted: \(input, label"):
+        load_data([1, 2, 3], say=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "asked"),
+    [
+        ("images", "labels", ""),
+        ("x_train", "y_train", ""),
+        ("x", "y", "x.npy"),
+        ("photos", "photos_labels", "photos.npy"),
+    ],
+)
+def test_npy_files_beside_each_other(tmp_path: Path, images: str, labels: str, asked: str) -> None:
+    pixels = np.stack([noise_of(i) for i in range(10)])
+    top = tmp_path / "my"
+    top.mkdir()
+    np.save(top / f"{images}.npy", pixels)
+    np.save(top / f"{labels}.npy", ["cat", "dog"] * 5)
+    np.save(top / "notes.npy", np.array([{}], object))  # not looked at
+    if images == "x_train":
+        np.save(top / "x_test.npy", pixels[:2])
+        np.save(top / "y_test.npy", ["cat", "dog"])
+    data, _ = load(top / asked)
+    for split in (data.train, data.test):
+        for name, image in zip(split.names, split.images, strict=True):
+            assert np.array_equal(image.numpy(), pixels[int(name.rpartition(":")[2])])
+    assert len(data.test) == 2
+    (top / f"{labels}.npy").unlink()
+    with pytest.raises(BadInput, match="lacks images or labels|has no labels beside it; accepted"):
+        load(top / asked)
 
 
 def test_what_is_no_data() -> None:
@@ -933,10 +1046,15 @@ def test_the_config_of_own_data_holds_no_path(tmp_path: Path) -> None:
     assert config.overrides == {"image_size": 8}
     (command,) = study_commands(make_grid("quick", ["ce"], dataset=data, epochs=20))
     assert command == (
-        "apl study --preset quick --losses ce --noise none,sym --dataset my --image-size 8"
+        "apl study --preset quick --losses ce --noise none --dataset my --image-size 8"
     )
     assert type(config).read(dataclasses.asdict(config)) == config
-    assert {cell.noise for cell in make_grid("quick", dataset=data)} == {"none", "sym"}
+    # Their labels are noisy as they are; a rate asks for more.
+    assert {cell.noise for cell in make_grid("quick", dataset=data)} == {"none"}
+    assert {cell.noise for cell in make_grid("quick", rates=[0.4], dataset=data)} == {"sym"}
+    assert (make_config(dataset=data).noise, make_config(dataset=data).rate) == ("none", 0.0)
+    added = make_config(dataset=data, rate=0.4)
+    assert (added.noise, added.rate) == ("sym", 0.4)
     assert make_config(dataset=data, noise="none").name == (
         "nce_rce_given_seed0_epochs=420,image_size=8"
     )

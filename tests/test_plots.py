@@ -22,7 +22,7 @@ from apl.report.pictures import draw_study, look, plot_study, plot_transition
 from apl.report.published import published_rows
 from apl.report.table import STYLES, Study, method_styles, results_table, studies
 from apl.runs import Finished
-from apl.scores import Result
+from apl.scores import VALIDATION, Result
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 TWELVE = "ce fl gce sce mae rce nce nfl nce_mae nce_rce nfl_mae nfl_rce".split()
@@ -128,6 +128,12 @@ def unknown(run: Finished) -> Finished:
     return altered(run._replace(history=history), **fields)
 
 
+def held_out(run: Finished, accuracies: list[float]) -> Finished:
+    """The same run with the accuracy of each epoch on held-out labels, nan where none was taken."""
+    rows = zip(run.history, accuracies, strict=True)
+    return run._replace(history=[{**row, VALIDATION: value} for row, value in rows])
+
+
 def one_study(runs: list[Finished]) -> Study:
     (study,) = studies(runs)
     return study
@@ -229,7 +235,10 @@ def test_missing_numbers_are_left_out() -> None:
 
 
 def test_every_loss_has_a_style_of_its_own() -> None:
-    assert set(STYLES) == set(LOSSES)
+    assert set(STYLES) <= set(LOSSES)
+    everything = method_styles([(loss, "") for loss in LOSSES]).values()
+    seen = {(str(s.dash), s.marker, s.hollow, s.color) for s in everything}
+    assert len(seen) == len(LOSSES)
     in_print = [(str(s.dash), s.marker, s.hollow) for s in STYLES.values()]
     assert len(set(in_print)) == len(STYLES)
     assert len({s.color for s in STYLES.values()}) == len(STYLES)
@@ -310,6 +319,75 @@ def test_a_study_of_unknown_truth_names_its_labels_and_draws_what_it_knows() -> 
     # With one run whose truth is known, both are named.
     mixed = one_study([*runs[1:], study(["ce"], GRID[:1], seeds=(0,), epochs=3)[0]])
     assert "clean test labels, or given ones where the truth is unknown" in results_table([mixed])
+
+
+def with_curve(run: Finished, test: list[float], held: list[float] | None = None) -> Finished:
+    """The same run, its test accuracy epoch by epoch as given, the last being its result."""
+    rows = zip(run.history, test, strict=True)
+    run = run._replace(history=[{**row, "test_accuracy": value} for row, value in rows])
+    run = altered(run, test_accuracy=test[-1])
+    return held_out(run, held) if held else run
+
+
+def test_last_best_and_chosen_epoch_stand_side_by_side() -> None:
+    nan = math.nan
+    given: dict[str, Any] = {"grid": GRID[2:3], "seeds": (0, 1), "epochs": 4, "select": "noisy"}
+    ce0, ce1, rce0, rce1 = study(["ce", "nce_rce"], **given)
+    runs = [
+        with_curve(ce0, [nan, 0.8, 0.7, 0.4], [nan, 0.5, 0.6, 0.3]),  # chosen: the third
+        with_curve(ce1, [nan, 0.6, 0.5, 0.4], [nan, 0.5, 0.5, 0.3]),  # the last of equal ones
+        with_curve(rce0, [nan, 0.5, 0.55, 0.6], [nan, 0.2, 0.3, 0.4]),
+        with_curve(rce1, [nan, 0.5, 0.55, 0.6], [nan, 0.2, 0.3, 0.4]),
+    ]
+    table = table_of(runs)
+    heading, _, first, second, *_ = table[table.index("| Noise") :].splitlines()
+    assert cells(heading, "Noise") == ["Method", "Last epoch", "Best epoch", "Chosen epoch"]
+    assert cells(first, "sym 0.4") == [
+        "CE",
+        "40.00 ± 0.00",
+        "**70.00 ± 14.14**",
+        "**60.00 ± 14.14**",
+    ]
+    assert cells(second, "sym 0.4") == [
+        "NCE+RCE",
+        "**60.00 ± 0.00**",
+        "60.00 ± 0.00",
+        "**60.00 ± 0.00**",
+    ]
+    assert "so it is no result" in table
+    assert max(map(len, (heading, first, second))) <= 80
+
+
+def test_the_loss_that_held_out_labels_choose_stands_beside_the_best() -> None:
+    given: dict[str, Any] = {"grid": GRID[2:3], "seeds": (0, 1), "epochs": 2, "select": "noisy"}
+    runs = [
+        with_curve(run, [0.3, test], [held[0], held[1 + run.config.seed]])
+        for run in study(["ce", "nce_rce", "2*nce+mae"], **given)
+        for test, held in [
+            {
+                "ce": (0.5, [0.9, 0.41, 0.43]),  # held out, epoch 1 is no end of any run
+                "nce_rce": (0.6, [0.1, 0.40, 0.40]),
+                "2*nce+mae": (0.55, [0.1, 0.2, 0.6]),
+            }[run.config.loss]
+        ]
+    ]
+    table = table_of(runs)
+    line = table[table.index("| Noise   | Chosen") :].splitlines()[2]
+    assert cells(line, "sym 0.4") == [
+        *("CE", "42.00", "50.00 ± 0.00"),
+        *("NCE+RCE", "60.00 ± 0.00"),
+    ]
+
+
+def test_of_human_noise_last_and_best_epoch_are_always_told_and_of_other_noise_never() -> None:
+    runs = study(["ce", "nce_rce"], [*GRID[2:3], ("human", "worse", 0.0)], seeds=(0,), epochs=3)
+    table = table_of(runs)
+    heading, _, *rows = table[table.index("| Noise") :].splitlines()
+    assert cells(heading, "Noise") == ["Method", "Last epoch", "Best epoch"]
+    assert [row.split("|")[1].strip() for row in rows[:2]] == ["human worse"] * 2
+    assert not rows[2]
+    assert "Chosen" not in table
+    assert "Best epoch" not in table_of(runs[:1])
 
 
 def test_published_figures_stand_beside_ours() -> None:

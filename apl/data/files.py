@@ -83,10 +83,10 @@ def read_path(
     .tsv, .jsonl, .parquet) with the columns file_name, label and, where it has them, split and
     clean_label; such a list without file_name, which is a table of numbers and words
     (`apl.data.tables`); or arrays of images or a table, an .npz, or .npy files beside each other,
-    called images and labels, x_train and y_train and so on.  image_size: pixels a side; 0 for the images'
-    own where all are square, of one size and of at most 64 pixels, else 64.  label_column: the
-    column of a list with the labels.  max_broken: the share of the files that may be left out
-    because they can't be read; a single one always may.
+    called images and labels, x_train and y_train and so on.
+    image_size: pixels a side; 0 for the images' own where all are square, of one size and of at
+    most 64 pixels, else 64.  label_column: the column of a list with the labels.  max_broken: the
+    share of the files or rows that may be left out because they can't be read; a single one may.
 
     The cache folder may be deleted at any time: what is wanted is decoded again.  It keeps every
     state that a path was in, since a run may still be asked about it.
@@ -157,10 +157,12 @@ def _cached(
             )
         say(left)
     if about["copies"]:
-        say(
-            f"{about['copies']:,} samples have a copy with another label, so wrong labels are "
-            f"among them: {folder / COPIES}"
+        what = (
+            "rows are as others with another label, so wrong or not to be told apart"
+            if listing.columns is not None
+            else "images have a copy with another label, so wrong labels are among them"
         )
+        say(f"{about['copies']:,} {what}: {folder / COPIES}")
     return _open(folder, about)
 
 
@@ -352,7 +354,7 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
 
 
 def find_decoded(digest: str, image_size: int) -> Dataset | None:
-    """The data set of this digest and size (1 of a table), if it has been decoded on this machine."""
+    """The data set of this digest and size (1 of a table), if this machine has decoded it."""
     for folder in sorted((cache_folder() / "decoded").glob("*/")):
         about = _about(folder)
         if about and about["digest"] == digest:
@@ -466,6 +468,7 @@ def _in_memory(name: str, found: Listing, given: Sequence[str], say: Say) -> Dat
     check_labels(given, name)
     found.samples = [Sample(str(i), "", label, "", "", (0, 0)) for i, label in enumerate(given)]
     shape: Sequence[Any]
+    content: Any
     if found.columns is not None:
         content, shape = row_digests(found.columns).tobytes(), list(found.columns)
     else:

@@ -97,8 +97,7 @@ def to_features(
             left.setdefault(made, []).append(column)
             continue
         if strays:
-            shown = f"{strays[0]!r}{' and so on' if len(strays) > 1 else ''}"
-            say(f"column {column!r}: {len(strays):,} cells are no numbers, so missing: {shown}")
+            say(f"column {column!r}: missing where there is no number: {some_of(strays, 3)}")
         features += made
     for why, names in left.items():
         say(f"columns left out, {why}: {some_of(names)}")

@@ -268,6 +268,53 @@ def best_losses(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["setting", "losses", "best", "best_four"])
 
 
+# --------------------------------------------------------------------------------------- answers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Which method leads in some noise settings, by the mean of its accuracy over them.
+
+    settings: their names; best, mean: the method and its accuracy in %; leads: by how many points
+    it is ahead of each other one, the closest first, seed by seed.
+    """
+
+    settings: tuple[str, ...]
+    best: str
+    mean: float
+    leads: dict[str, Estimate]
+
+    @property
+    def not_told(self) -> list[str]:
+        """The methods that the best one can't be told from: the 95 % interval of its lead has 0."""
+        return [method for method, lead in self.leads.items() if not lead.low > 0]
+
+    @property
+    def tested(self) -> bool:
+        """Whether there are seeds enough to say anything of chance."""
+        return bool(self.leads) and all(lead.count > 1 for lead in self.leads.values())
+
+
+def lead(runs: pd.DataFrame) -> Answer | None:
+    """Which method leads in these runs of a study, of those with a score in each of the settings;
+    None where there is no score."""
+    scores = runs.pivot_table(
+        index=["rank", "setting", "seed"], columns="method", values="test_accuracy"
+    )
+    if scores.empty:
+        return None
+    by_setting = scores.groupby(level=["rank", "setting"]).mean()
+    means = by_setting.loc[:, by_setting.notna().sum() == by_setting.notna().sum().max()].mean()
+    means = means.sort_values(ascending=False, kind="stable")
+    best = str(means.index[0])
+    leads = {}
+    for method in means.index[1:]:
+        margins = _complete((scores[best] - scores[method]).unstack("seed"))
+        leads[str(method)] = estimate(margins.mean().tolist())
+    settings = tuple(scores.index.unique("setting"))
+    return Answer(settings, best, float(means.iloc[0]), leads)
+
+
 # ------------------------------------------------------------------------------------- agreement
 
 

@@ -1,17 +1,19 @@
-"""A study as one HTML file that needs nothing else: what was run, the tables, every picture, which
-claims of the paper hold here, and what went wrong.
+"""A study as one HTML file that needs nothing else: which loss leads and how sure that is, the
+pictures and tables, which claims of the paper hold here, what went wrong, and how it was run.
 
-The contents are put together here; how they look is written in `page.jinja`, which escapes
-every name that comes from a file.
+The contents are put together here; how they look, and how the pictures are drawn and answer to the
+pointer, is written in `page.jinja`, which escapes every name that comes from a file.
 """
 
 from __future__ import annotations
 
 import base64
+import csv
 import dataclasses
 import io
 import itertools
 import math
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +30,8 @@ from PIL import Image
 from apl.config import study_commands
 from apl.errors import BadInput
 from apl.losses import loss_label
-from apl.presets import PRESETS
+from apl.presets import NOISES, PRESETS
+from apl.report.charts import chart_data
 from apl.report.claims import (
     ASYM,
     CLAIMS,
@@ -36,19 +39,27 @@ from apl.report.claims import (
     COMBINATIONS,
     SYM,
     VERDICTS,
+    Answer,
+    Estimate,
     Finding,
     Where,
     agreement,
     best_losses,
     find,
+    lead,
     recipes,
     standard_errors,
 )
-from apl.report.pictures import draw_study, look, render
+from apl.report.pictures import HEAT_MAPS, draw_study, look, render
 from apl.report.published import Cells, published_cells, published_rows
 from apl.report.table import (
+    EPOCHS,
+    LOSS_NOTE,
     Study,
+    epoch_choices,
+    epoch_notes,
     given,
+    loss_choices,
     mean_std,
     method_label,
     own_settings,
@@ -86,6 +97,51 @@ class Table:
     notes: Sequence[str] = ()
     words: bool = False  # cells of words stand to the left, those of numbers to the right
 
+    @property
+    def csv(self) -> str:
+        """The table as CSV, its heading first."""
+        text = io.StringIO()
+        rows = [[name, *map(_whole, cells)] for name, cells in self.rows]
+        csv.writer(text, lineterminator="\n").writerows([list(self.head), *rows])
+        return text.getvalue()
+
+    @property
+    def latex(self) -> str:
+        """The table as LaTeX that needs no package, the best of each column in bold."""
+        lines = [
+            "\\begin{table}",
+            f"\\caption{{{_latex(self.caption)}}}",
+            f"\\begin{{tabular}}{{l{('l' if self.words else 'r') * (len(self.head) - 1)}}}",
+            "\\hline",
+            " & ".join(map(_latex, self.head)) + " \\\\",
+            "\\hline",
+        ]
+        for name, cells in self.rows:
+            told = [_latex(_whole(cell)) for cell in cells]
+            told = [
+                f"\\textbf{{{text}}}" if cell.best else text
+                for text, cell in zip(told, cells, strict=True)
+            ]
+            lines.append(" & ".join([_latex(name), *told]) + " \\\\")
+        return "\n".join([*lines, "\\hline", "\\end{tabular}", "\\end{table}", ""])
+
+
+def _whole(cell: Cell) -> str:
+    return f"{cell.text} ({cell.below})" if cell.below else cell.text
+
+
+_LATEX = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
+    **{"<": "\\ensuremath{<}", ">": "\\ensuremath{>}", "±": "\\ensuremath{\\pm}"},
+    **{"†": "\\dag{}", "∅": "\\ensuremath{\\emptyset}"},
+    **{raised: f"\\ensuremath{{^{digit}}}" for digit, raised in enumerate("¹²³⁴⁵⁶⁷⁸⁹", 1)},
+}
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in re.sub(r"\s+", " ", text))
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -112,21 +168,32 @@ class Part:
     """What a page says of one data set and preset."""
 
     name: str
-    short: Sequence[str]
-    facts: Sequence[tuple[str, str]]
-    commands: Sequence[str]
-    pictures: Sequence[Picture]  # of all methods together
-    of_each: Sequence[Picture]  # one for each method
-    sections: Mapping[str, Sequence[Block]]  # by the names that the template gives them
-    agreement: str
+    answers: Sequence[tuple[str, str]]  # a kind of noise, and the sentence that says what leads
+    leaders: Table | None
+    chart: Mapping[str, Any]  # as `chart_data` has it
+    short: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    commands: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    sections: Mapping[str, Sequence[Block]] = dataclasses.field(default_factory=dict)
+    agreement: str = ""
+
+    @property
+    def tables(self) -> list[Table]:
+        """Every table of the part, in the order of the page."""
+        blocks = [block for section in self.sections.values() for block in section]
+        found = [t for b in blocks for t in (b.table, *(table for _, table in b.folded))]
+        return [table for table in (self.leaders, *found) if table is not None]
 
 
 @dataclass(frozen=True)
 class Report:
-    """A page, and how far the study agrees with the published ranking, a line a data set."""
+    """A page, how far the study agrees with the published ranking, a line a data set, and every
+    table as LaTeX."""
 
     html: str
     agreement: Sequence[str]
+    latex: str
 
 
 # ---------------------------------------------------------------------------- a study's folder
@@ -142,6 +209,81 @@ def read_study(folder: Path) -> list[Study]:
         hint = f"; give one of {', '.join(map(str, below))}" if below else ""
         raise BadInput(f"{folder} is no study: it has no finished run and no {RECORD}{hint}")
     return studies(read_runs(folder), read_unfinished(folder))
+
+
+# ------------------------------------------------------------------------------------------ answers
+
+
+def _kinds(study: Study) -> Iterable[tuple[str, pd.DataFrame]]:
+    """The kinds of noise with their runs, none first; 'Sym' is written out."""
+    for kind, runs in study.runs.sort_values("rank").groupby("kind", sort=False):
+        titles = runs["title"].unique()
+        xs = runs.loc[runs["x"] > 0, "x"]
+        name = str(titles[0]) if len(titles) == 1 else str(kind)
+        if len(titles) > 1 and NOISES[runs.iloc[0]["noise"]].rated:
+            name += f", {xs.min():g} to {xs.max():g} %"
+        yield name.capitalize(), runs
+
+
+def _answers(study: Study) -> list[tuple[str, str]]:
+    """For each kind of noise which method leads, by how much, and how sure that is."""
+    found = [(name, lead(runs)) for name, runs in _kinds(study)]
+    return [(name, _sentence(answer)) for name, answer in found if answer is not None]
+
+
+def _sentence(answer: Answer) -> str:
+    mean = f"{answer.mean:.1f} %" + " on average" * (len(answer.settings) > 1)
+    if not answer.leads:
+        return f"{answer.best} reaches {mean}; no other loss was run."
+    text = f"{answer.best} leads with {mean}"
+    others = list(answer.leads)
+    base = "CE" if "CE" in others else others[-1]
+    shown = dict.fromkeys([base, others[0]])
+    leads = [f"{_points(answer.leads[other])} before {other}" for other in shown]
+    text += f", {' and '.join(leads)}"
+    if not answer.tested:
+        return f"{text}; one seed: nobody knows how much of it is chance."
+    unsure = answer.not_told
+    if not unsure:
+        return f"{text}: ahead of every other, beyond chance."
+    named = unsure[0] if len(unsure) == 1 else f"{', '.join(unsure[:-1])} and {unsure[-1]}"
+    if len(unsure) > 4:
+        named = f"{len(unsure)} of the {len(others)} others"
+    return f"{text}; it can't be told from {named}."
+
+
+def _points(lead: Estimate) -> str:
+    text = f"{lead.mean:.1f}"
+    if lead.count > 1:
+        text += f" ({lead.low:.1f} to {lead.high:.1f})"
+    return f"{text} points" if text[:1] != "-" else f"{text} points"
+
+
+def _leaders(study: Study) -> Table | None:
+    """For each noise setting the method that leads, and which it can't be told from."""
+    rows = []
+    ce = "CE" in study.styles
+    for _, runs in study.runs.groupby("rank"):
+        answer = lead(runs)
+        if answer is None:
+            continue
+        ahead = answer.leads.get("CE")
+        cells = [Cell(answer.best), Cell(f"{answer.mean:.1f}", answer.mean)]
+        if ce:
+            cells.append(Cell(f"{ahead.mean:+.1f}", ahead.mean) if ahead else Cell(""))
+        names = answer.not_told
+        told = ", ".join(names[:2]) + (f" + {len(names) - 2}" if len(names) > 2 else "")
+        if not answer.tested:
+            told = "one seed only" if answer.leads else "no other was run"
+        cells.append(Cell(told or "none: beyond chance", len(names) if answer.tested else None))
+        rows.append((str(runs.iloc[0]["setting"]), cells))
+    head = ["Noise", "Best", "%", *(["before CE"] if ce else []), "can't be told from"]
+    notes = [
+        f"Last epoch, on {study.labels}. In brackets: 95 % intervals of paired t-tests over the "
+        "seeds, each at 5 %, none corrected for being many."
+    ]
+    caption = "Which loss leads under which noise"
+    return Table(caption, head, rows, notes, words=True) if rows else None
 
 
 # ----------------------------------------------------------------------------------------- sections
@@ -217,6 +359,38 @@ def _accuracy(study: Study, theirs: Cells) -> list[Block]:
     if papers:
         caption = "This study less the published figure, in points"
         blocks.append(Block(folded=[(caption, _grid_table(study, caption, difference))]))
+    return blocks
+
+
+def _choices(study: Study) -> list[Block]:
+    """Last, best and chosen epoch, and the loss that held-out labels choose, where there are."""
+    blocks = []
+    choices = epoch_choices(study)
+    if not choices.empty:
+        known = list(choices.columns.get_level_values(0).unique())
+        rows = []
+        for (rank, setting, method), row in choices.iterrows():
+            cells = []
+            for name in known:
+                mean, column = row[name, "mean"], choices.loc[rank, (name, "mean")].dropna()
+                best = len(column) > 1 and f"{mean:.2f}" == f"{column.max():.2f}"
+                cells.append(Cell(mean_std(mean, row[name, "std"]), mean, best=best))
+            rows.append((f"{method}, {setting}", cells))
+        caption = f"Accuracy on {study.labels} by the epoch that is taken, in %"
+        head = ["Method", *(EPOCHS[name] for name in known)]
+        blocks.append(Block(table=Table(caption, head, rows, epoch_notes(study, known))))
+    rows = []
+    for row in loss_choices(study).to_dict("records"):
+        cells = [Cell(row["chosen"]), Cell(f"{row['held_out']:.2f}", row["held_out"])]
+        for word in ("chosen", "best"):
+            cells += [Cell(row[word])] * (word == "best")
+            mean = row[f"{word}_mean"]
+            cells.append(Cell(mean_std(mean, row[f"{word}_std"]), mean))
+        rows.append((row["setting"], cells))
+    if rows:
+        head = ["Noise", "Chosen", "Held out (%)", "Test (%)", "Best in hindsight", "Test (%)"]
+        caption = "The loss that held-out labels choose"
+        blocks.append(Block(table=Table(caption, head, rows, [LOSS_NOTE], words=True)))
     return blocks
 
 
@@ -666,40 +840,26 @@ def _commands(name: str, study: Study) -> list[str]:
 
 # ------------------------------------------------------------------------------------ pictures
 
-_PICTURES = {
-    "report": ("Line and bar charts", "One loss: accuracy overall, and of each class"),
-    "accuracy_vs_rate": ("Line chart", "Every method against the noise rate"),
-    "accuracy_per_epoch": (
-        "Line charts",
-        "Accuracy while training: where it falls, memorisation sets in",
-    ),
-    "memorised_recovered": (
-        "Line charts",
-        "Of the wrong training labels: predicted as given, and predicted as the true class",
-    ),
-    "vanilla_vs_normalised": ("Line charts", "Each loss beside its normalised form"),
-    "confusion": ("Heat maps", "What each true class is taken for, a panel a method"),
-    "transition": ("Heat maps", "The noise itself: how often each class is given each label"),
+_CAPTIONS = {
+    "confusion": "What each true class is taken for, a panel a method",
+    "transition": "The noise itself: how often each class is given each label",
 }
-"""By the first words of a picture's name: its kind, and its caption."""
+"""By the first word of a heat map's name."""
 
 
-def _pictures(study: Study) -> tuple[list[Picture], list[Picture]]:
-    """Every picture of one data set and preset: of all methods together, and of each method."""
-    together: list[Picture] = []
-    of_each: list[Picture] = []
+def _pictures(study: Study) -> list[Picture]:
+    """The heat maps of one data set and preset; whatever else there is to see the page draws."""
+    found = []
     with look():
-        for name, figure in draw_study(study):
-            key = next(key for key in _PICTURES if name.startswith(key))
-            kind, caption = _PICTURES[key]
+        for name, figure in draw_study(study, HEAT_MAPS):
             title, *lines = figure.get_suptitle().splitlines()
             run = " ".join(lines)
             data = base64.b64encode(_smaller(render(figure, "png"))).decode()
-            uri = f"data:image/png;base64,{data}"
             width = round(96 * figure.get_size_inches()[0])
-            picture = Picture(uri, width, f"{caption}. {title}.", f"{kind}. {title}; {run}.")
-            (of_each if key == "report" else together).append(picture)
-    return together, of_each
+            caption = f"{_CAPTIONS[name.partition('_')[0]]}. {title}."
+            alt = f"Heat maps. {title}; {run}."
+            found.append(Picture(f"data:image/png;base64,{data}", width, caption, alt))
+    return found
 
 
 def _smaller(png: bytes) -> bytes:
@@ -719,13 +879,98 @@ def _smaller(png: bytes) -> bytes:
 def make_report(name: str, parts: Sequence[Study]) -> Report:
     """The page of the study of that name, as `read_study` has it; the same study gives the same
     bytes."""
-    told = [_part(name, study) for study in parts]
+    return _report(name, [_part(name, study) for study in parts])
+
+
+def make_comparison(named: Sequence[tuple[str, Sequence[Study]]]) -> Report:
+    """The page of several studies by name: side by side first, then each as in its own page.
+
+    Raises BadInput where two have the same name, or there is only one.
+    """
+    names = [name for name, _ in named]
+    if len(set(names)) < max(2, len(names)):
+        raise BadInput(f"the studies are {', '.join(names)}; accepted: two or more, each once")
+    told = [
+        dataclasses.replace(part, name=f"{name}: {part.name}")
+        for name, parts in named
+        for study in parts
+        for part in [_part(name, study)]
+    ]
+    several = [
+        (name if len(parts) == 1 else f"{name} ({study.runs['dataset'].iloc[0]})", study)
+        for name, parts in named
+        for study in parts
+    ]
+    title = " beside ".join(names)
+    return _report(title, [_beside(several), *told])
+
+
+def _report(name: str, told: Sequence[Part]) -> Report:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     source = resources.files("apl.report").joinpath("page.jinja").read_text(encoding="utf-8")
     html = environment.from_string(source).render(name=name, parts=told)
-    return Report(html, [part.agreement for part in told])
+    latex = "\n".join(table.latex for part in told for table in part.tables)
+    return Report(html, [part.agreement for part in told if part.agreement], latex)
+
+
+def _beside(several: Sequence[tuple[str, Study]]) -> Part:
+    """Several studies side by side: what leads in each, and the order of the methods that any two
+    have in common, setting by setting."""
+    answers = [
+        (f"{name}, {kind[:1].lower()}{kind[1:]}", sentence)
+        for name, study in several
+        for kind, sentence in _answers(study)
+    ]
+    blocks = []
+    for (name, one), (other_name, other) in itertools.combinations(several, 2):
+        means = [
+            study.runs.groupby(["setting", "method"])["test_accuracy"].mean()
+            for study in (one, other)
+        ]
+        both = pd.concat(means, axis=1, join="inner", keys=["one", "other"]).dropna()
+        rows = []
+        for setting in _settings(one):
+            if setting not in both.index.unique("setting"):
+                continue
+            part = both.loc[setting].rank(ascending=False)
+            tau = math.nan
+            if len(part) > 2:
+                tau = float(part["one"].corr(part["other"], method="kendall"))
+            cells = [Cell(str(len(part)), len(part)), _number(tau, "+.2f")]
+            rows += [(setting, [*cells, *(Cell(part[c].idxmin()) for c in ("one", "other"))])]
+        if not rows:
+            text = [f"{name} and {other_name} have no method and noise setting in common."]
+            blocks.append(Block(text=text))
+            continue
+        head = ["Noise", "Methods", "Kendall's tau-b", f"Best: {name}", f"Best: {other_name}"]
+        caption = f"The order of the methods that {name} and {other_name} have in common"
+        notes = ["1: the same order, -1: the reverse; a dash: fewer than three, or no order."]
+        blocks.append(Block(table=Table(caption, head, rows, notes, words=True)))
+        blocks.append(Block(folded=[_differences((name, one), (other_name, other), both)]))
+    return Part("Side by side", answers, None, chart_data(several), sections={"beside": blocks})
+
+
+def _differences(
+    one: tuple[str, Study], other: tuple[str, Study], both: pd.DataFrame
+) -> tuple[str, Table]:
+    """The accuracies of what two studies have in common, as a title and a table."""
+    settings = [s for s in _settings(one[1]) if s in both.index.unique("setting")]
+    rows = []
+    for method in one[1].styles:
+        cells = []
+        for setting in settings:
+            if (setting, method) not in both.index:
+                cells.append(Cell(""))
+                continue
+            ours, theirs = both.loc[(setting, method)]
+            cells.append(Cell(f"{ours:.2f}", ours, f"{theirs:.2f}, {ours - theirs:+.2f}"))
+        if any(cell.text for cell in cells):
+            rows.append((method, cells))
+    caption = f"Accuracy of {one[0]}, below it of {other[0]} and the difference"
+    notes = ["Last epoch, in %, mean over the seeds of each."]
+    return caption, Table(caption, ["Method", *settings], rows, notes)
 
 
 def _part(name: str, study: Study) -> Part:
@@ -738,7 +983,6 @@ def _part(name: str, study: Study) -> Part:
     }
     dataset = str(study.runs["dataset"].iloc[0])
     found_recipes = recipes(study)
-    together, of_each = _pictures(study)
     claims, findings = _claims(found_recipes)
     agreed, line = _agreement(dataset, found_recipes)
     verdicts = Counter(finding.verdict for finding in findings)
@@ -746,6 +990,9 @@ def _part(name: str, study: Study) -> Part:
     runs, collapsed = len(study.runs), int(study.runs["collapsed"].sum())
     return Part(
         name=study.caption,
+        answers=_answers(study),
+        leaders=_leaders(study),
+        chart=chart_data([("", study)]),
         short=[
             f"{runs} of the {len(grid)} cells of the grid are run; {collapsed} collapsed.",
             f"Of {len(findings)} claims of the paper (Ma et al. 2020): {told}.",
@@ -753,10 +1000,10 @@ def _part(name: str, study: Study) -> Part:
         ],
         facts=_facts(study, len(grid)),
         commands=_commands(name, study),
-        pictures=together,
-        of_each=of_each,
+        pictures=_pictures(study),
         sections={
             "accuracy": _accuracy(study, published_cells(dataset)),
+            "choices": _choices(study),
             "claims": claims,
             "agreement": agreed,
             "classes": _per_class(study),

@@ -514,13 +514,18 @@ PICTURES: tuple[Callable[[Study], Pictures], ...] = (
 )
 
 
-def draw_study(study: Study) -> Iterator[tuple[str, Any]]:
+HEAT_MAPS = (_confusions, _transition)
+
+
+def draw_study(
+    study: Study, pictures: Sequence[Callable[[Study], Pictures]] = PICTURES
+) -> Iterator[tuple[str, Any]]:
     """Every picture that the data allow, as (name, figure); draw and save them under `look()`.
 
     Runs whose noise rate nobody knows have no place in them.
     """
     known = study.runs["x"].notna()
-    for picture in PICTURES if known.any() else ():
+    for picture in pictures if known.any() else ():
         yield from picture(replace(study, runs=study.runs[known]))
 
 

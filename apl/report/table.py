@@ -21,7 +21,7 @@ from apl.losses import LOSSES, PARAMS, is_tolerant, loss_label
 from apl.presets import NOISES
 from apl.report.published import Cells, published_cells
 from apl.runs import Finished, setting
-from apl.scores import HARDLY_MEMORISED, HISTORY_COLUMNS, SCORES
+from apl.scores import HARDLY_MEMORISED, HISTORY_COLUMNS, SCORES, VALIDATION
 
 # ---------------------------------------------------------------------------------------- styles
 
@@ -116,8 +116,11 @@ class Study:
     `environment`, and: method, kind (a panel), x (noise rate in %), title and setting (the noise
     setting's name in pictures and tables), rank (their order), own (what was set by hand and tells
     methods apart), standard (whether the loss and the noise are those of the papers, so that a
-    published figure can stand beside);
-    epochs: the histories with method, kind, x, title and rank of their run;
+    published figure can stand beside), best and chosen (the test accuracy at these epochs, as in
+    EPOCHS), held_out (the accuracy on held-out given labels after the last epoch), nan where there
+    is none;
+    epochs: the histories, with the accuracy on held-out labels where there are some, and method,
+    kind, x, title and rank of their run;
     styles: how each method is drawn, in the order of the tables;
     shared: settings that all runs have beside their preset's, and so are no part of a method;
     unfinished: the configs of runs that were begun and have no result yet.
@@ -214,8 +217,8 @@ def studies(found: Sequence[Finished], unfinished: Sequence[Config] = ()) -> lis
     runs["setting"] = [setting_name(*key, on) for key, on in zip(keys, runs["on"], strict=True)]
 
     rows = [{"run": run.name, **row} for run in found for row in run.history]
-    epochs = pd.DataFrame(rows, columns=["run", *HISTORY_COLUMNS])
-    epochs[list(SCORES)] *= 100
+    epochs = pd.DataFrame(rows, columns=["run", *HISTORY_COLUMNS, VALIDATION])
+    epochs[[*SCORES, VALIDATION]] *= 100
     epochs = epochs.merge(
         runs[["run", "dataset", "preset", "method", "kind", "x", "title", "rank"]], on="run"
     )
@@ -240,8 +243,27 @@ def _row(run: Finished) -> dict[str, Any]:
     row = setting(run)
     x = round(100 * row["rate"], 4 if NOISES[row["noise"]].rated else 1)
     return {
-        **{"run": run.name, **row, **result, "x": x},
+        **{"run": run.name, **row, **result, **_at_epochs(run), "x": x},
         **{"config": run.config, "environment": run.environment},
+    }
+
+
+EPOCHS = {"test_accuracy": "Last epoch", "best": "Best epoch", "chosen": "Chosen epoch"}
+"""The epochs that a test accuracy can be reported of, by its column in the frame of runs.
+
+Best: where the test accuracy is highest; chosen: where the accuracy on held-out labels, as given,
+is highest, the last of equal ones."""
+
+
+def _at_epochs(run: Finished) -> dict[str, float]:
+    """What a run reached at its best and its chosen epoch, and on what was held out, in percent."""
+    looks = [row for row in run.history if not math.isnan(row["test_accuracy"])]
+    held_out = [row for row in looks if not math.isnan(row.get(VALIDATION, math.nan))]
+    chosen = max(held_out, key=lambda row: (row[VALIDATION], row["epoch"]), default=None)
+    return {
+        "best": max((100 * row["test_accuracy"] for row in looks), default=math.nan),
+        "chosen": 100 * chosen["test_accuracy"] if chosen else math.nan,
+        "held_out": 100 * held_out[-1][VALIDATION] if held_out else math.nan,
     }
 
 
@@ -297,6 +319,7 @@ def results_table(parts: Sequence[Study], published: pd.DataFrame | None = None)
     texts = []
     for study in parts:
         texts += [f"**{study.caption}**", _main_table(study), _notes(study)]
+        texts += [_epochs_table(study), _losses_table(study)]
         if published is not None:
             dataset = study.runs["dataset"].iloc[0]
             texts.append(_beside_published(study, published_cells(dataset, published)))
@@ -355,6 +378,102 @@ def _notes(study: Study) -> str:
             "this budget is too short to tell robust losses apart."
         )
     return "\n".join(f"- {note}" for note in notes)
+
+
+def epoch_choices(study: Study) -> pd.DataFrame:
+    """The test accuracy at the last, the best and the chosen epoch, where there is a choice.
+
+    That is where labels were held out to choose by, and under human noise, of which others publish
+    now the one, now the other.  Index: rank, setting and method, in the order of the tables;
+    columns: those of EPOCHS that are known, each with mean and std over the seeds.
+    """
+    runs = study.runs[study.runs["held_out"].notna() | (study.runs["noise"] == "human")]
+    runs = runs.assign(method=pd.Categorical(runs["method"], list(study.styles)))
+    if runs.empty:
+        return pd.DataFrame()
+    known = [name for name in EPOCHS if runs[name].notna().any()]
+    keys = ["rank", "setting", "method"]
+    return runs.groupby(keys, observed=True)[known].agg(["mean", "std"])
+
+
+def loss_choices(study: Study) -> pd.DataFrame:
+    """What choosing the method by held-out given labels comes to, a row a noise setting.
+
+    By the mean over the seeds after the last epoch.  Columns: setting, chosen, held_out (accuracy
+    on the held-out labels), chosen_mean and chosen_std (on the test images), best (the method with
+    the highest test accuracy among those with held-out labels), best_mean, best_std.
+    """
+    rows = []
+    runs = study.runs[study.runs["held_out"].notna() & study.runs["test_accuracy"].notna()]
+    for (_, named), part in runs.groupby(["rank", "setting"]):
+        means = part.groupby("method")[["held_out", "test_accuracy"]].mean()
+        if len(means) < 2:
+            continue
+        means = means.loc[[method for method in study.styles if method in means.index]]
+        deviations = part.groupby("method")["test_accuracy"].std()
+        row: dict[str, Any] = {"setting": named, "held_out": means["held_out"].max()}
+        for word, score in (("chosen", "held_out"), ("best", "test_accuracy")):
+            method = means[score].idxmax()
+            row |= {
+                word: method,
+                f"{word}_mean": means.at[method, "test_accuracy"],
+                f"{word}_std": deviations[method],
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def epoch_notes(study: Study, known: Sequence[str]) -> list[str]:
+    """What to know of these columns of EPOCHS before comparing them with anybody's."""
+    truth = "true" in set(study.runs["on"])
+    unknown = "nobody has them in practice" if truth else "it was chosen on what it is scored on"
+    notes = [
+        f"The best epoch is the one with the highest accuracy on the {study.labels}: {unknown}, "
+        "so it is no result, but what others may have published."
+    ]
+    if "chosen" in known:
+        notes.append(
+            "The chosen epoch is the one with the highest accuracy on held-out training labels as "
+            "given, wrong ones among them: anybody can choose so."
+        )
+    return notes
+
+
+LOSS_NOTE = (
+    "Chosen: the highest accuracy on held-out training labels as given, after the last epoch, mean "
+    "over the seeds. Best in hindsight: the highest on the test images."
+)
+
+
+def _epochs_table(study: Study) -> str:
+    choices = epoch_choices(study)
+    if choices.empty:
+        return ""
+    known = list(choices.columns.get_level_values(0).unique())
+    table = [["Noise", "Method", *(EPOCHS[name] for name in known)]]
+    for (rank, named, method), row in choices.iterrows():
+        cells = []
+        for name in known:
+            column = choices.loc[rank, (name, "mean")].dropna()
+            cell = mean_std(row[name, "mean"], row[name, "std"])
+            best = len(column) > 1 and f"{row[name, 'mean']:.2f}" == f"{column.max():.2f}"
+            cells.append(f"**{cell}**" if best else cell)
+        table.append([named, _escape(method), *cells])
+    notes = "\n".join(f"- {note}" for note in epoch_notes(study, known))
+    return f"{_markdown(table)}\n\n{notes}"
+
+
+def _losses_table(study: Study) -> str:
+    choices = loss_choices(study)
+    if choices.empty:
+        return ""
+    table = [["Noise", "Chosen", "Held out", "Test", "Best in hindsight", "Test"]]
+    for row in choices.to_dict("records"):
+        tests = [mean_std(row[f"{word}_mean"], row[f"{word}_std"]) for word in ("chosen", "best")]
+        held_out = f"{row['held_out']:.2f}"
+        names = _escape(row["chosen"]), _escape(row["best"])
+        table.append([row["setting"], names[0], held_out, tests[0], names[1], tests[1]])
+    return f"{_markdown(table)}\n\n- {LOSS_NOTE}"
 
 
 def _beside_published(study: Study, theirs: Cells) -> str:

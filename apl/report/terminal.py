@@ -16,7 +16,7 @@ from apl.config import Config
 from apl.losses import loss_label
 from apl.noise import Labels
 from apl.presets import NOISES
-from apl.scores import CAUSES, Result, Scores, budget_verdict
+from apl.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict
 
 if TYPE_CHECKING:
     from apl.find import Findings
@@ -111,10 +111,11 @@ def epoch_line(row: Mapping[str, float], epochs: int, on: str = "true") -> str:
         return "     -" if math.isnan(row[name]) else f"{100 * row[name]:5.1f}%"
 
     test = "test (clean)" if on == "true" else "test (on given labels)"
+    held_out = f"  held out (given) {percent(VALIDATION)}" if VALIDATION in row else ""
     return (
         f"epoch {row['epoch']:3d}/{epochs}  loss {row['train_loss']:8.4f}  "
         f"train (noisy) {percent('train_accuracy')}  {test} {percent('test_accuracy')}  "
-        f"memorised {percent('memorised')}  recovered {percent('recovered')}"
+        f"memorised {percent('memorised')}  recovered {percent('recovered')}{held_out}"
     )
 
 

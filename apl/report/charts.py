@@ -1,0 +1,137 @@
+"""The figures of the page's own pictures, as plain lists: the page draws them, and they answer to
+the pointer."""
+
+from __future__ import annotations
+
+import colorsys
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from apl.presets import NOISES
+from apl.report.table import EPOCHS, SOLID, Study, Style
+from apl.scores import VALIDATION
+
+MOST_EPOCHS = 40  # of a curve: more can't be told apart, and make the page large
+
+RATE_SCORES = {**EPOCHS, "memorised": "Memorised", "recovered": "Recovered"}
+EPOCH_SCORES = {
+    "test_accuracy": "Test accuracy",
+    VALIDATION: "Held-out accuracy",
+    "memorised": "Memorised",
+    "recovered": "Recovered",
+}
+
+Line = list[list[float | None] | None]  # [mean, std] for each x, None where there is nothing
+
+
+def dark(color: str) -> str:
+    """A colour for a dark page: its lightness turned round, so that dark lines become light ones
+    and steps of lightness stay steps."""
+    red, green, blue = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
+    turned = colorsys.hls_to_rgb(hue, 0.92 - 0.5 * lightness, saturation)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in turned)
+
+
+def chart_data(named: Sequence[tuple[str, Study]]) -> dict[str, Any]:
+    """What there is to draw of some studies, which are told apart by the names given to them.
+
+    methods: name, colours, dash, marker, hollow; rates: a panel a study and kind of noise, of
+    scores against the noise rate; epochs: a panel a noise setting, of scores against the epoch;
+    each with x, the ticks of x, and by score the lines by the method's place in `methods`.
+    rate_scores, epoch_scores: what the scores that any panel has are called; on: what the
+    accuracies are on.
+    """
+    styles: dict[str, Style] = {}
+    for _, study in named:
+        styles = {**study.styles, **styles}
+    places = {method: place for place, method in enumerate(styles)}
+    rates, epochs = [], []
+    for name, study in named:
+        before = f"{name}: " if name else ""
+        for kind in study.kinds:
+            rates.append(_against_rate(study, kind, places, before))
+        epochs += _against_epoch(study, places, before)
+    return {
+        "methods": [_style(method, style) for method, style in styles.items()],
+        "rates": [panel for panel in rates if panel["scores"]],
+        "epochs": [panel for panel in epochs if panel["scores"]],
+        "rate_scores": _known(RATE_SCORES, rates),
+        "epoch_scores": _known(EPOCH_SCORES, epochs),
+        "on": " and ".join(dict.fromkeys(study.labels for _, study in named)),
+    }
+
+
+def _style(method: str, style: Style) -> dict[str, Any]:
+    dash = [] if style.dash == SOLID else [round(2 * part, 1) for part in style.dash[1]]
+    return {
+        **{"name": method, "color": style.color, "dark": dark(style.color)},
+        **{"dash": dash, "marker": style.marker, "hollow": style.hollow},
+    }
+
+
+def _known(names: Mapping[str, str], panels: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    found = {score for panel in panels for score in panel["scores"]}
+    return {score: name for score, name in names.items() if score in found}
+
+
+def _lines(frame: pd.DataFrame, x: str, score: str, places: Mapping[str, int]) -> dict[str, Any]:
+    """The x that have a value of the score, and a line a method."""
+    known = frame.dropna(subset=[score])
+    if known.empty:
+        return {}
+    groups = known.groupby(["method", x])[score].agg(["mean", "std"])
+    xs = sorted(known[x].unique())
+    if x == "epoch" and len(xs) > MOST_EPOCHS:
+        xs = [xs[at] for at in np.linspace(0, len(xs) - 1, MOST_EPOCHS).round().astype(int)]
+    lines: dict[int, Line] = {}
+    for method in groups.index.unique("method"):
+        of_method = groups.loc[method]
+        lines[places[method]] = [
+            [_number(of_method.at[at, name]) for name in ("mean", "std")]
+            if at in of_method.index
+            else None
+            for at in xs
+        ]
+    return {"x": [float(at) for at in xs], "lines": dict(sorted(lines.items()))}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), 2)
+
+
+def _against_rate(
+    study: Study, kind: str, places: Mapping[str, int], before: str
+) -> dict[str, Any]:
+    """A kind of noise: the rates, or the settings one beside the other where they have names."""
+    runs = study.panel(study.runs, kind)
+    rated = all(NOISES[noise].rated or noise == "none" for noise in runs["noise"])
+    settings = runs.drop_duplicates("rank").sort_values(["x", "rank"])
+    if rated:
+        ticks = {float(x): f"{x:g}" for x in settings["x"]}
+    else:
+        ticks = dict(enumerate(settings["setting"]))
+        at = {rank: place for place, rank in enumerate(settings["rank"])}
+        runs = runs.assign(x=runs["rank"].map(at))
+    scores = {score: _lines(runs, "x", score, places) for score in RATE_SCORES}
+    titles = runs["title"].unique()
+    title = str(titles[0] if len(titles) == 1 else kind)
+    return {
+        **{"kind": kind, "title": before + (title if before else title.capitalize())},
+        **{"axis": "Noise rate (%)" if rated else "", "ticks": ticks},
+        "scores": {score: lines for score, lines in scores.items() if lines},
+    }
+
+
+def _against_epoch(study: Study, places: Mapping[str, int], before: str) -> list[dict[str, Any]]:
+    panels = []
+    for (_, title), epochs in study.epochs.groupby(["rank", "title"]):
+        scores = {score: _lines(epochs, "epoch", score, places) for score in EPOCH_SCORES}
+        told = {score: lines for score, lines in scores.items() if lines}
+        name = before + (str(title) if before else str(title).capitalize())
+        panels.append({"title": name, "axis": "Epoch", "ticks": None, "scores": told})
+    return panels
