@@ -604,7 +604,7 @@ def losses() -> None:
 
     table = Table(title="p = softmax(z); any weighted sum is a loss: '2*nce + 0.5*mae'")
     for column in ("name", "formula", "kind", "tolerant", "parameters", "source"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for name, loss in LOSSES.items():
         params = ", ".join(f"{key}={value:.4g}" for key, value in loss.params.items())
         tolerant = "yes" if loss.tolerant else "no"

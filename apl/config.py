@@ -301,10 +301,10 @@ def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("network", settings["network"]) != settings["network"]:
         settings["width"] = OTHER_WIDTH
     loss = given.get("loss", settings["loss"])
-    weights = PUBLISHED_WEIGHTS.get(dataset, {}).get(loss, {}) if chosen.weights else {}
-    params = {**weights, **given}
+    published = PUBLISHED_WEIGHTS.get(dataset, {}).get(loss, {}) if chosen.weights else {}
+    params = {**published, **given}
     settings["params"] = {name: float(params[name]) for name in PARAMS if name in params}
-    settings.update({name: value for name, value in given.items() if name not in PARAMS})
+    settings.update({name: value for name, value in params.items() if name not in PARAMS})
     return settings
 
 

@@ -103,6 +103,8 @@ def _label(base: str) -> str:
 
 
 def _alone(base: str) -> Loss:
+    if base == "mae":  # others leave out its factor of 2, which changes what a learning rate does
+        return Loss("MAE", (("mae", "scale"),), BASES["mae"].source, {"scale": 1.0})
     return Loss(_label(base), ((base, 1.0),), BASES[base].source, {})
 
 
@@ -349,6 +351,7 @@ PARAMS: dict[str, Param] = {
     "beta": Param("weight of the passive part of a combination", "a number >= 0", lambda v: v >= 0),
     "gamma": Param("focusing parameter of the focal losses", "a number >= 0", lambda v: v >= 0),
     "q": Param("exponent of the gce, agce and aul losses", "a number > 0", lambda v: v > 0),
+    "scale": Param("factor of mae alone: 0.5 for 1 - p_y", "a number >= 0", lambda v: v >= 0),
     "A": Param("what rce puts for log 0", "a number < 0 (it stands for log 0)", lambda v: v < 0),
     "a": Param("shift of the agce, aul and ael losses", "a number > 0", lambda v: v > 0),
     "t": Param(

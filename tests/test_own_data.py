@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from PIL import Image
 
 import apl
 from apl.config import make_config, make_grid, study_commands
-from apl.data import images, listing
+from apl.data import files, images, listing
 from apl.data.dataset import Batches, Dataset
 from apl.data.sources import data_of, load_data
 from apl.errors import BadInput
@@ -106,8 +107,8 @@ def test_a_folder_of_classes(tmp_path: Path) -> None:
     )
     assert any("8 x 8 x 3 pixels, as they are" in line for line in told)
     pixels = data.train.images.float().div(255)
-    assert pixels.mean((0, 1, 2)).tolist() == pytest.approx(data.mean, abs=1e-6)
-    assert pixels.std((0, 1, 2), correction=0).tolist() == pytest.approx(data.std, abs=1e-6)
+    assert pixels.mean((0, 1, 2)).tolist() == pytest.approx(data.mean, abs=1e-4)
+    assert pixels.std((0, 1, 2), correction=0).tolist() == pytest.approx(data.std, abs=1e-4)
 
 
 @pytest.mark.parametrize("names", [("train", "test"), ("Training", "eval"), ("train", "dev")])
@@ -744,17 +745,22 @@ def test_arrays_and_torch_datasets_are_the_same_data(item: Callable[[int], Any])
 
 
 class Lazy:
-    """A torch Dataset that counts its items as they are asked for and as they are let go."""
+    """A torch Dataset that knows which of its items are still held."""
 
     def __init__(self, item: Callable[[int], Any], count: int = 10) -> None:
-        self.item, self.count, self.asked = item, count, 0
+        self.item, self.count = item, count
+        self.given: list[weakref.ref[Any]] = []
+        self.most = 0
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, i: int) -> Any:
-        self.asked += 1
-        return self.item(i), "ab"[i % 2]
+        item = self.item(i)
+        if not isinstance(item, str):
+            self.given.append(weakref.ref(item))
+        self.most = max(self.most, sum(ref() is not None for ref in self.given))
+        return item, "ab"[i % 2]
 
 
 def test_what_is_in_memory_is_found_by_its_config(tmp_path: Path, cache: Path) -> None:
@@ -786,10 +792,10 @@ def test_what_is_in_memory_is_found_by_its_config(tmp_path: Path, cache: Path) -
 def test_a_torch_dataset_is_read_item_by_item(cache: Path) -> None:
     seen: list[tuple[int, int]] = []
     lazy = Lazy(lambda i: Image.fromarray(noise_of(i)))
-    data = load_data(lazy, say=lambda line: None, progress=lambda *at: seen.append(at))
-    assert lazy.asked == 10  # once each, as they are all alike
+    load_data(lazy, say=lambda line: None, progress=lambda *at: seen.append(at))
+    assert len(lazy.given) == 10  # once each, as they are all alike
+    assert lazy.most <= 2  # the one at hand and the one before it
     assert seen == [(i + 1, 10) for i in range(10)]
-    assert isinstance(data.train.images.numpy().base, np.memmap)
     assert {path.name for path in cache.iterdir() if path.is_dir()} == {
         path.parent.name for path in cache.glob("*/about.json")
     }  # and nothing is left of the reading
@@ -852,7 +858,7 @@ def test_npy_files_beside_each_other(tmp_path: Path, images: str, labels: str, a
             assert np.array_equal(image.numpy(), pixels[int(name.rpartition(":")[2])])
     assert len(data.test) == 2
     (top / f"{labels}.npy").unlink()
-    with pytest.raises(BadInput, match="lacks images or labels|has no labels beside it; accepted"):
+    with pytest.raises(BadInput, match=r"lacks images or labels|has no labels beside it; accepted"):
         load(top / asked)
 
 
@@ -994,26 +1000,25 @@ def test_batches_of_mapped_images_copy_no_more_than_a_batch(tmp_path: Path) -> N
 
 def test_cifar10_as_png_trains_to_the_same_bytes(cifar10: str, tmp_path: Path) -> None:
     built_in = load_data(cifar10)
-    picked = {"train": built_in.train, "test": built_in.test}
-    parts = {}
-    for split, part in picked.items():
-        # By name the files come in order of their classes: so does the built-in part.
-        labels = part.labels.given[:300]
-        order = np.argsort(labels, kind="stable")
-        parts[split] = part.take(order)
-        for rank, i in enumerate(order):
-            name = built_in.class_names[labels[i]]
-            path = tmp_path / "png" / split / name / f"{rank:04d}.png"
+    first = np.arange(300)
+    small = dataclasses.replace(
+        built_in, train=built_in.train.take(first), test=built_in.test.take(first)
+    )
+    for split in ("train", "test"):
+        part = getattr(small, split)
+        for i, label in enumerate(part.labels.given):
+            path = tmp_path / "png" / split / small.class_names[label] / f"{i:05d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(part.images[i].numpy()).save(path)
-    small = dataclasses.replace(built_in, **parts)
     data, _ = load(tmp_path / "png")
     assert data.class_names == small.class_names
     for split in ("train", "test"):
         ours, theirs = getattr(data, split), getattr(small, split)
         assert torch.equal(ours.images, theirs.images)
         assert ours.labels.given.tolist() == theirs.labels.given.tolist()
-    # Mean and std are of the 300 images here and of all 50,000 there: nothing else differs.
+    # Mean and std are of the 300 images here and of all 50,000 there: nothing else differs, and of
+    # all of them they are the same.
+    assert files.moments(built_in.train.images.numpy()) == (built_in.mean, built_in.std)
     same = dataclasses.replace(data, mean=small.mean, std=small.std)
     settings = {"noise": "sym", "rate": 0.4, "epochs": 2, "network": "cnn4", "width": 8}
     weights = []

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from apl.presets import NOISES
-from apl.report.table import EPOCHS, SOLID, Study, Style
+from apl.report.table import EPOCHS, SOLID, Study, Style, bare
 from apl.scores import VALIDATION
 
 MOST_EPOCHS = 40  # of a curve: more can't be told apart, and make the page large
@@ -119,7 +119,7 @@ def _against_rate(
         runs = runs.assign(x=runs["rank"].map(at))
     scores = {score: _lines(runs, "x", score, places) for score in RATE_SCORES}
     titles = runs["title"].unique()
-    title = str(titles[0] if len(titles) == 1 else kind)
+    title = bare(str(titles[0] if len(titles) == 1 else kind))
     return {
         **{"kind": kind, "title": before + (title if before else title.capitalize())},
         **{"axis": "Noise rate (%)" if rated else "", "ticks": ticks},
@@ -132,6 +132,6 @@ def _against_epoch(study: Study, places: Mapping[str, int], before: str) -> list
     for (_, title), epochs in study.epochs.groupby(["rank", "title"]):
         scores = {score: _lines(epochs, "epoch", score, places) for score in EPOCH_SCORES}
         told = {score: lines for score, lines in scores.items() if lines}
-        name = before + (str(title) if before else str(title).capitalize())
+        name = before + (bare(title) if before else bare(title).capitalize())
         panels.append({"title": name, "axis": "Epoch", "ticks": None, "scores": told})
     return panels

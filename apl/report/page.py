@@ -56,6 +56,7 @@ from apl.report.table import (
     EPOCHS,
     LOSS_NOTE,
     Study,
+    bare,
     epoch_choices,
     epoch_notes,
     given,
@@ -219,7 +220,7 @@ def _kinds(study: Study) -> Iterable[tuple[str, pd.DataFrame]]:
     for kind, runs in study.runs.sort_values("rank").groupby("kind", sort=False):
         titles = runs["title"].unique()
         xs = runs.loc[runs["x"] > 0, "x"]
-        name = str(titles[0]) if len(titles) == 1 else str(kind)
+        name = bare(str(titles[0])) if len(titles) == 1 else bare(str(kind))
         if len(titles) > 1 and NOISES[runs.iloc[0]["noise"]].rated:
             name += f", {xs.min():g} to {xs.max():g} %"
         yield name.capitalize(), runs
@@ -256,7 +257,7 @@ def _points(lead: Estimate) -> str:
     text = f"{lead.mean:.1f}"
     if lead.count > 1:
         text += f" ({lead.low:.1f} to {lead.high:.1f})"
-    return f"{text} points" if text[:1] != "-" else f"{text} points"
+    return f"{text} points"
 
 
 def _leaders(study: Study) -> Table | None:
@@ -909,6 +910,7 @@ def _report(name: str, told: Sequence[Part]) -> Report:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     source = resources.files("apl.report").joinpath("page.jinja").read_text(encoding="utf-8")
     html = environment.from_string(source).render(name=name, parts=told)
     latex = "\n".join(table.latex for part in told for table in part.tables)

@@ -289,6 +289,12 @@ def _kind(noise: str, table: str) -> str:
     )
 
 
+def bare(name: str) -> str:
+    """The name of a kind or setting without the map that a bare 'asymmetric' stands for in the
+    literature."""
+    return name.replace(" (map paper)", "")
+
+
 def _title(noise: str, table: str, x: float, on: str) -> str:
     if noise == "none" and on != "true":
         return "labels as given"
