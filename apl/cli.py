@@ -380,7 +380,7 @@ def find(
         class_names=classes,
         names=train.names,
         root=search.data.root,
-        pixels=train.images.numpy(),
+        pixels=train.images.numpy() if train.images.ndim == 4 else None,
         curves=search.curves if search.curves.shape[1] else None,
         decisions=decided,
         title=data.name,
@@ -390,7 +390,10 @@ def find(
     for doubt in search.findings.doubts:
         out.print(f"[bold red]{escape(doubt)}[/]")
     out.print(f"every label, worst first: {target / ISSUES}", markup=False)
-    out.print(f"review them in a browser: {target / GALLERY}", markup=False)
+    if train.images.ndim == 4:
+        out.print(f"review them in a browser: {target / GALLERY}", markup=False)
+    else:  # rows of a table, which nobody can judge by a picture
+        out.print("review them there: correct given_label, and give the file to --labels")
 
 
 @app.command()

@@ -82,7 +82,7 @@ def write_review(
 
     names: what the user calls each sample [N], () where nobody does; root: the folder that the
     names are relative to, '' where they are no files; pixels: their images, uint8 [N, H, W, C],
-    of which only those shown are read; curves: the probability of the given label at each epoch
+    of which only those shown are read, None for what has no images, and then no gallery; curves: the probability of the given label at each epoch
     [N, E], nan where a sample was not seen; decisions: what was decided before on these N samples,
     which is not shown again; title: of the gallery; shown: how many images it holds at most.
     Raises ValueError for what does not fit.
@@ -95,8 +95,6 @@ def write_review(
             raise ValueError(f"{name} must be of {count} samples, got {len(rows)}")
     if len(class_names) != len(findings.transition):
         raise ValueError(f"class_names must be {len(findings.transition)}, got {len(class_names)}")
-    from apl.report.gallery import make_gallery
-
     root, title = _plain(root), _plain(title)
     class_names = [_plain(name) for name in class_names]
     names = [_plain(name) for name in names] or [""] * count
@@ -107,6 +105,11 @@ def write_review(
     write_atomic(folder / MASK, buffer.getvalue())
     _write_for_programs(folder, findings, order, class_names, names, root)
     write_json(folder / NOISE, _noise(findings, class_names, decisions))
+    if pixels is None:
+        (folder / GALLERY).unlink(missing_ok=True)  # of another search in this folder
+        return
+    from apl.report.gallery import make_gallery
+
     html = make_gallery(
         title or Path(root).name or "your data",
         findings,

@@ -1,13 +1,16 @@
 """Own images: the first pass and later epochs, beside torchvision's ImageFolder with a DataLoader.
 
-    python benchmarks/loading.py [--pngs 10000] [--jpegs 1000] [--rounds 2]
+    python benchmarks/loading.py [--pngs 50000] [--jpegs 3000] [--rounds 3] [--keep DIR]
 
 Small PNGs (CIFAR-10's where it lies in $APL_DATA, else noise) and larger JPEGs are written to a
-temporary folder.  In one process, round by round, each side reads all of them: ours decodes into an
-empty cache and takes an epoch of batches, as the first epoch of a run does; theirs takes an epoch
-of a DataLoader with 2 workers, whose transform resizes and cuts to the same size.  Later epochs are
-the same again, from our map and from their files.  Both give normalised float batches of 128,
-shuffled, not augmented.  What is printed is images a second, the median of the rounds.
+folder, which --keep leaves there for the next time.  In one process, round by round, each side
+reads all of them, we first in every other round: ours decodes into an empty cache and takes an
+epoch of batches, as the first epoch of a run does; theirs takes an epoch of a DataLoader with 2
+workers, whose transform resizes and cuts to the same size.  Later epochs are the same again, from
+our map and from their files.  Both give normalised float batches of 128, shuffled, not augmented.
+
+What is printed is images a second, the median of the rounds, and the median of the rounds' ratios
+with the least and the greatest: on a machine that does other work too, only these mean something.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +36,8 @@ from apl.data.sources import load_data
 from apl.errors import BadInput
 
 BATCH, WORKERS = 128, 2
+
+Way = Callable[[Path, int], tuple[float, float]]  # folder, side -> seconds: first pass, later one
 
 
 def write_pngs(root: Path, count: int) -> None:
@@ -56,10 +61,13 @@ def write_jpegs(root: Path, count: int) -> None:
 
 
 def _write(root: Path, images: Iterable[Image.Image], suffix: str) -> None:
+    """The images in folders of ten classes, in a folder that is there once it is whole."""
+    part = root.with_name(f"{root.name}.part")
     for k in range(10):
-        (root / str(k)).mkdir(parents=True)
+        (part / str(k)).mkdir(parents=True)
     for i, image in enumerate(images):
-        image.save(root / str(i % 10) / f"{i:06d}.{suffix}")
+        image.save(part / str(i % 10) / f"{i:06d}.{suffix}")
+    part.rename(root)
 
 
 @contextlib.contextmanager
@@ -103,32 +111,39 @@ def theirs(root: Path, side: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pngs", type=int, default=10_000)
-    parser.add_argument("--jpegs", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--pngs", type=int, default=50_000)
+    parser.add_argument("--jpegs", type=int, default=3_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keep", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
-    columns = "{:>7} {:26} {:6} {:>10} {:>15} {:>7}"
-    print(columns.format("images", "kind", "pass", "ours /s", "ImageFolder /s", "ratio"))
-    work = Path(tempfile.mkdtemp())
+    columns = "{:>7} {:26} {:6} {:>10} {:>15} {:>20}"
+    print(
+        columns.format("images", "kind", "pass", "ours /s", "ImageFolder /s", "ratio"), flush=True
+    )
+    work = asked.keep or Path(tempfile.mkdtemp())
     try:
         for name, count, side, write in (
             ("32 x 32 PNG", asked.pngs, 32, write_pngs),
             ("500 x 375 JPEG to 64 x 64", asked.jpegs, 64, write_jpegs),
         ):
-            write(work / name, count)
-            times = [
-                (ours(work / name, side), theirs(work / name, side)) for _ in range(asked.rounds)
-            ]
+            root = work / f"{count} of {name}"
+            if not root.is_dir():
+                write(root, count)
+            times: dict[Way, list[tuple[float, float]]] = {ours: [], theirs: []}
+            for turn in range(asked.rounds):
+                for way in (ours, theirs) if turn % 2 == 0 else (theirs, ours):
+                    times[way].append(way(root, side))
             for number, which in enumerate(("first", "later")):
-                us, them = (
-                    count / statistics.median(pair[who][number] for pair in times) for who in (0, 1)
-                )
-                figures = (f"{us:,.0f}", f"{them:,.0f}", f"{us / them:.2f}")
-                print(columns.format(f"{count:,}", name, which, *figures))
+                us, them = ([pair[number] for pair in times[way]] for way in (ours, theirs))
+                ratios = [b / a for a, b in zip(us, them, strict=True)]
+                spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+                rates = (f"{count / statistics.median(seen):,.0f}" for seen in (us, them))
+                print(columns.format(f"{count:,}", name, which, *rates, spread), flush=True)
     finally:
-        shutil.rmtree(work)
+        if asked.keep is None:
+            shutil.rmtree(work)
 
 
 if __name__ == "__main__":

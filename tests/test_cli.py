@@ -246,6 +246,38 @@ def test_find_review_and_train_on_what_was_decided(cli: Cli, tmp_path: Path) -> 
     assert len(re.findall(r"gallery\.html", shown)) == 1
 
 
+def test_the_wrong_rows_of_a_table(cli: Cli, tmp_path: Path) -> None:
+    """Find, correct in issues.csv as in a spreadsheet, train on it."""
+    from sklearn.datasets import load_breast_cancer
+
+    rows = load_breast_cancer(as_frame=True).frame.sample(frac=1, random_state=0)
+    true = rows.pop("target").map({0: "malignant", 1: "benign"}).to_numpy()
+    wrong = np.random.default_rng(0).random(len(true)) < 0.15
+    other = {"malignant": "benign", "benign": "malignant"}
+    given = [other[k] if flip else k for k, flip in zip(true, wrong, strict=True)]
+    rows.assign(label=given, row=range(len(true))).to_csv(tmp_path / "cells.csv", index=False)
+    shown = cli("find", "cells.csv", "--threads", "1").stdout
+    assert "correct given_label, and give the file to --labels" in shown
+    folder = tmp_path / "results/cells-find"
+    assert not (folder / "gallery.html").exists()
+    issues = pd.read_csv(folder / "issues.csv")
+    flagged = issues["is_label_issue"]
+    assert abs(flagged.mean() - 0.15) < 0.06
+    issues.loc[flagged, "given_label"] = issues["predicted_label"][flagged]
+    issues.to_csv(tmp_path / "corrected.csv", index=False)
+    asked = ("--dataset", "cells.csv", "--epochs", "4", "--threads", "1")
+    cli("train", *asked, "--labels", "corrected.csv")
+    (run,) = tmp_path.glob("results/cells-quick-train/runs/*")
+    with np.load(run / "noise.npz") as labels:
+        changed = labels["noisy"]
+    assert len(changed) == len(issues)
+    before = issues.sort_values("id")["is_label_issue"].to_numpy()
+    cli("train", *asked)
+    (run,) = set(tmp_path.glob("results/cells-quick-train/runs/*")) - {run}
+    with np.load(run / "noise.npz") as labels:
+        assert ((labels["noisy"] != changed) == before).all()
+
+
 CODE = """
 from torch import nn
 from torch.nn import functional as F

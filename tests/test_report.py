@@ -20,16 +20,17 @@ import pandas as pd
 import pytest
 from conftest import Cli
 from PIL import Image
-from test_plots import GRID, TWELVE, altered, study, summary_of, unknown
+from test_plots import GRID, TWELVE, altered, study, summary_of, unknown, with_curve
 
 from apl.errors import BadInput
 from apl.losses import loss_label
 from apl.noise import Labels
 from apl.report.claims import CLAIMS
-from apl.report.page import make_report, read_study
-from apl.report.pictures import draw_study, look, plot_study
+from apl.report.charts import MOST_EPOCHS, dark
+from apl.report.page import Cell, Table, make_comparison, make_report, read_study
+from apl.report.pictures import HEAT_MAPS, draw_study, look, plot_study
 from apl.report.published import published_cells, published_rows
-from apl.report.table import results_table
+from apl.report.table import STYLES, results_table
 from apl.runs import (
     CONFIG,
     RECORD,
@@ -82,6 +83,8 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.tables: dict[str, dict[str, list[str]]] = {}
         self.text = ""
+        self.script = ""
+        self.templates: list[tuple[str, str]] = []
         self._rows: list[list[str]] = []
         self._open: list[str] = []
         self.feed(html)
@@ -107,11 +110,22 @@ class Page(HTMLParser):
             self.tables[self._caption] = {row[0]: row[1:] for row in self._rows}
 
     def handle_data(self, data: str) -> None:
-        if {"script", "style"} & set(self._open):
+        if "script" in self._open:
+            self.script += data
+        if "template" in self._open:
+            self.templates.append((str(self.tags[-1][1]["data-as"]), data))
+        if {"script", "style", "template"} & set(self._open):
             return
         self.text += f"\n{data}" if "caption" in self._open else data
         if {"td", "th"} & set(self._open):
             self._rows[-1][-1] += data
+
+    @property
+    def figures(self) -> list[dict[str, Any]]:
+        """What the script draws, a part of the page each."""
+        line = next(line for line in self.script.splitlines() if line.startswith("const figures ="))
+        found: list[dict[str, Any]] = json.loads(line.removeprefix("const figures =").rstrip(";"))
+        return found
 
     def named(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -145,7 +159,7 @@ def test_the_whole_study_is_in_the_page(whole: tuple[Path, str]) -> None:
     assert html.startswith("<!DOCTYPE html>")
     assert page.named("html") == [{"lang": "en"}]
     assert any(meta.get("name") == "viewport" for meta in page.named("meta"))
-    assert "cifar10-laptop: report of an apl study" in html
+    assert "<title>cifar10-laptop: report of an apl study</title>" in html
 
     summary = summary_of(read_runs(folder))
     table = page.tables[ACCURACY]
@@ -200,7 +214,7 @@ def test_every_picture_is_embedded_and_nothing_is_loaded(whole: tuple[Path, str]
     folder, html = whole
     page = Page(html)
     with look():
-        names = [name for name, _ in draw_study(read_study(folder)[0])]
+        names = [name for name, _ in draw_study(read_study(folder)[0], HEAT_MAPS)]
     pictures = page.named("img")
     assert len(pictures) == len(names)
     for picture in pictures:
@@ -216,7 +230,170 @@ def test_every_picture_is_embedded_and_nothing_is_loaded(whole: tuple[Path, str]
     assert all("src" not in script for script in page.named("script"))
     without = re.sub(r"base64,[A-Za-z0-9+/=]*", "", html)
     assert not re.search(r"https?:|url\(|@import|//cdn", without)
-    assert len(html.encode()) < 4_000_000
+    assert len(html.encode()) < 1_500_000
+
+
+def test_the_answers_come_first_with_by_how_much_and_how_sure(whole: tuple[Path, str]) -> None:
+    folder, html = whole
+    page = Page(html)
+    first = html.index('class="answer"')
+    assert first < html.index("<table") < html.index('<section id="accuracy-1"')
+    assert html.index('id="run-1"') > html.index('id="problems-1"')
+    summary = summary_of(read_runs(folder))
+    sym = summary[summary["noise"] == "sym"]
+    means = 100 * sym.groupby("loss")["test_accuracy"].mean()
+    best = means.idxmax()
+    told = page.text[page.text.index("Symmetric, 20 to 80 %") :]
+    assert f"{loss_label(best)} leads with {means[best]:.1f} % on average" in told
+    margins = 100 * sym.pivot_table(index=["rate", "seed"], columns="loss", values="test_accuracy")
+    lead = (margins[best] - margins["ce"]).groupby("seed").mean()
+    reach = 4.302653 * lead.std() / 3**0.5  # of Student's t with two degrees of freedom
+    shown = f"{lead.mean():.1f} ({lead.mean() - reach:.1f} to {lead.mean() + reach:.1f}) points"
+    assert f"{shown} before CE" in told
+    table = page.tables["Which loss leads under which noise"]
+    assert table["Noise"] == ["Best", "%", "vs CE", "level with"]
+    for noise, _, rate in GRID:
+        at = summary[(summary["noise"] == noise) & (summary["rate"] == rate)]
+        means = 100 * at.groupby("loss")["test_accuracy"].mean()
+        name = "clean" if noise == "none" else f"{noise} {rate:g}"
+        assert table[name][:2] == [loss_label(means.idxmax()), f"{means.max():.1f}"]
+
+
+def test_what_chance_could_have_done_is_said_and_what_it_could_not(tmp_path: Path) -> None:
+    curves = {
+        "ce": [0.5, 0.51, 0.52],
+        "nce_rce": [0.7, 0.72, 0.71],
+        "gce": [0.71, 0.7, 0.71],
+    }
+    runs = [
+        with_curve(run, [0.3, curves[run.config.loss][run.config.seed]])
+        for run in study(list(curves), grid=GRID[3:4], seeds=(0, 1, 2), epochs=2)
+    ]
+    page = page_of(write(tmp_path / "x", runs))
+    assert "NCE+RCE leads with 71.0 %, 20.0 (" in page.text
+    assert "it can't be told from GCE." in page.text
+    assert page.tables["Which loss leads under which noise"]["sym 0.6"][-1] == "GCE"
+    two = [run for run in runs if run.config.loss != "gce"]
+    page = page_of(write(tmp_path / "two", two))
+    assert "ahead of every other, beyond chance." in page.text
+    one = [run for run in two if run.config.seed == 0]
+    page = page_of(write(tmp_path / "one", one))
+    assert "20.0 points before CE; one seed: nobody knows how much of it is chance." in page.text
+
+
+def test_the_pictures_have_the_figures_of_the_runs(whole: tuple[Path, str]) -> None:
+    folder, html = whole
+    runs = read_runs(folder)
+    summary = summary_of(runs)
+    (figures,) = Page(html).figures
+    names = [method["name"] for method in figures["methods"]]
+    assert sorted(names) == sorted(map(loss_label, TWELVE))
+    assert [panel["title"] for panel in figures["rates"]] == ["Symmetric", "Asymmetric"]
+    assert list(figures["rate_scores"])[:2] == ["test_accuracy", "best"]
+    assert "chosen" not in figures["rate_scores"]
+    sym = figures["rates"][0]
+    best = {run.name: max(row["test_accuracy"] for row in run.history) for run in runs}
+    summary["best"] = [best[run.name] for run in runs]
+    for score in ("test_accuracy", "best"):
+        drawn = sym["scores"][score]
+        assert drawn["x"] == [0, 20, 40, 60, 80]
+        for place, line in drawn["lines"].items():
+            loss = next(loss for loss in TWELVE if loss_label(loss) == names[int(place)])
+            here = summary[(summary["loss"] == loss) & summary["noise"].isin(["none", "sym"])]
+            values = 100 * here.groupby("rate")[score].agg(["mean", "std"])
+            np.testing.assert_allclose(line, values.to_numpy(), atol=0.006)
+    assert len(figures["epochs"]) == len(GRID)
+    assert figures["epochs"][1]["scores"]["memorised"]["x"] == list(range(1, 11))
+
+
+def test_long_curves_are_thinned_and_keep_their_end(tmp_path: Path) -> None:
+    runs = study(["ce"], grid=GRID[2:3], seeds=(0,), epochs=120)
+    (figures,) = page_of(write(tmp_path / "x", runs)).figures
+    drawn = figures["epochs"][0]["scores"]["test_accuracy"]
+    assert len(drawn["x"]) == len(drawn["lines"]["0"]) == MOST_EPOCHS
+    assert (drawn["x"][0], drawn["x"][-1]) == (1, 120)
+    last = 100 * runs[0].history[-1]["test_accuracy"]
+    assert drawn["lines"]["0"][-1] == [pytest.approx(last, abs=0.006), None]
+
+
+def test_on_a_dark_page_every_line_is_light_enough_to_see() -> None:
+    def luminance(color: str) -> float:
+        parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    page = luminance("#14171a")
+    for style in STYLES.values():
+        assert (luminance(dark(style.color)) + 0.05) / (page + 0.05) >= 3  # WCAG, of graphics
+
+
+def test_the_chosen_epoch_and_loss_stand_in_the_page(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"grid": GRID[2:3], "seeds": (0, 1), "epochs": 3, "select": "noisy"}
+    runs = [
+        with_curve(run, [0.2, 0.6, 0.5], [0.1, 0.4, 0.3])
+        if run.config.loss == "ce"
+        else with_curve(run, [0.2, 0.4, 0.55], [0.1, 0.2, 0.25])
+        for run in study(["ce", "nce_rce"], **given)
+    ]
+    page = page_of(write(tmp_path / "x", runs))
+    table = page.tables["Accuracy on clean test labels by the epoch that is taken, in %"]
+    assert table["Method"] == ["Last epoch", "Best epoch", "Chosen epoch"]
+    assert table["CE, sym 0.4"] == ["50.00 ± 0.00", *["60.00 ± 0.00"] * 2]
+    chosen = page.tables["The loss that held-out labels choose"]["sym 0.4"]
+    assert chosen == ["CE", "30.00", "50.00 ± 0.00", "NCE+RCE", "55.00 ± 0.00"]
+    (figures,) = page.figures
+    assert list(figures["rate_scores"])[:3] == ["test_accuracy", "best", "chosen"]
+    assert "validation_accuracy" in figures["epoch_scores"]
+    without = page_of(write(tmp_path / "y", study(**SMALL, grid=GRID[2:3])))
+    assert "Chosen epoch" not in without.text
+
+
+def test_two_studies_stand_side_by_side(tmp_path: Path) -> None:
+    one = study(["ce", "gce", "nce_rce"], grid=GRID[:4], seeds=(0, 1), epochs=3)
+    other = study(["ce", "gce", "mae"], grid=GRID[2:5], seeds=(0,), epochs=3, dataset="mnist")
+    parts = [(n, read_study(write(tmp_path / n, runs))) for n, runs in (("a", one), ("b", other))]
+    made = make_comparison(parts)
+    page = Page(made.html)
+    order = page.tables["The order of the methods that a and b have in common"]
+    assert list(order) == ["Noise", "sym 0.4", "sym 0.6"]
+    assert order["sym 0.4"][0] == "2"
+    both = page.tables["Accuracy of a, below it of b and the difference"]
+    assert list(both) == ["Method", "CE", "GCE"]
+    ours, theirs = (
+        100 * np.mean([r.result.test_accuracy for r in runs if (r.config.loss, r.config.rate) == k])
+        for runs, k in ((one, ("ce", 0.4)), (other, ("ce", 0.4)))
+    )
+    assert both["CE"][0] == f"{ours:.2f}|{theirs:.2f}, {ours - theirs:+.2f}"
+    beside, *parts_of_each = page.figures
+    assert [panel["title"] for panel in beside["rates"]] == ["a: symmetric", "b: symmetric"]
+    assert [len(part["methods"]) for part in (beside, *parts_of_each)] == [4, 3, 3]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    with pytest.raises(BadInput, match="two or more, each once"):
+        make_comparison([parts[0], parts[0]])
+    with pytest.raises(BadInput, match="two or more, each once"):
+        make_comparison(parts[:1])
+
+
+def test_tables_are_to_be_had_as_csv_and_latex(whole: tuple[Path, str]) -> None:
+    cells = [Cell("46.57 ± 0.37", 46.57, "79.78 ± 0.13¹", best=True), Cell("a, b & c_d <e>")]
+    table = Table("Of 50 %\\ {x}", ["Method", "sym", "x"], [("nfl~rce^2", cells)])
+    assert table.csv == 'Method,sym,x\nnfl~rce^2,46.57 ± 0.37 (79.78 ± 0.13¹),"a, b & c_d <e>"\n'
+    latex = table.latex
+    assert "\\caption{Of 50 \\%\\textbackslash{} \\{x\\}}" in latex
+    pm = "\\ensuremath{\\pm}"
+    assert (
+        f"\\textbf{{46.57 {pm} 0.37 (79.78 {pm} 0.13\\ensuremath{{^1}})}} & a, b \\& c\\_d" in latex
+    )
+    assert "nfl\\textasciitilde{}rce\\textasciicircum{}2 & " in latex
+
+    folder, html = whole
+    page = Page(html)
+    assert len(page.templates) == 2 * len(page.named("table"))
+    report = make_report(folder.name, read_study(folder)).latex
+    assert [text for kind, text in page.templates if kind == "tex"]
+    assert report.count("\\begin{tabular}") == len(page.named("table"))
+    assert all(text in report for kind, text in page.templates if kind == "tex")
 
 
 def test_the_same_study_gives_the_same_bytes_with_or_without_its_run_folders(
@@ -243,6 +420,7 @@ def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
     page = page_of(folder)
     assert len(page.named("script")) == 1
     assert not page.named("b")
+    assert HOSTILE[0] not in page.script
     assert all(str(image["src"]).startswith("data:") for image in page.named("img"))
     assert all(name in page.text for name in (*HOSTILE, folder.name))
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
@@ -470,7 +648,8 @@ def test_one_reading_serves_page_table_and_pictures(tmp_path: Path) -> None:
 WITHOUT_TORCH = """
 import sys
 from pathlib import Path
-from apl.report.page import make_report, read_study
+from apl.report.charts import MOST_EPOCHS, dark
+from apl.report.page import Cell, Table, make_comparison, make_report, read_study
 html = make_report("x", read_study(Path(sys.argv[1]))).html
 assert "<!DOCTYPE html>" in html and "data:image/png" in html
 loaded = {"torch", "torchvision", "triton", "sklearn", "apl.train", "apl.study", "apl.criteria"}

@@ -97,6 +97,13 @@ class Page(HTMLParser):
 # ----------------------------------------------------------------------------- what is written
 
 
+def test_what_has_no_images_has_no_gallery(tmp_path: Path) -> None:
+    assert (review(tmp_path) / "gallery.html").is_file()
+    review(tmp_path, pixels=None)
+    assert not (tmp_path / "gallery.html").exists()  # of the images that lay there before
+    assert len(pd.read_csv(tmp_path / "issues.csv")) == 5
+
+
 def test_issues_are_datalabs_columns_worst_first(tmp_path: Path) -> None:
     table = pd.read_csv(review(tmp_path) / "issues.csv")
     datalab = ["id", "is_label_issue", "label_score", "given_label", "predicted_label"]

@@ -398,6 +398,8 @@ def test_a_frame_of_pandas_is_a_table(tmp_path: Path) -> None:
     frame = frame.convert_dtypes()  # whose missing value is neither None nor nan
     again, _ = load((frame[["size", "site"]], frame["label"]))
     assert torch.equal(again.train.images, data.train.images)
+    with pytest.raises(BadInput, match=r"the data is a DataFrame; accepted: .*\(table, labels\)"):
+        load(frame)
 
 
 # ------------------------------------------------------------------------ from data to a run

@@ -64,11 +64,12 @@ def load_data(
         )
     if isinstance(source, tuple) and len(source) == 2:
         return from_arrays("arrays", *source, say)
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+    items = hasattr(source, "__getitem__") and hasattr(source, "__len__")
+    if items and not hasattr(source, "columns"):  # a pandas DataFrame has no items by number
         return from_torch(type(source).__name__.lower(), source, image_size, say, progress)
     raise BadInput(
         f"the data is a {type(source).__name__}; accepted: {', '.join(DATASETS)}, a path, "
-        "(images, labels), or a torch Dataset"
+        "(images, labels), (table, labels), or a torch Dataset"
     )
 
 

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,11 +48,13 @@ def to_columns(array: Any) -> dict[str, Cells]:
 
 def row_digests(columns: Mapping[str, Cells]) -> Pixels:
     """The sha256 of each row's cells, uint8 [N, 32]."""
-    cells = list(columns.values())
-    if all(_is_numeric(column) for column in cells):
-        rows = (np.array(row, "<f8").tobytes() for row in zip(*cells, strict=True))
+    rows: Iterable[bytes]
+    if all(_is_numeric(cells) for cells in columns.values()):
+        table = np.stack(list(columns.values()), 1)
+        rows = (row.astype("<f8").tobytes() for row in table)
     else:
-        rows = ("\x1f".join(map(as_text, row)).encode() for row in zip(*cells, strict=True))
+        cells = zip(*columns.values(), strict=True)
+        rows = ("\x1f".join(map(as_text, row)).encode() for row in cells)
     digests = b"".join(hashlib.sha256(row).digest() for row in rows)
     return np.frombuffer(digests, np.uint8).reshape(-1, 32)
 

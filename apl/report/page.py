@@ -276,12 +276,13 @@ def _leaders(study: Study) -> Table | None:
         told = ", ".join(names[:2]) + (f" + {len(names) - 2}" if len(names) > 2 else "")
         if not answer.tested:
             told = "one seed only" if answer.leads else "no other was run"
-        cells.append(Cell(told or "none: beyond chance", len(names) if answer.tested else None))
+        cells.append(Cell(told or "none", len(names) if answer.tested else None))
         rows.append((str(runs.iloc[0]["setting"]), cells))
-    head = ["Noise", "Best", "%", *(["before CE"] if ce else []), "can't be told from"]
+    head = ["Noise", "Best", "%", *(["vs CE"] if ce else []), "level with"]
     notes = [
         f"Last epoch, on {study.labels}. In brackets: 95 % intervals of paired t-tests over the "
-        "seeds, each at 5 %, none corrected for being many."
+        "seeds, each at 5 %, none corrected for being many; level with the best are those whose "
+        "interval has 0."
     ]
     caption = "Which loss leads under which noise"
     return Table(caption, head, rows, notes, words=True) if rows else None
