@@ -348,7 +348,7 @@ def find(
     from rich.markup import escape
 
     from apl.data.sources import load_data
-    from apl.find import find_mislabelled, search_config
+    from apl.find import detection_scores, find_mislabelled, search_config
     from apl.report.terminal import findings_table
     from apl.review import GALLERY, ISSUES, read_labels, write_review
 
@@ -374,6 +374,7 @@ def find(
     if decisions is not None:
         decided = read_labels(decisions, train.labels.given, classes, train.names)
     target.mkdir(parents=True, exist_ok=True)
+    detection = detection_scores(search.findings, train.labels)
     write_review(
         target,
         search.findings,
@@ -383,12 +384,16 @@ def find(
         pixels=train.images.numpy() if train.images.ndim == 4 else None,
         curves=search.curves if search.curves.shape[1] else None,
         decisions=decided,
+        detection=detection,
         title=data.name,
         shown=shown,
     )
     out.print(findings_table(search.findings, classes))
     for doubt in search.findings.doubts:
         out.print(f"[bold red]{escape(doubt)}[/]")
+    if detection:
+        parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in detection.items())
+        out.print(f"against the true labels: {parts}")
     out.print(f"every label, worst first: {target / ISSUES}", markup=False)
     if train.images.ndim == 4:
         out.print(f"review them in a browser: {target / GALLERY}", markup=False)

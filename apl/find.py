@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from apl.noise import UNKNOWN, IntArray, Matrix
+from apl.noise import UNKNOWN, IntArray, Labels, Matrix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,6 +116,27 @@ class Findings:
 
         names = ("is_label_issue", "label_score", "given_label", "predicted_label")
         return pd.DataFrame({name: getattr(self, name) for name in names})
+
+
+def detection_scores(findings: Findings, labels: Labels) -> dict[str, float]:
+    """How well wrong labels were found, among the samples whose true label is known: precision,
+    recall and F1 of what is flagged, and the average precision of the ranking.
+
+    Empty where no label is known to be wrong.
+    """
+    seen = labels.known & np.isfinite(findings.label_score)
+    wrong, flagged = labels.wrong[seen], findings.is_label_issue[seen]
+    if not wrong.any():
+        return {}
+    from sklearn.metrics import average_precision_score  # takes a second, so only where it is used
+
+    hits = int((wrong & flagged).sum())
+    return {
+        "precision": hits / max(int(flagged.sum()), 1),
+        "recall": hits / int(wrong.sum()),
+        "f1": 2 * hits / int(flagged.sum() + wrong.sum()),
+        "average_precision": float(average_precision_score(wrong, -findings.label_score[seen])),
+    }
 
 
 # ------------------------------------------------------------------------------ plain arrays

@@ -18,7 +18,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ def write_review(
     pixels: Any,
     curves: npt.NDArray[np.floating[Any]] | None = None,
     decisions: Decisions | None = None,
+    detection: Mapping[str, float] | None = None,
     title: str = "",
     shown: int = SHOWN,
 ) -> None:
@@ -82,9 +83,11 @@ def write_review(
 
     names: what the user calls each sample [N], () where nobody does; root: the folder that the
     names are relative to, '' where they are no files; pixels: their images, uint8 [N, H, W, C],
-    of which only those shown are read, None for what has no images, and then no gallery; curves: the probability of the given label at each epoch
-    [N, E], nan where a sample was not seen; decisions: what was decided before on these N samples,
-    which is not shown again; title: of the gallery; shown: how many images it holds at most.
+    of which only those shown are read, None for what has no images, and then no gallery; curves:
+    the probability of the given label at each epoch [N, E], nan where a sample was not seen;
+    decisions: what was decided before on these N samples, which is not shown again; detection:
+    what `apl.find.detection_scores` says; title: of the gallery; shown: how many images it holds
+    at most.
     Raises ValueError for what does not fit.
     """
     count = len(findings.given_label)
@@ -104,7 +107,8 @@ def write_review(
     np.save(buffer, findings.is_label_issue)
     write_atomic(folder / MASK, buffer.getvalue())
     _write_for_programs(folder, findings, order, class_names, names, root)
-    write_json(folder / NOISE, _noise(findings, class_names, decisions))
+    noise = _noise(findings, class_names, decisions)
+    write_json(folder / NOISE, {**noise, "detection": dict(detection or {})})
     if pixels is None:
         (folder / GALLERY).unlink(missing_ok=True)  # of another search in this folder
         return

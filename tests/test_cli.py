@@ -226,7 +226,12 @@ def test_find_review_and_train_on_what_was_decided(cli: Cli, tmp_path: Path) -> 
         true = labels["clean"]
     assert (mask & wrong).sum() / mask.sum() > 0.9
     assert (mask & wrong).sum() / wrong.sum() > 0.9
-    assert 0.2 < json.loads((folder / "noise.json").read_text())["noise_rate"]["estimate"] < 0.4
+    noise = json.loads((folder / "noise.json").read_text())
+    assert 0.2 < noise["noise_rate"]["estimate"] < 0.4
+    assert noise["detection"]["precision"] == pytest.approx((mask & wrong).sum() / mask.sum())
+    assert noise["detection"]["recall"] == pytest.approx((mask & wrong).sum() / wrong.sum())
+    assert noise["detection"]["average_precision"] > 0.95
+    assert "against the true labels: precision 0.9" in shown
     assert "<script" in (folder / "gallery.html").read_text()
     before = {p: p.read_bytes() for p in folder.glob("*.*")}
     assert cli("find", *asked).stdout.count("epoch ") == 0  # judged anew, not trained

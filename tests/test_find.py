@@ -18,16 +18,40 @@ from apl import find, load_data
 from apl.errors import BadInput, Interrupted
 from apl.find import (
     Evidence,
+    Findings,
     LabelMonitor,
+    Rate,
+    detection_scores,
     estimate_transition,
     find_issues,
     find_mislabelled,
     noise_rate,
     rank,
 )
-from apl.noise import symmetric
+from apl.noise import UNKNOWN, Labels, symmetric
 
 seeds = st.integers(0, 2**32 - 1)
+
+
+def test_detection_scores_count_only_what_is_known() -> None:
+    """By hand: five samples, of one the truth is unknown, one was never seen."""
+    found = Findings(
+        is_label_issue=np.array([True, True, False, True, False]),
+        label_score=np.array([0.1, 0.2, 0.3, 0.05, np.nan]),
+        given_label=np.array([0, 0, 1, 1, 0]),
+        predicted_label=np.array([1, 1, 1, 0, -1]),
+        noise_rate=Rate(0.4, 0.3, 0.5),
+        transition=np.eye(2),
+        doubts=[],
+    )
+    labels = Labels(found.given_label, np.array([1, 0, 0, UNKNOWN, 1]))
+    scores = detection_scores(
+        found, labels
+    )  # of the first three: 0 and 2 are wrong, 0 and 1 flagged
+    assert (scores["precision"], scores["recall"], scores["f1"]) == (0.5, 0.5, 0.5)
+    assert scores["average_precision"] == pytest.approx((1 + 2 / 3) / 2)
+    unknown = Labels(found.given_label, np.full(5, UNKNOWN))
+    assert detection_scores(found, unknown) == {}
 
 
 def problem(

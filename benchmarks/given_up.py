@@ -1,0 +1,128 @@
+"""When classes are given up under asymmetric noise: epoch by epoch, by strength of the network.
+
+    python benchmarks/given_up.py [--out docs/given-up] [--seeds 1] [--data-dir DIR]
+
+Trains the laptop recipe on CIFAR-10 with NCE+RCE at asymmetric 0.4, with and without three epochs
+of CE first, at several widths and after each epoch takes the predictions on the test images.  A
+class is given up where its recall is below 2 %.  Writes a row an epoch and class to OUT.csv, draws
+OUT.png and prints a Markdown table.  What stands in OUT.csv is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+from apl.config import Config, make_config
+from apl.data.sources import data_of
+from apl.machine import Machine, keep_freed_memory
+from apl.networks import make_network
+from apl.train import predict, train
+
+WIDTHS = (8, 16, 32, 64)
+WARM = (0.0, 3.0)
+LOST = 0.02  # a class of less recall is given up
+
+
+def recalls(config: Config, machine: Machine) -> list[dict[str, float]]:
+    """The recall of each class after each epoch of a training: rows of epoch, class, recall."""
+    data = data_of(config, machine)
+    torch.manual_seed(config.seed)
+    shape = tuple(data.train.images.shape[1:])
+    network = make_network(config.network, shape, data.num_classes, config.width)
+    true = data.test.labels.true
+    rows: list[dict[str, float]] = []
+
+    def on_epoch(row: dict[str, float]) -> None:
+        predicted = predict(network, data.test.images, data, config)
+        for k in range(data.num_classes):
+            recall = float((predicted[true == k] == k).mean())
+            rows.append({"epoch": row["epoch"], "class": k, "recall": recall})
+
+    train(config, machine=machine, network=network, on_epoch=on_epoch, say=lambda text: None)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/given-up"))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--data-dir", type=Path)
+    given = parser.parse_args()
+    machine = Machine(data_dir=given.data_dir)
+    keep_freed_memory()
+    file = given.out.with_suffix(".csv")
+    done = pd.read_csv(file) if file.exists() else pd.DataFrame()
+    for seed in range(given.seeds):
+        for width in WIDTHS:
+            for warm in WARM:
+                cell = {"width": width, "warm": warm, "seed": seed}
+                if len(done) and (done[list(cell)] == list(cell.values())).all(axis=1).any():
+                    continue
+                config = make_config(
+                    *("laptop",),
+                    **{"loss": "nce_rce", "noise": "asym", "rate": 0.4, "eval_every": 100},
+                    **{"width": width, "warm_start": warm, "seed": seed},
+                )
+                rows = pd.DataFrame(recalls(config, machine)).assign(**cell)
+                done = pd.concat([done, rows], ignore_index=True)
+                done.to_csv(file, index=False)
+    draw(done, given.out.with_suffix(".png"))
+    print(table(done))
+
+
+def lost(rows: pd.DataFrame) -> pd.Series:
+    """How many classes are given up after each epoch, the mean over seeds."""
+    counts = rows.assign(lost=rows["recall"] < LOST).groupby(["seed", "epoch"])["lost"].sum()
+    return counts.groupby("epoch").mean()
+
+
+def table(rows: pd.DataFrame) -> str:
+    """Classes given up by epoch, a line a training."""
+    epochs = sorted(rows["epoch"].unique())
+    lines = [
+        "| width | CE first | "
+        + " | ".join(f"{epoch}" for epoch in epochs)
+        + " | recall at the end |",
+        "| --- | --- |" + " --- |" * (len(epochs) + 1),
+    ]
+    for (width, warm), part in rows.groupby(["width", "warm"]):
+        counts = lost(part)
+        end = part[part["epoch"] == epochs[-1]]["recall"].mean()
+        cells = " | ".join(f"{counts[epoch]:g}" for epoch in epochs)
+        lines.append(f"| {width} | {warm:g} | {cells} | {end:.3f} |")
+    return "\n".join(lines)
+
+
+def draw(rows: pd.DataFrame, path: Path) -> None:
+    """The recall of each class over the epochs, a panel a width, with and without CE first."""
+    widths = sorted(rows["width"].unique())
+    figure, panels = plt.subplots(
+        *(len(WARM), len(widths)),
+        **{"figsize": (3 * len(widths), 5), "sharex": True, "sharey": True, "squeeze": False},
+        layout="constrained",
+    )
+    for line, warm in zip(panels, WARM, strict=True):
+        for panel, width in zip(line, widths, strict=True):
+            part = rows[(rows["width"] == width) & (rows["warm"] == warm)]
+            for recall in part.groupby("class"):
+                mean = recall[1].groupby("epoch")["recall"].mean()
+                gone = bool(np.asarray(mean)[-1] < LOST)
+                color, width_of = ("#c94f00", 2.0) if gone else ("#9aa7b5", 1.0)
+                panel.plot(mean.index, mean, color=color, linewidth=width_of)
+            start = f"{warm:g} epochs of CE first" if warm else "NCE+RCE from the start"
+            panel.set_title(f"width {width}, {start}", fontsize=9)
+    for panel in panels[-1]:
+        panel.set_xlabel("epoch")
+    for line in panels:
+        line[0].set_ylabel("recall of a class")
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
