@@ -574,28 +574,38 @@ def _plot(found: Path, pictures: bool = True) -> None:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="a study folder, as `apl study` names it")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="a study folder, as `apl study` names it, or several")
+    ],
     out_file: Annotated[
         Path | None, typer.Option("--out", help="the .html to write, else report.html in the study")
     ] = None,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="write every table as LaTeX too, beside the .html")
+    ] = False,
 ) -> None:
-    """Write a study as one HTML file: tables, pictures, and which claims of the paper hold.
+    """Write a study as one HTML file: answers, tables, pictures, which claims of the paper hold.
 
-    The file needs nothing else, no network either. A study whose run folders are gone is read from
-    its runs.jsonl.
+    The file needs nothing else, no network either.  Several studies are compared.  A study whose
+    run folders are gone is read from its runs.jsonl.
 
     Example: `apl report results/digits-quick`
     """
-    from apl.report.page import make_report, read_study
+    from apl.report.page import make_comparison, make_report, read_study
     from apl.runs import REPORT, write_atomic
 
-    path = out_file or folder / REPORT
+    several = len(folders) > 1
+    path = out_file or folders[0] / ("comparison.html" if several else REPORT)
     if path.is_dir():
         raise BadInput(f"out is {path}, a folder; accepted: the name of a file")
-    made = make_report(folder.resolve().name, read_study(folder))
+    named = [(folder.resolve().name, read_study(folder)) for folder in folders]
+    made = make_comparison(named) if several else make_report(*named[0])
     out = _console()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, made.html.encode())
+    if latex:
+        write_atomic(path.with_suffix(".tex"), made.latex.encode())
+        out.print(f"wrote {path.with_suffix('.tex')}", markup=False)
     for line in made.agreement:
         out.print(f"agreement with the published ranking: {line}", markup=False)
     out.print(f"wrote {path}", markup=False)

@@ -188,25 +188,6 @@ def _unit(logits: Tensor, order: float = 2.0) -> Tensor:
     return logits / norm.masked_fill(norm == 0, math.inf)
 
 
-class LabelSmoothing(RowLoss):
-    """Cross entropy with (1 - s) q + s / K for the label q: s < 0 is negative label smoothing."""
-
-    def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
-        log_p, s = torch.log_softmax(logits, 1), self.params["smoothing"]
-        return -(1 - s) * _at(log_p, targets) - s * log_p.mean(1)
-
-
-class SoftBootstrap(RowLoss):
-    """-sum_k (beta q_k + (1 - beta) p_k) log p_k (Reed et al. 2015), the gradient through p
-    included as in Patrini et al.'s code."""
-
-    def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
-        log_p, beta = torch.log_softmax(logits, 1), self.params["beta"]
-        finite = log_p.clamp_min(torch.finfo(log_p.dtype).min)  # of a masked class p log p is 0
-        entropy = -(log_p.exp() * finite).sum(1)
-        return -beta * _at(log_p, targets) + (1 - beta) * entropy
-
-
 class HardBootstrap(RowLoss):
     """-beta log p_y - (1 - beta) log max_k p_k (Reed et al. 2015)."""
 
@@ -498,8 +479,6 @@ class EntropyRegularised(RowLoss):
 
 
 CRITERIA: dict[str, type[RowLoss]] = {
-    "ls": LabelSmoothing,
-    "boot_soft": SoftBootstrap,
     "boot_hard": HardBootstrap,
     "eps_softmax": EpsSoftmax,
     "eps_softmax_mae": EpsSoftmax,

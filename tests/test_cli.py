@@ -91,6 +91,11 @@ def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     assert (study / "pictures/accuracy_vs_rate.svg").exists()
     again = cli("study", *arguments, "--seeds", "2", "--no-pictures").stdout
     assert "8 cells" in again
+    cli("report", str(study), "--latex")
+    assert "<html" in (study / "report.html").read_text()
+    assert "\\begin{tabular}" in (study / "report.tex").read_text()
+    cli("report", str(study), str(study), "--out", "both.html")
+    assert (tmp_path / "both.html").read_text().count("digits-quick") >= 2
 
 
 def test_a_failed_cell_makes_the_study_exit_1_with_its_reason(cli: Cli, tmp_path: Path) -> None:

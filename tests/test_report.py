@@ -25,8 +25,8 @@ from test_plots import GRID, TWELVE, altered, study, summary_of, unknown, with_c
 from apl.errors import BadInput
 from apl.losses import loss_label
 from apl.noise import Labels
-from apl.report.claims import CLAIMS
 from apl.report.charts import MOST_EPOCHS, dark
+from apl.report.claims import CLAIMS
 from apl.report.page import Cell, Table, make_comparison, make_report, read_study
 from apl.report.pictures import HEAT_MAPS, draw_study, look, plot_study
 from apl.report.published import published_cells, published_rows
@@ -229,6 +229,7 @@ def test_every_picture_is_embedded_and_nothing_is_loaded(whole: tuple[Path, str]
     assert not page.named("link")
     assert all("src" not in script for script in page.named("script"))
     without = re.sub(r"base64,[A-Za-z0-9+/=]*", "", html)
+    without = without.replace("http://www.w3.org/2000/svg", "")  # a name, which nobody fetches
     assert not re.search(r"https?:|url\(|@import|//cdn", without)
     assert len(html.encode()) < 1_500_000
 
@@ -344,6 +345,9 @@ def test_the_chosen_epoch_and_loss_stand_in_the_page(tmp_path: Path) -> None:
     (figures,) = page.figures
     assert list(figures["rate_scores"])[:3] == ["test_accuracy", "best", "chosen"]
     assert "validation_accuracy" in figures["epoch_scores"]
+    human = study(**SMALL, grid=[GRID[0], ("human", "worse", 0.0)])
+    (figures,) = page_of(write(tmp_path / "human", human)).figures
+    assert [panel["ticks"] for panel in figures["rates"]] == [{"0": "clean", "1": "worse"}]
     without = page_of(write(tmp_path / "y", study(**SMALL, grid=GRID[2:3])))
     assert "Chosen epoch" not in without.text
 
@@ -540,7 +544,7 @@ def test_noise_of_an_unknown_matrix_has_a_page(tmp_path: Path, noise: str) -> No
     page = page_of(folder)
     name = "human worse" if noise == "human" else "matrix (m.csv)"
     (table,) = (
-        table for caption, table in page.tables.items() if caption.startswith("Accuracy on c")
+        table for caption, table in page.tables.items() if "after the last epoch" in caption
     )
     assert table["Method"] == ["clean", name]
     assert page.tables[MEMORY[0]]["CE"] == ["-"]
@@ -697,9 +701,26 @@ addEventListener("load", () => {
   click(column); const up = order(); states.push(heading.getAttribute("aria-sort"));
   click(0); const again = order(); states.push(heading.getAttribute("aria-sort"));
   for (const folded of document.querySelectorAll("details")) folded.open = true;
-  const root = document.documentElement;
+  const root = document.documentElement, chart = document.querySelector(".chart");
+  const count = () => ["svg", "g"].map((name) => chart.querySelectorAll(`.panels ${name}`).length);
+  const [score, noise] = chart.querySelectorAll("select");
+  const method = chart.querySelector(".legend button");
+  const tip = () => chart.querySelector(".values").innerText.split("\\n");
+  const choose = (box, value) => { box.value = value; box.dispatchEvent(new Event("change")); };
+  const charts = { whole: count() };
+  method.click(); charts.hidden = [...count(), method.getAttribute("aria-pressed")];
+  method.click(); charts.again = count();
+  choose(noise, "0"); charts.one = count();
+  const svg = () => chart.querySelector(".panels svg"), box = svg().getBoundingClientRect();
+  const at = { clientX: box.left + 2, clientY: box.top + 2 };
+  svg().dispatchEvent(new PointerEvent("pointermove", at)); charts.pointed = tip();
+  svg().dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" })); charts.keyed = tip();
+  svg().dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" })); charts.left = tip();
+  choose(score, "best");
+  svg().dispatchEvent(new PointerEvent("pointermove", at)); charts.best = tip();
+  charts.focusable = svg().tabIndex;
   parent.postMessage(JSON.stringify({
-    errors, before, down, up, again, states,
+    errors, charts, before, down, up, again, states,
     width: innerWidth, scrolls: root.scrollWidth > innerWidth,
     button: table.querySelector("th button").tabIndex,
     pictures: [...document.images].filter((image) => !image.complete || !image.naturalWidth).length,
@@ -747,3 +768,25 @@ def test_in_a_browser_it_sorts_and_never_scrolls_sideways(
     assert seen["up"] == [loss_label(loss) for loss in means.index]
     assert seen["down"] == seen["up"][::-1]
     assert seen["again"] == seen["before"]
+
+    charts = seen["charts"]
+    assert charts["whole"] == charts["again"] == [2, 24]  # symmetric and asymmetric, 12 methods
+    assert charts["hidden"] == [2, 22, "false"]
+    assert charts["one"] == [1, 12]
+    assert charts["focusable"] == 0
+    assert charts["left"] == [""]
+    best = {run.name: max(row["test_accuracy"] for row in run.history) for run in read_runs(folder)}
+    summary["best"] = [best[name] for name in (run.name for run in read_runs(folder))]
+    for told, heading, rate, score in (
+        ("pointed", "Noise rate 0 %", 0.0, "test_accuracy"),
+        ("keyed", "Noise rate 20 %", 0.2, "test_accuracy"),
+        ("best", "Noise rate 0 %", 0.0, "best"),
+    ):
+        here = summary[(summary["rate"] == rate) & summary["noise"].isin(["none", "sym"])]
+        values = 100 * here.groupby("loss")[score].agg(["mean", "std"])
+        highest = values["mean"].max()
+        (row,) = values[values["mean"] == highest].itertuples()
+        first, *rows = charts[told]
+        assert first == heading
+        assert len(rows) == len(TWELVE)
+        assert rows[0] == f"{loss_label(row.Index)} {row.mean:.2f} ± {row.std:.2f}"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from apl.presets import NOISES
-from apl.report.table import EPOCHS, SOLID, Study, Style, bare
+from apl.report.table import EPOCHS, SOLID, Study, Style, bare, method_styles
 from apl.scores import VALIDATION
 
 MOST_EPOCHS = 40  # of a curve: more can't be told apart, and make the page large
@@ -46,9 +46,8 @@ def chart_data(named: Sequence[tuple[str, Study]]) -> dict[str, Any]:
     rate_scores, epoch_scores: what the scores that any panel has are called; on: what the
     accuracies are on.
     """
-    styles: dict[str, Style] = {}
-    for _, study in named:
-        styles = {**study.styles, **styles}
+    pairs = [pair for _, study in named for pair in study.runs[["loss", "own"]].to_numpy().tolist()]
+    styles = method_styles([(loss, own) for loss, own in pairs])
     places = {method: place for place, method in enumerate(styles)}
     rates, epochs = [], []
     for name, study in named:
@@ -114,7 +113,7 @@ def _against_rate(
     if rated:
         ticks = {float(x): f"{x:g}" for x in settings["x"]}
     else:
-        ticks = dict(enumerate(settings["setting"]))
+        ticks = dict(enumerate(name.removeprefix("human ") for name in settings["setting"]))
         at = {rank: place for place, rank in enumerate(settings["rank"])}
         runs = runs.assign(x=runs["rank"].map(at))
     scores = {score: _lines(runs, "x", score, places) for score in RATE_SCORES}
@@ -132,6 +131,6 @@ def _against_epoch(study: Study, places: Mapping[str, int], before: str) -> list
     for (_, title), epochs in study.epochs.groupby(["rank", "title"]):
         scores = {score: _lines(epochs, "epoch", score, places) for score in EPOCH_SCORES}
         told = {score: lines for score, lines in scores.items() if lines}
-        name = before + (bare(title) if before else bare(title).capitalize())
+        name = before + (bare(str(title)) if before else bare(str(title)).capitalize())
         panels.append({"title": name, "axis": "Epoch", "ticks": None, "scores": told})
     return panels

@@ -273,7 +273,7 @@ def _leaders(study: Study) -> Table | None:
         if ce:
             cells.append(Cell(f"{ahead.mean:+.1f}", ahead.mean) if ahead else Cell(""))
         names = answer.not_told
-        told = ", ".join(names[:2]) + (f" + {len(names) - 2}" if len(names) > 2 else "")
+        told = f"{names[0]}, {len(names) - 1} more" if len(names) > 2 else ", ".join(names)
         if not answer.tested:
             told = "one seed only" if answer.leads else "no other was run"
         cells.append(Cell(told or "none", len(names) if answer.tested else None))
@@ -367,27 +367,26 @@ def _accuracy(study: Study, theirs: Cells) -> list[Block]:
 def _choices(study: Study) -> list[Block]:
     """Last, best and chosen epoch, and the loss that held-out labels choose, where there are."""
     blocks = []
-    choices = epoch_choices(study)
+    known, choices = epoch_choices(study)
     if not choices.empty:
-        known = list(choices.columns.get_level_values(0).unique())
         rows = []
-        for (rank, setting, method), row in choices.iterrows():
+        for row in choices.to_dict("records"):
             cells = []
             for name in known:
-                mean, column = row[name, "mean"], choices.loc[rank, (name, "mean")].dropna()
-                best = len(column) > 1 and f"{mean:.2f}" == f"{column.max():.2f}"
-                cells.append(Cell(mean_std(mean, row[name, "std"]), mean, best=best))
-            rows.append((f"{method}, {setting}", cells))
+                mean, std = row[f"{name}_mean"], row[f"{name}_std"]
+                cells.append(Cell(mean_std(mean, std), mean, best=row[f"{name}_leads"]))
+            rows.append((f"{row['method']}, {row['setting']}", cells))
         caption = f"Accuracy on {study.labels} by the epoch that is taken, in %"
         head = ["Method", *(EPOCHS[name] for name in known)]
         blocks.append(Block(table=Table(caption, head, rows, epoch_notes(study, known))))
     rows = []
     for row in loss_choices(study).to_dict("records"):
-        cells = [Cell(row["chosen"]), Cell(f"{row['held_out']:.2f}", row["held_out"])]
-        for word in ("chosen", "best"):
-            cells += [Cell(row[word])] * (word == "best")
-            mean = row[f"{word}_mean"]
-            cells.append(Cell(mean_std(mean, row[f"{word}_std"]), mean))
+        held_out = Cell(f"{row['held_out']:.2f}", row["held_out"])
+        chosen, best = (
+            Cell(mean_std(row[f"{word}_mean"], row[f"{word}_std"]), row[f"{word}_mean"])
+            for word in ("chosen", "best")
+        )
+        cells = [Cell(row["chosen"]), held_out, chosen, Cell(row["best"]), best]
         rows.append((row["setting"], cells))
     if rows:
         head = ["Noise", "Chosen", "Held out (%)", "Test (%)", "Best in hindsight", "Test (%)"]
@@ -928,50 +927,51 @@ def _beside(several: Sequence[tuple[str, Study]]) -> Part:
     ]
     blocks = []
     for (name, one), (other_name, other) in itertools.combinations(several, 2):
-        means = [
-            study.runs.groupby(["setting", "method"])["test_accuracy"].mean()
-            for study in (one, other)
-        ]
-        both = pd.concat(means, axis=1, join="inner", keys=["one", "other"]).dropna()
-        rows = []
-        for setting in _settings(one):
-            if setting not in both.index.unique("setting"):
-                continue
-            part = both.loc[setting].rank(ascending=False)
-            tau = math.nan
-            if len(part) > 2:
-                tau = float(part["one"].corr(part["other"], method="kendall"))
-            cells = [Cell(str(len(part)), len(part)), _number(tau, "+.2f")]
-            rows += [(setting, [*cells, *(Cell(part[c].idxmin()) for c in ("one", "other"))])]
-        if not rows:
+        both = _common(one, other)
+        if both.empty:
             text = [f"{name} and {other_name} have no method and noise setting in common."]
             blocks.append(Block(text=text))
             continue
+        rows = []
+        for setting, part in both.groupby("setting", sort=False):
+            ours, theirs = part["one"].rank(ascending=False), part["other"].rank(ascending=False)
+            tau = float(ours.corr(theirs, method="kendall")) if len(part) > 2 else math.nan
+            names = part["method"].tolist()
+            best = [Cell(names[int(ranks.argmin())]) for ranks in (ours, theirs)]
+            cells = [Cell(str(len(part)), len(part)), _number(tau, "+.2f"), *best]
+            rows.append((str(setting), cells))
         head = ["Noise", "Methods", "Kendall's tau-b", f"Best: {name}", f"Best: {other_name}"]
         caption = f"The order of the methods that {name} and {other_name} have in common"
         notes = ["1: the same order, -1: the reverse; a dash: fewer than three, or no order."]
         blocks.append(Block(table=Table(caption, head, rows, notes, words=True)))
-        blocks.append(Block(folded=[_differences((name, one), (other_name, other), both)]))
+        blocks.append(Block(folded=[_differences(name, other_name, both)]))
     return Part("Side by side", answers, None, chart_data(several), sections={"beside": blocks})
 
 
-def _differences(
-    one: tuple[str, Study], other: tuple[str, Study], both: pd.DataFrame
-) -> tuple[str, Table]:
-    """The accuracies of what two studies have in common, as a title and a table."""
-    settings = [s for s in _settings(one[1]) if s in both.index.unique("setting")]
-    rows = []
-    for method in one[1].styles:
-        cells = []
-        for setting in settings:
-            if (setting, method) not in both.index:
-                cells.append(Cell(""))
-                continue
-            ours, theirs = both.loc[(setting, method)]
-            cells.append(Cell(f"{ours:.2f}", ours, f"{theirs:.2f}, {ours - theirs:+.2f}"))
-        if any(cell.text for cell in cells):
-            rows.append((method, cells))
-    caption = f"Accuracy of {one[0]}, below it of {other[0]} and the difference"
+def _common(one: Study, other: Study) -> pd.DataFrame:
+    """The accuracies of what two studies have in common: setting, method, one and other, in the
+    order of the tables of the one."""
+    keys = ["setting", "method"]
+    means = one.runs.groupby(["rank", *keys])["test_accuracy"].mean().rename("one").reset_index()
+    theirs = other.runs.groupby(keys)["test_accuracy"].mean().rename("other").reset_index()
+    both = means.merge(theirs, on=keys).dropna()
+    order = {method: place for place, method in enumerate(one.styles)}
+    return both.sort_values("method", key=lambda m: m.map(order)).sort_values("rank", kind="stable")
+
+
+def _differences(name: str, other_name: str, both: pd.DataFrame) -> tuple[str, Table]:
+    """The accuracies that two studies have in common, as a title and a table."""
+    settings = list(both["setting"].unique())
+    found: dict[str, dict[str, Cell]] = {}
+    for row in both.to_dict("records"):
+        ours, theirs = row["one"], row["other"]
+        cell = Cell(f"{ours:.2f}", ours, f"{theirs:.2f}, {ours - theirs:+.2f}")
+        found.setdefault(row["method"], {})[row["setting"]] = cell
+    rows = [
+        (method, [cells.get(setting, Cell("")) for setting in settings])
+        for method, cells in found.items()
+    ]
+    caption = f"Accuracy of {name}, below it of {other_name} and the difference"
     notes = ["Last epoch, in %, mean over the seeds of each."]
     return caption, Table(caption, ["Method", *settings], rows, notes)
 

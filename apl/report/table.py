@@ -386,20 +386,28 @@ def _notes(study: Study) -> str:
     return "\n".join(f"- {note}" for note in notes)
 
 
-def epoch_choices(study: Study) -> pd.DataFrame:
+def epoch_choices(study: Study) -> tuple[list[str], pd.DataFrame]:
     """The test accuracy at the last, the best and the chosen epoch, where there is a choice.
 
     That is where labels were held out to choose by, and under human noise, of which others publish
-    now the one, now the other.  Index: rank, setting and method, in the order of the tables;
-    columns: those of EPOCHS that are known, each with mean and std over the seeds.
+    now the one, now the other.  Returns the names of EPOCHS that are known, and a row for each
+    setting and method, in the order of the tables: setting, method, and for each name its mean and
+    std over the seeds, and whether that mean leads in its setting: NAME_mean, NAME_std, NAME_leads.
     """
     runs = study.runs[study.runs["held_out"].notna() | (study.runs["noise"] == "human")]
-    runs = runs.assign(method=pd.Categorical(runs["method"], list(study.styles)))
-    if runs.empty:
-        return pd.DataFrame()
     known = [name for name in EPOCHS if runs[name].notna().any()]
-    keys = ["rank", "setting", "method"]
-    return runs.groupby(keys, observed=True)[known].agg(["mean", "std"])
+    rows = []
+    for (_, named), part in runs.groupby(["rank", "setting"]):
+        means = part.groupby("method")[known].mean().round(2)
+        for method in [method for method in study.styles if method in means.index]:
+            scores = part.loc[part["method"] == method, known]
+            row: dict[str, Any] = {"setting": named, "method": method}
+            for name in known:
+                row[f"{name}_mean"], row[f"{name}_std"] = scores[name].mean(), scores[name].std()
+                leads = means.at[method, name] == means[name].max()
+                row[f"{name}_leads"] = len(means) > 1 and leads
+            rows.append(row)
+    return known, pd.DataFrame(rows)
 
 
 def loss_choices(study: Study) -> pd.DataFrame:
@@ -419,12 +427,9 @@ def loss_choices(study: Study) -> pd.DataFrame:
         deviations = part.groupby("method")["test_accuracy"].std()
         row: dict[str, Any] = {"setting": named, "held_out": means["held_out"].max()}
         for word, score in (("chosen", "held_out"), ("best", "test_accuracy")):
-            method = means[score].idxmax()
-            row |= {
-                word: method,
-                f"{word}_mean": means.at[method, "test_accuracy"],
-                f"{word}_std": deviations[method],
-            }
+            method = str(means[score].idxmax())
+            mean, std = means.loc[method, "test_accuracy"], deviations.loc[method]
+            row |= {word: method, f"{word}_mean": mean, f"{word}_std": std}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -452,19 +457,15 @@ LOSS_NOTE = (
 
 
 def _epochs_table(study: Study) -> str:
-    choices = epoch_choices(study)
+    known, choices = epoch_choices(study)
     if choices.empty:
         return ""
-    known = list(choices.columns.get_level_values(0).unique())
     table = [["Noise", "Method", *(EPOCHS[name] for name in known)]]
-    for (rank, named, method), row in choices.iterrows():
-        cells = []
-        for name in known:
-            column = choices.loc[rank, (name, "mean")].dropna()
-            cell = mean_std(row[name, "mean"], row[name, "std"])
-            best = len(column) > 1 and f"{row[name, 'mean']:.2f}" == f"{column.max():.2f}"
-            cells.append(f"**{cell}**" if best else cell)
-        table.append([named, _escape(method), *cells])
+    for row in choices.to_dict("records"):
+        cells = [mean_std(row[f"{name}_mean"], row[f"{name}_std"]) for name in known]
+        bold = ["**" * row[f"{name}_leads"] for name in known]
+        cells = [f"{mark}{cell}{mark}" for mark, cell in zip(bold, cells, strict=True)]
+        table.append([row["setting"], _escape(row["method"]), *cells])
     notes = "\n".join(f"- {note}" for note in epoch_notes(study, known))
     return f"{_markdown(table)}\n\n{notes}"
 
