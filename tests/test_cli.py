@@ -94,8 +94,14 @@ def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     cli("report", str(study), "--latex")
     assert "<html" in (study / "report.html").read_text()
     assert "\\begin{tabular}" in (study / "report.tex").read_text()
-    cli("report", str(study), str(study), "--out", "both.html")
-    assert (tmp_path / "both.html").read_text().count("digits-quick") >= 2
+    twice = cli("report", str(study), str(study), code=2).stderr
+    assert "two or more, each once" in twice
+    study.rename(tmp_path / "mine")
+    cli("study", *arguments[:2], "--noise", "none", *FAST, "--seeds", "1", "--no-pictures")
+    cli("report", "mine", str(study), "--out", "both.html")
+    page = (tmp_path / "both.html").read_text()
+    assert "mine" in page
+    assert "digits-quick" in page
 
 
 def test_a_failed_cell_makes_the_study_exit_1_with_its_reason(cli: Cli, tmp_path: Path) -> None:
