@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from apl.noise import UNKNOWN, IntArray, Labels, Matrix
+from apl.noise import MOST_CLASSES, UNKNOWN, IntArray, Labels, Matrix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -442,6 +442,8 @@ def _checked(
         raise ValueError("there are no samples to judge")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels must be integers from 0 to {classes - 1}, got {labels.dtype}")
+    if classes > MOST_CLASSES:
+        raise ValueError(f"{classes:,} classes; accepted: at most {MOST_CLASSES:,}")
     if labels.min() < 0 or labels.max() >= classes:
         wrong = labels[(labels < 0) | (labels >= classes)][0]
         raise ValueError(f"labels must be from 0 to {classes - 1}, got {wrong}")
@@ -675,6 +677,8 @@ def find_mislabelled(
             max_broken=machine.max_broken,
             say=say,
         )
+    classes = data.num_classes
+    require(classes <= MOST_CLASSES, "classes", classes, f"at most {MOST_CLASSES:,} to judge")
     config = search_config(preset, data, settings)
     watched = prepare(config, machine, data)
     hooks = {"machine": machine, "say": say, "should_stop": should_stop}

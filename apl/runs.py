@@ -184,11 +184,13 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def write_noise(path: Path, labels: Labels) -> None:
     """noise.npz: clean and noisy labels and the mask of wrong ones [N], and the transition matrix
-    [K, K] that they were drawn by; a clean label of -1 is unknown, an unknown matrix is nan."""
+    [K, K] that they were drawn by; a clean label of -1 is unknown, an unknown matrix is a nan for
+    each class."""
     buffer = io.BytesIO()
     transition = labels.transition
     if transition is None:
-        transition = np.full_like(labels.empirical, np.nan)
+        named = max(int(part.max(initial=-1)) for part in (labels.given, labels.true))
+        transition = np.full(named + 1, np.nan)
     np.savez_compressed(
         buffer, clean=labels.true, noisy=labels.given, mask=labels.wrong, transition=transition
     )
@@ -206,7 +208,7 @@ def read_noise(path: Path) -> Labels:
     except Exception as error:  # a damaged zip raises nearly anything
         problem = one_line(error)
         raise BadInput(f"{path} holds no noisy labels ({problem}); `apl noise` writes it") from None
-    num_classes = len(transition) if transition.ndim == 2 else 0
+    num_classes = len(transition) if transition.ndim else 0
     for name, labels in (("clean", clean), ("noisy", noisy)):
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise BadInput(f"{path}: {name} must be a vector of whole numbers")

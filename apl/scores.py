@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from apl.config import Config
 from apl.losses import is_tolerant
-from apl.noise import IntArray, Labels
+from apl.noise import MOST_CLASSES, IntArray, Labels
 
 if TYPE_CHECKING:
     import torch
@@ -41,49 +41,60 @@ CAUSES = {
 
 @dataclass(frozen=True)
 class Scores:
-    """Counts of (label, prediction) pairs [K, K] and what follows from them."""
+    """How many samples each class has, gets as predictions, and gets rightly [K]; and the counts
+    of (label, prediction) pairs [K, K], None where they are more than MOST_CLASSES."""
 
-    confusion: npt.NDArray[np.int64]
+    labelled: IntArray
+    predicted: IntArray
+    right: IntArray
+    confusion: IntArray | None = None
+
+    @classmethod
+    def of(cls, confusion: IntArray) -> Scores:
+        """Those that a confusion matrix holds."""
+        return cls(confusion.sum(1), confusion.sum(0), np.diag(confusion), confusion)
 
     @property
     def accuracy(self) -> float:
         """Share of predictions that equal the label."""
-        return float(np.trace(self.confusion) / self.confusion.sum())
+        return float(self.right.sum() / self.labelled.sum())
 
     @property
     def per_class(self) -> list[float]:
         """The accuracy on each label's samples; nan for a label without samples."""
         with np.errstate(invalid="ignore"):
-            shares = np.diag(self.confusion) / self.confusion.sum(1)
+            shares = self.right / self.labelled
         return [float(share) for share in shares]
 
     @property
     def collapsed_into(self) -> int | None:
         """The class that gets nearly all predictions while the labels say otherwise, or None."""
-        total = self.confusion.sum()
-        top = int(self.confusion.sum(0).argmax())
-        share = self.confusion[:, top].sum() / total
-        true_share = self.confusion[top].sum() / total
+        total = self.labelled.sum()
+        top = int(self.predicted.argmax())
+        share, true_share = self.predicted[top] / total, self.labelled[top] / total
         return top if share >= ONE_CLASS_SHARE and true_share < 0.9 else None
 
     @property
     def never_predicted(self) -> list[int]:
         """The classes that have samples but get no prediction: given up, though not collapsed."""
-        missing = (self.confusion.sum(0) == 0) & (self.confusion.sum(1) > 0)
+        missing = (self.predicted == 0) & (self.labelled > 0)
         return [int(k) for k in np.flatnonzero(missing)]
 
     @property
     def at_chance(self) -> bool:
         """Whether the accuracy is no better than guessing, within three standard errors."""
-        chance = 1 / len(self.confusion)
-        error = (chance * (1 - chance) / self.confusion.sum()) ** 0.5
+        chance = 1 / len(self.labelled)
+        error = (chance * (1 - chance) / self.labelled.sum()) ** 0.5
         return bool(self.accuracy <= chance + 3 * error)
 
 
 def score(predicted: IntArray, labels: IntArray, num_classes: int) -> Scores:
     """Scores of predictions [N] against labels [N]."""
+    if num_classes > MOST_CLASSES:
+        parts = (labels, predicted, labels[labels == predicted])
+        return Scores(*(np.bincount(part, minlength=num_classes) for part in parts))
     counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
-    return Scores(counts.reshape(num_classes, num_classes))
+    return Scores.of(counts.reshape(num_classes, num_classes))
 
 
 def memorised_and_recovered(predicted: IntArray, labels: Labels) -> tuple[float, float]:
@@ -170,14 +181,15 @@ class Result:
     recovered: float
     corrupted: int
     class_names: list[str]
-    confusion: list[list[int]]
+    confusion: list[list[int]] | None
     transition: list[list[float]] | None
     on: str = "true"
-    per_class_accuracy: list[float] = field(init=False, compare=False)
+    per_class_accuracy: list[float] = field(default_factory=list, compare=False)
 
     def __post_init__(self) -> None:
-        per_class = Scores(np.array(self.confusion)).per_class
-        object.__setattr__(self, "per_class_accuracy", per_class)
+        if self.confusion is not None:
+            per_class = Scores.of(np.array(self.confusion)).per_class
+            object.__setattr__(self, "per_class_accuracy", per_class)
 
     def to_json(self) -> dict[str, Any]:
         """What a file holds of it."""
@@ -195,8 +207,11 @@ class Result:
         found["corrupted"] = int(found["corrupted"])
         classes = len(found["class_names"])
         fits = isinstance(found["collapsed"], bool) and isinstance(found["reason"], str)
-        for matrix in (found["confusion"], found["transition"] or found["confusion"]):
+        for matrix in filter(None, (found["confusion"], found["transition"])):
             fits = fits and [len(row) for row in matrix] == [classes] * classes
+        if found["confusion"] is None:
+            shares = [math.nan if v is None else v for v in found["per_class_accuracy"]]
+            found["per_class_accuracy"], fits = shares, fits and len(shares) == classes
         if not fits:
             raise ValueError("its fields do not fit each other")
         return cls(**found)

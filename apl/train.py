@@ -26,7 +26,7 @@ from apl.find import LabelMonitor
 from apl.kernels import dispatch
 from apl.machine import Machine, choose_device, environment
 from apl.networks import make_network
-from apl.noise import MATRICES, IntArray, Labels, corrupt
+from apl.noise import MATRICES, MOST_CLASSES, IntArray, Labels, corrupt
 from apl.review import read_labels
 from apl.runs import WEIGHTS, History, Run
 from apl.scores import (
@@ -76,7 +76,14 @@ def prepare(config: Config, machine: Machine | None = None, data: Dataset | None
     labels = train.labels  # as they are, where no noise is added to labels not known to be true
     if config.noise == "human":
         labels = dataclasses.replace(labels, transition=labels.empirical)
-    elif config.noise != "none" or np.array_equal(labels.given, labels.true):
+    elif config.noise != "none" and data.num_classes > MOST_CLASSES:
+        raise BadInput(
+            f"{config.noise} noise of {data.num_classes:,} classes; accepted: none, or at most "
+            f"{MOST_CLASSES:,} classes"
+        )
+    elif data.num_classes <= MOST_CLASSES and (
+        config.noise != "none" or np.array_equal(labels.given, labels.true)
+    ):
         transition = MATRICES[config.noise](data.class_names, config.rate, config.map)
         labels = corrupt(labels.given, transition, config.method, config.seed)
     train = dataclasses.replace(train, labels=labels)
@@ -524,9 +531,10 @@ def judge(
         recovered=recovered,
         corrupted=int(labels.wrong.sum()),
         class_names=list(data.class_names),
-        confusion=scores.confusion.tolist(),
+        confusion=None if scores.confusion is None else scores.confusion.tolist(),
         transition=None if labels.transition is None else labels.transition.tolist(),
         on="true" if data.test.labels.known.all() else "given",
+        per_class_accuracy=scores.per_class,
     )
 
 

@@ -165,7 +165,7 @@ def run(job: tuple[int, str, Path | None]) -> dict[str, Any]:
         "loss": loss,
         "test_accuracy": result.test_accuracy,
         "memorised": result.memorised,
-        "never_predicted": len(Scores(np.array(result.confusion)).never_predicted),
+        "never_predicted": len(Scores.of(np.array(result.confusion)).never_predicted),
         "seconds": round(time.perf_counter() - began, 1),
     }
 

@@ -184,7 +184,7 @@ def test_what_lies_around_in_a_folder(tmp_path: Path) -> None:
     assert data.class_names == ("cat", "dog")
     assert len(data.train) + len(data.test) == 21
     assert "left out, classes without images: nothing" in told
-    assert "not read: 1 files that are not called images" in told
+    assert "not read: 1 files that are not called images: .txt" in told
     assert "not read: 1 images outside the folders of classes" in told
 
 
@@ -647,6 +647,12 @@ def test_a_parquet_list(tmp_path: Path) -> None:
     parquet.write_table(table, path)
     data, _ = load(path)
     assert data.class_names == ("0", "1")
+
+
+def test_a_column_of_images_by_another_name(tmp_path: Path) -> None:
+    data, told = load(list_of(tmp_path, csv_text(["a", "b"] * 5, "img path,label")))
+    assert labels_of(data)["images/1.png"] == "b"
+    assert "column 'img path' names the files" in told
 
 
 def test_metadata_in_a_folder_as_imagefolder_has_it(tmp_path: Path) -> None:

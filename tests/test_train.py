@@ -225,9 +225,9 @@ def test_scores() -> None:
     assert math.isnan(scores.per_class[3])
     assert scores.collapsed_into is None
     assert scores.never_predicted == []
-    assert Scores(np.array([[5, 5, 0], [3, 7, 0], [5, 5, 0]])).never_predicted == [2]
-    assert Scores(np.array([[1, 9], [0, 10]])).collapsed_into == 1
-    assert Scores(np.array([[0, 0], [0, 10]])).collapsed_into is None  # only that class is there
+    assert Scores.of(np.array([[5, 5, 0], [3, 7, 0], [5, 5, 0]])).never_predicted == [2]
+    assert Scores.of(np.array([[1, 9], [0, 10]])).collapsed_into == 1
+    assert Scores.of(np.array([[0, 0], [0, 10]])).collapsed_into is None  # only that class is there
     labels = Labels(given=np.array([1, 2, 2]), true=np.array([0, 1, 2]), transition=np.eye(3))
     assert memorised_and_recovered(np.array([1, 1, 0]), labels) == (0.5, 0.5)
 
@@ -875,3 +875,31 @@ def test_a_loss_of_ones_own_is_imported_only_where_it_was_typed(
         make_config(loss="losses_of_mine:robust", gamma=2.0)
     with pytest.raises(BadInput, match="no module 'nowhere'"):
         make_config(loss="nowhere:robust")
+
+
+def test_of_many_classes_no_matrix_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,001 classes: a matrix of them, and of 20,000, would outgrow the run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    count = 1001
+    labels = np.repeat(np.arange(count), 2)
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 4, 4, 1), np.uint8)
+    data = load_data((images, labels), say=lambda text: None)
+    config = make_config(dataset=data, loss="ce", epochs=1, width=4)
+    study = tmp_path / "study"
+    run = study / "runs" / config.name
+    result = train(config, run, say=lambda text: None)
+    assert result.confusion is None
+    assert len(result.per_class_accuracy) == count
+    assert Run(run).result == result
+    assert Run(run).result.per_class_accuracy == pytest.approx(
+        result.per_class_accuracy, nan_ok=True
+    )
+    assert (run / "result.json").stat().st_size < 100_000
+    scores, _, _ = evaluate_run(run)
+    assert scores.confusion is None
+    assert scores.accuracy == result.test_accuracy
+    write_study(study)
+    (kept,) = read_record(study).values()
+    assert kept.result == result
+    with pytest.raises(BadInput, match="sym noise of 1,001 classes; accepted: none, or at most"):
+        prepare(make_config(dataset=data, noise="sym", rate=0.2))

@@ -206,6 +206,7 @@ def _build(
         row_digests(listing.columns)[order.chosen].tofile(folder / DIGESTS)
     elif listing.pixels is not None:
         shape = listing.pixels.shape[1:]
+        notes.append(f"{name}: {shape[0]} x {shape[1]} x {shape[2]} pixels, as they are")
         with open(folder / IMAGES, "wb") as images, open(folder / DIGESTS, "wb") as sums:
             for i in order.chosen:
                 images.write(listing.pixels[i].data)

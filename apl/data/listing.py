@@ -14,7 +14,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,7 +121,9 @@ def _list_folder(root: Path) -> Listing:
 
 
 def _list_classes(found: Listing, top: Path, split: str) -> None:
-    empty, other, outside = [], 0, 0
+    empty: list[str] = []
+    other: set[str] = set()
+    others = outside = 0
     home = os.path.realpath(found.root) + os.sep
     before = len(found.samples)
     for entry in os.scandir(top):
@@ -132,7 +134,7 @@ def _list_classes(found: Listing, top: Path, split: str) -> None:
             if entry.is_symlink() and os.path.isdir(entry.path):
                 found.broken.append((_relative(entry.path, found.root), "a link to a folder"))
             else:
-                outside += os.path.splitext(name)[1].lower() in SUFFIXES
+                outside += _suffix(name) in SUFFIXES
             continue
         count = 0
         for file in _files(entry.path, found):
@@ -140,8 +142,9 @@ def _list_classes(found: Listing, top: Path, split: str) -> None:
             if file.is_dir():
                 found.broken.append((relative, "a link to a folder"))
                 continue
-            if os.path.splitext(file.name)[1].lower() not in SUFFIXES:
-                other += 1
+            if _suffix(file.name) not in SUFFIXES:
+                other.add(_suffix(file.name) or file.name)
+                others += 1
                 continue
             count += 1
             try:
@@ -162,7 +165,8 @@ def _list_classes(found: Listing, top: Path, split: str) -> None:
     if outside and len(found.samples) > before:
         found.notes.append(f"not read{where}: {outside:,} images outside the folders of classes")
     if other:
-        found.notes.append(f"not read{where}: {other:,} files that are not called images")
+        kinds = some_of(sorted(other))
+        found.notes.append(f"not read{where}: {others:,} files that are not called images: {kinds}")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -206,6 +210,8 @@ def _list_file(path: Path, label_column: str) -> Listing:
         if not columns:
             columns = list(row)
             file_column = next((name for name in FILE_COLUMNS if name in columns), "")
+            if not file_column and (file_column := _names_images(row)):
+                found.notes.append(f"column {file_column!r} names the files")
             if label_column not in columns:
                 raise BadInput(_no_labels(path, label_column, columns))
         name = str(row.get(file_column) or "") if file_column else str(place)
@@ -245,8 +251,18 @@ def _list_file(path: Path, label_column: str) -> Listing:
         found.decimal = (
             "," if kind not in (".jsonl", ".parquet") and _delimiter(path) == ";" else "."
         )
-        _make_table(path, found, cells, label_column)
+        _make_table(found, cells, label_column)
     return found
+
+
+def _names_images(row: Mapping[str, Any]) -> str:
+    """The first column with the name of an image in this row, '' where there is none."""
+    named = (name for name in row if _suffix(as_text(row[name])) in SUFFIXES)
+    return next(named, "")
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _no_labels(path: Path, label_column: str, columns: Sequence[str]) -> str:
@@ -263,7 +279,7 @@ def _no_labels(path: Path, label_column: str, columns: Sequence[str]) -> str:
 ID_COLUMNS = ("id", "", "index", "unnamed: 0")  # the last three are those of pandas' row numbers
 
 
-def _make_table(path: Path, found: Listing, cells: dict[str, list[Any]], label_column: str) -> None:
+def _make_table(found: Listing, cells: dict[str, list[Any]], label_column: str) -> None:
     """What a table's columns are for: names, labels, or to learn from."""
     ids = next((name for name in cells if name.strip().lower() in ID_COLUMNS), None)
     if ids is not None:
@@ -277,13 +293,6 @@ def _make_table(path: Path, found: Listing, cells: dict[str, list[Any]], label_c
             )
     for name in (label_column, "clean_label", "split"):
         cells.pop(name, None)
-    for name, column in cells.items():
-        first = next(filter(None, map(as_text, column[:100])), "")
-        if os.path.splitext(first)[1].lower() in SUFFIXES:
-            raise BadInput(
-                f"{path} has no column of the files ({', '.join(FILE_COLUMNS)}), but {name!r} has "
-                f"{first!r}: call it file_name"
-            )
     labels = [
         name for name in cells if {"label", "labels"} & set(re.split(r"[\W_]+", name.lower()))
     ]
@@ -364,7 +373,8 @@ def as_text(value: object) -> str:
     if value is None or value != value:  # nan
         return ""
     text = str(value).strip()
-    return text.split(".")[0] if re.fullmatch(r"[+-]?\d+\.0*", text) else text
+    whole = "." in text and re.fullmatch(r"[+-]?\d+\.0*", text)
+    return text.split(".")[0] if whole else text
 
 
 _IMAGES = ("x", "image", "images", "data")

@@ -25,7 +25,7 @@ Rows = npt.NDArray[np.float32]
 
 MOST = 100  # categories of a column that get a number of their own, the most frequent ones
 STRAY = 0.05  # of a column of numbers that may be something else, and then is missing
-_MISSING = frozenset(("", "-", "?", "na", "n/a", "nan", "null", "none"))
+_MISSING = frozenset(("", "-", "?", "na", "n/a", "null", "none"))  # and nan, a number to Python
 _TRUTH = {"true": 1.0, "false": 0.0}
 _DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
@@ -124,27 +124,27 @@ def _to_numbers(cells: Cells, decimal: str) -> tuple[npt.NDArray[np.float64] | N
         values = np.array(cells, np.float64)
         values[~np.isfinite(values)] = np.nan
         return values, []
-    values = np.full(len(cells), np.nan)
+    written = ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]
+    texts = written
+    if decimal == "," and any("," in text for text in texts):  # then a point parts thousands
+        texts = [text.replace(".", "").replace(",", ".") for text in texts]
+    values = np.full(len(texts), np.nan)
     strays, missing = [], 0
-    for i, cell in enumerate(cells):
-        text = as_text(cell)
-        if text.lower() in _MISSING:
-            missing += 1
-            continue
-        value = _to_number(text, decimal)
-        if value is None:
-            strays.append(text)
-        else:
+    for i, text in enumerate(texts):
+        value = _to_number(text)
+        if value is not None:
             values[i] = value
-    there = len(cells) - missing
+        elif text.lower() in _MISSING:
+            missing += 1
+        else:
+            strays.append(written[i])
+    there = len(texts) - missing
     few = there > 0 and len(strays) <= STRAY * there
     return (values, strays) if few else (None, [])
 
 
-def _to_number(text: str, decimal: str) -> float | None:
-    if decimal == "," and "," in text:
-        text = text.replace(".", "").replace(",", ".")
-    elif "," in text and _THOUSANDS.fullmatch(text):
+def _to_number(text: str) -> float | None:
+    if "," in text and _THOUSANDS.fullmatch(text):
         text = text.replace(",", "")
     try:
         value = float(text)

@@ -460,9 +460,9 @@ def _per_class(study: Study) -> list[Block]:
     return [Block(folded=folded)] if folded else []
 
 
-def _given_up(confusion: Sequence[Sequence[int]]) -> list[int]:
+def _given_up(confusion: Sequence[Sequence[int]] | None) -> list[int]:
     """The classes that a run never predicts."""
-    return Scores(np.array(confusion)).never_predicted
+    return [] if confusion is None else Scores.of(np.array(confusion)).never_predicted
 
 
 # ------------------------------------------------------------------------------------------- claims
@@ -795,7 +795,7 @@ def _facts(study: Study, cells: int) -> list[tuple[str, str]]:
         found = [getattr(config, name) for config in configs]
         return _list(("no", "yes")[v] if isinstance(v, bool) else v for v in found)
 
-    tests = {int(np.sum(c)) for c in study.runs["confusion"]}
+    tests = {int(np.sum(c)) for c in study.runs["confusion"] if c is not None}
     sizes = _list(f"{c.train_size:,}" if c.train_size else "all" for c in configs)
     facts += [
         ("Network", _list(f"{c.network}, width {c.width}" for c in configs)),

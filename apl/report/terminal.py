@@ -21,6 +21,7 @@ from apl.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict
 if TYPE_CHECKING:
     from apl.find import Findings
 
+WORST = 20  # classes shown of so many that they have no confusion matrix
 MANY_CLASSES = 12  # 80 columns have no room for a column for each of more
 
 
@@ -69,6 +70,14 @@ def noise_table(config: Config, names: Sequence[str], labels: Labels) -> Table:
 def scores_table(names: Sequence[str], scores: Scores) -> Table:
     """The accuracy of each class, and what it is taken for."""
     right = ("right", [f"{share:.1%}" for share in scores.per_class])
+    if scores.confusion is None:
+        worst = np.argsort(scores.per_class, kind="stable")[:WORST]
+        table = _compact(f"the {len(worst)} worst of {len(names):,} classes")
+        table.add_column("class")
+        table.add_column("right", justify="right")
+        for k in worst:
+            table.add_row(escape(names[k]), right[1][k])
+        return table
     title, most = "rows: label, columns: prediction", "most frequent mistake"
     return class_table(title, names, right, scores.confusion, most, "d")
 
@@ -92,7 +101,8 @@ def verdicts(config: Config, result: Result) -> list[str]:
     """What a reader must know of a run, as lines of markup: what collapsed, what is given up,
     whether its budget can tell robust losses from others."""
     lines = []
-    given_up = Scores(np.array(result.confusion)).never_predicted
+    matrix = result.confusion
+    given_up = [] if matrix is None else Scores.of(np.array(matrix)).never_predicted
     if result.collapsed:
         lines.append(f"[bold red]collapsed ({result.reason})[/]: {escape(CAUSES[result.reason])}")
     elif given_up:
