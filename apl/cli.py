@@ -14,6 +14,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -458,8 +459,20 @@ def study(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="number of seeds: 0, 1, ...")] = None,
     workers: Annotated[
-        int, typer.Option(help="processes at a time; 0: as many as cores and threads allow")
+        int, typer.Option(help="cells at a time; 0: as many as cores, GPUs and threads allow")
     ] = 0,
+    cells_per_gpu: Annotated[int, typer.Option(help="cells that share a GPU")] = 1,
+    ray: Annotated[
+        str,
+        typer.Option(help="train on a Ray cluster: auto, or HOST:PORT (docs/cluster.md)"),
+    ] = "",
+    bring_weights: Annotated[
+        bool,
+        typer.Option(
+            "--bring-weights",
+            help="with --ray, from machines that don't see the study's folder: the networks too",
+        ),
+    ] = False,
     pictures: Annotated[
         bool, typer.Option(help="draw the pictures at the end; `apl plot` does it later")
     ] = True,
@@ -477,7 +490,8 @@ def study(
     """
     chosen = _split(losses)
     machine = _machine(given, chosen)
-    _own_data(given, machine)
+    typed = given.get("dataset")
+    data = _own_data(given, machine)
     preset = given.pop("preset", "quick")
     cells = make_grid(preset, chosen, _split(noise), _numbers(rates), seeds, **given)
     target = folder or Path("results", f"{cells[0].dataset}-{preset}")
@@ -486,11 +500,32 @@ def study(
 
     from apl.report.terminal import cell_line, study_table
     from apl.study import run_study
-    from apl.workers import default_workers
+    from apl.workers import Processes, Ray, default_workers
 
-    workers = workers or default_workers(machine.threads or 1, machine.device)
+    engine: Any = Processes
+    if ray:
+        decode = None
+        if data is not None and Path(typed).expanduser().exists():
+            from apl.data.sources import load_data
+
+            # On a node that sees the path but has not decoded it.
+            decode = partial(
+                load_data,
+                Path(typed).expanduser().absolute(),
+                image_size=given.get("image_size", 0),
+                label_column=given.get("label_column", "label"),
+                max_broken=machine.max_broken,
+            )
+        shared = {"cells_per_gpu": cells_per_gpu, "weights": bring_weights, "decode": decode}
+        engine = partial(Ray, address=ray, **shared)
+        at_a_time = f"at most {workers} at a time on Ray" if workers else "on Ray"
+        workers = workers or len(cells)
+    else:
+        threads = machine.threads or 1
+        workers = workers or default_workers(threads, machine.device, cells_per_gpu)
+        at_a_time = f"{workers} at a time"
     out, err = _console(), _console(stderr=True)
-    out.print(f"{len(cells)} cells in {target}, {workers} at a time")
+    out.print(f"{len(cells)} cells in {target}, {at_a_time}")
     shown: set[str] = set()
     try:
         with Live(console=out, refresh_per_second=2, transient=True) as live:
@@ -509,7 +544,13 @@ def study(
                     out.print(cell_line(name, results[name], len(results), len(cells), left))
                     shown.add(name)
 
-            progress = run_study(cells, target, workers=workers, machine=machine, observe=observe)
+            progress = run_study(
+                *(cells, target),
+                workers=workers,
+                machine=machine,
+                engine=engine,
+                observe=observe,
+            )
     except KeyboardInterrupt:
         err.print(f"stopped, nothing finished is lost; to go on: {_this_command()}")
         raise typer.Exit(130) from None

@@ -211,7 +211,8 @@ class Config:
         map and seed are no settings."""
         same = ("dataset", "dataset_sha256", "image_size", "loss")
         base = _settings(self.preset, {name: getattr(self, name) for name in same})
-        base["image_size"] = 0  # it chose the network, and is a setting itself
+        if self.image_size > 1:  # it chose the network, and is a setting itself, but of a table
+            base["image_size"] = 0
         usual = base.pop("params")
         changed = {
             name: self.params.get(name)
@@ -393,7 +394,8 @@ def no_dataset(given: str) -> BadInput:
     near = difflib.get_close_matches(path.name, DATASETS, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return BadInput(
-        f"dataset is {given!r}; accepted: {', '.join(DATASETS)}, or a path that exists{hint}"
+        f"dataset is {given!r}; accepted: {', '.join(DATASETS)}, a path that exists, or "
+        f"module:function{hint}"
     )
 
 

@@ -14,20 +14,24 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from apl.errors import is_own
-from apl.kernels.bases import BASES, Term, simplify
+from apl.kernels.bases import BASES, Form, Term, simplify
 
-# (base, norm(base) or 1 - norm(base), weight or the weight's name)
-Recipe = tuple[tuple[str, str | float], ...]
+# A number, the name of one, or what makes one of the parameters and the number of classes.
+Weight = float | str | Callable[[Mapping[str, float], int], float]
+# (base, norm(base), 1 - norm(base), or sum(base) over the classes; weight)
+Recipe = tuple[tuple[str, Weight], ...]
 
 
 @dataclass(frozen=True)
 class Loss:
     """A named loss: what it is called in print, its sum of terms, and where it comes from.
 
-    terms: pairs (base, weight) with base like 'ce', 'norm(ce)' or '1 - norm(negce)' and weight a
-    number, or 'alpha' or 'beta' for one that the user sets; `defaults` holds their values, and
-    those of parameters of the bases that are others here.
-    text: the formula of a loss that is no sum of terms; `apl.criteria.CRITERIA` has its class.
+    terms: pairs (base, weight) with base like 'ce', 'norm(ce)', '1 - norm(negce)' or 'sum(ce)' and
+    weight a number, 'alpha' or 'beta' for one that the user sets, or a function of all parameters
+    and the number of classes; `defaults` holds the values of these parameters, and those of the
+    bases that are others here.  Without terms it is no sum, and `apl.criteria.CRITERIA` has its
+    class.
+    text: the formula, where the terms do not say it.
     """
 
     label: str
@@ -39,15 +43,15 @@ class Loss:
     @property
     def tolerant(self) -> bool:
         """Whether sum_j L(z, j) is constant: tolerant to symmetric noise (Lemma 1)."""
-        return not self.text and all(_is_tolerant(atom) for atom, _ in self.terms)
+        return bool(self.terms) and all(_is_tolerant(atom) for atom, _ in self.terms)
 
     @property
     def kind(self) -> str:
         """'active', 'passive', or 'active + passive' (definitions 1 and 2 of Ma et al. 2020);
         'other' for what is no sum of terms."""
-        if self.text:
+        if not self.terms:
             return "other"
-        kinds = {"active" if BASES[_base(atom)].active else "passive" for atom, _ in self.terms}
+        kinds = {"active" if _is_active(atom) else "passive" for atom, _ in self.terms}
         return " + ".join(sorted(kinds))
 
     @property
@@ -73,7 +77,15 @@ class Loss:
 
 
 def _base(atom: str) -> str:
-    return atom.removeprefix("1 - ").removeprefix("norm(").removesuffix(")")
+    return atom.removeprefix("1 - ").removeprefix("norm(").removeprefix("sum(").removesuffix(")")
+
+
+def _form(atom: str) -> Form:
+    return "sum" if atom.startswith("sum(") else "at" if atom == _base(atom) else "norm"
+
+
+def _is_active(atom: str) -> bool:
+    return BASES[_base(atom)].active and _form(atom) != "sum"  # a sum has to do with all classes
 
 
 def _short(atom: str) -> str:
@@ -83,7 +95,7 @@ def _short(atom: str) -> str:
 
 
 def _is_tolerant(atom: str) -> bool:
-    return atom != _base(atom) or BASES[atom].total is not None
+    return _form(atom) == "norm" or BASES[_base(atom)].total is not None
 
 
 MA = "Ma et al. 2020"
@@ -134,24 +146,60 @@ def _active_negative(active: str) -> Loss:
     return Loss(f"ANL-{_label(active)}", terms, BASES[negative].source, weights)
 
 
+def _amse(beta: str | None) -> Recipe:
+    # (sum_k p_k^2 + a 2 (1 - p_y) + a^2 - 2 a) / K, times beta where it has a name.
+    def weight(of_a: Callable[[float], float]) -> Weight:
+        def of(params: Mapping[str, float], num_classes: int) -> float:
+            return (params[beta] if beta else 1.0) * of_a(params["a"]) / num_classes
+
+        return of
+
+    return (
+        ("sum(sq)", weight(lambda a: 1.0)),
+        ("mae", weight(lambda a: a)),
+        ("one", weight(lambda a: a * (a - 2))),
+    )
+
+
+def _joint(active: str) -> Loss:
+    terms = ((f"norm({active})", "alpha"), *_amse("beta"))
+    weights = {"alpha": 1.0, "beta": 1.0, "a": 30.0}  # on CIFAR-10
+    return Loss(f"JAL-{_label(active)}", terms, WANG, weights, f"alpha n{active} + beta amse")
+
+
+WANG = "Wang et al. 2025"
+_SUMMED = {
+    "amse": Loss(
+        "AMSE", _amse(None), WANG, {"a": 30.0}, "sum_k (p_k - a q_k)^2 / K, q_y = 1 and else 0"
+    ),
+    "jal_ce": _joint("ce"),
+    "jal_fl": _joint("fl"),
+    "ls": Loss(
+        "LS",
+        (
+            ("ce", lambda params, classes: 1 - params["smoothing"]),
+            ("sum(ce)", lambda params, classes: params["smoothing"] / classes),
+        ),
+        "Szegedy et al. 2016",
+        {"smoothing": 0.1},
+        "ce of (1 - smoothing) q + smoothing / K",
+    ),
+    "boot_soft": Loss(
+        "Soft bootstrap",
+        (("ce", "beta"), ("sum(entropy)", lambda params, classes: 1 - params["beta"])),
+        "Reed et al. 2015",
+        {"beta": 0.95},
+        "-sum_k (beta q_k + (1 - beta) p_k) log p_k",
+    ),
+}
+
+
 # What is no sum of terms, and no summand either.  Where the defaults come from: docs/criteria.md.
 def _other(label: str, source: str, text: str, **defaults: float) -> Loss:
     return Loss(label, (), source, defaults, text)
 
 
 _OTHERS = {
-    "ls": _other(
-        "LS",
-        "Szegedy et al. 2016",
-        "ce of (1 - smoothing) q + smoothing / K",
-        smoothing=0.1,
-    ),
-    "boot_soft": _other(
-        "Soft bootstrap",
-        "Reed et al. 2015",
-        "-sum_k (beta q_k + (1 - beta) p_k) log p_k",
-        beta=0.95,
-    ),
     "boot_hard": _other(
         "Hard bootstrap",
         "Reed et al. 2015",
@@ -269,6 +317,7 @@ LOSSES: dict[str, Loss] = {
     **{f"nce_{base}": _joined("ce", base) for base in _LATER},
     **{f"nn{active}": _negative(active) for active in _NEGATIVE},
     **{f"anl_{active}": _active_negative(active) for active in _NEGATIVE},
+    **_SUMMED,
     **_OTHERS,
 }
 """Every loss with a name, in the order of the tables: of the bases of Ma et al. every one, plain
@@ -320,7 +369,7 @@ def parse_loss(spec: str) -> list[tuple[float, Loss]]:
             raise ValueError(f"cannot read the loss {spec!r} at {spec[position:]!r}: expected '+'")
         position += 1
     for factor, loss in summands:
-        if loss.text and (factor != 1.0 or len(summands) > 1):
+        if not loss.terms and (factor != 1.0 or len(summands) > 1):
             raise ValueError(f"{loss.label} is no sum of terms and no part of one, got {spec!r}")
     return summands
 
@@ -353,7 +402,11 @@ PARAMS: dict[str, Param] = {
     "q": Param("exponent of the gce, agce and aul losses", "a number > 0", lambda v: v > 0),
     "scale": Param("factor of mae alone: 0.5 for 1 - p_y", "a number >= 0", lambda v: v >= 0),
     "A": Param("what rce puts for log 0", "a number < 0 (it stands for log 0)", lambda v: v < 0),
-    "a": Param("shift of the agce, aul and ael losses", "a number > 0", lambda v: v > 0),
+    "a": Param(
+        "shift of the agce, aul and ael losses; in amse and jal what p_y is drawn to",
+        "a number > 0",
+        lambda v: v > 0,
+    ),
     "t": Param(
         "summands of the tce losses",
         "a whole number from 1 to 100",
@@ -412,7 +465,7 @@ def check_params(spec: str, params: Mapping[str, float | None]) -> dict[str, flo
     Raises ValueError for a loss that can't be read, and for a name or a value it does not take.
     """
     taken = params_of(spec)
-    bases = set() if is_own(spec) else {term.base for term in _terms(spec, {})}
+    bases = set() if is_own(spec) else {term.base for term in _terms(spec, {}, 2)}
     given = {name: value for name, value in params.items() if value is not None}
     for name, value in given.items():
         if name not in taken:
@@ -422,7 +475,7 @@ def check_params(spec: str, params: Mapping[str, float | None]) -> dict[str, flo
         for accepted, fits in (*narrower, PARAMS[name][1:]):
             if not (math.isfinite(value) and fits(value)):
                 raise ValueError(f"{name} must be {accepted}, got {value}")
-    if not is_own(spec) and not all(math.isfinite(term.weight) for term in _terms(spec, given)):
+    if not is_own(spec) and not all(math.isfinite(term.weight) for term in _terms(spec, given, 2)):
         raise ValueError(f"the weights of {spec!r} must be finite")
     return given
 
@@ -435,7 +488,7 @@ def loss_terms(spec: str, num_classes: int, **params: float | None) -> tuple[Ter
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    terms = _terms(spec, check_params(spec, params))
+    terms = _terms(spec, check_params(spec, params), num_classes)
     if not terms:
         raise ValueError(f"{spec!r} is no sum of terms: make_loss makes a module of it")
     for p_min in (term.params[0] for term in terms if term.base in _NEGATIVE.values()):
@@ -444,18 +497,21 @@ def loss_terms(spec: str, num_classes: int, **params: float | None) -> tuple[Ter
     return simplify(terms, num_classes)
 
 
-def _terms(spec: str, given: Mapping[str, float]) -> list[Term]:
+def _terms(spec: str, given: Mapping[str, float], num_classes: int) -> list[Term]:
     terms = []
     for factor, loss in parse_loss(spec):
         values = {**loss.params, **given}
         for atom, weight in loss.terms:
             base = _base(atom)
-            number = factor * (values[weight] if isinstance(weight, str) else weight)
+            if callable(weight):
+                number = factor * weight(values, num_classes)
+            else:
+                number = factor * (values[weight] if isinstance(weight, str) else weight)
             if atom.startswith("1 - "):
                 terms.append(Term("one", number))
                 number = -number
             given_to = tuple(values[name] for name in BASES[base].params)
-            terms.append(Term(base, number, atom != base, given_to))
+            terms.append(Term(base, number, _form(atom), given_to))
     return terms
 
 

@@ -105,13 +105,18 @@ HUMAN_LABELS = {
 
 SIDE = 64  # pixels a side of images that differ in size or are larger, where none is asked for
 
+SCALES = ("raw", "unit", "normalised")
+"""What pixels count as in noise that depends on them: 0 to 255, 0 to 1, or with the training set's
+mean 0 and std 1.  Without that the brightness that all images share favours one wrong label."""
+
 NOISES: dict[str, Noise] = {
     "none": Noise("no noise", rated=False),
     "sym": Noise("symmetric", rated=True),
     "asym": Noise(
-        *("asymmetric", True, "paper", ("paper", "report")),
+        *("asymmetric", True, "paper", ("paper", "report", "blocks", "superclass")),
         file="a JSON/YAML file {source: target}",
     ),
+    "sym-all": Noise("symmetric over all classes", rated=True),
     "pair": Noise("pair flip", rated=True),
     "human": Noise("human", False, "worse", tuple(HUMAN_LABELS)),
     "matrix": Noise("given matrix", rated=False, file="a .npy/.csv/.json file"),
@@ -125,7 +130,7 @@ def check_rate(rate: float) -> float:
     return float(rate)
 
 
-METHODS = ("transition", "exact", "exact-per-class")
+METHODS = ("transition", "exact", "exact-per-class", "exact-per-pair")
 PRECISIONS = ("float32", "tf32", "bf16")
 
 # ---------------------------------------------------------------------------- what is chosen
@@ -194,7 +199,9 @@ FEWEST_STEPS = 420  # of a training on data of the user's own: what the preset q
 def own_network(image_size: int) -> dict[str, Any]:
     """The network for data of the user's own: one whose step a CPU can pay for at that size."""
     if image_size < 8:
-        return {"network": "mlp", "width": 64}
+        # A table counts as images of one pixel a side; nothing of it can be cropped.
+        own = {"augment": False} if image_size == 1 else {}
+        return {"network": "mlp", "width": 64, **own}
     return {"network": "cnn4" if image_size <= 32 else "cnn5", "width": 32}
 
 

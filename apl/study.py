@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from apl.config import Config
-from apl.data.sources import data_of
 from apl.errors import BadInput
 from apl.machine import Machine
 from apl.runs import LOG, RECORD, RUNS, SUMMARY, Run, read_record, write_study
 from apl.scores import Result
 from apl.train import train
-from apl.workers import Processes
+from apl.workers import Processes, Ray
 
 SUMMARY_SECONDS = 30.0  # between two writings of the record while a study runs
 BUSY_SECONDS = 2.0  # before asking again for a cell that another study is training
@@ -45,32 +44,37 @@ def run_study(
     *,
     workers: int,
     machine: Machine | None = None,
+    engine: Callable[[int, Machine], Processes | Ray] = Processes,
     observe: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Train every cell that is not finished, `workers` at a time, and write the record.
 
+    engine: where, `Processes` of this machine or `Ray` with its settings
+    (`functools.partial(Ray, address="auto")`), called with how many at a time and the machine.
     A cell that raises is reported in `failed` and does not stop the others; one whose process
-    dies is tried once more.  What a cell prints goes to log.txt in its run folder.  On
-    KeyboardInterrupt (SIGTERM included) the running cells write their checkpoints, and the
-    exception goes on to the caller, as does the OSError of a disk that is full, read-only or
-    gone; the same call later continues.  Raises BadInput where a data set is missing or damaged.
+    dies is tried once more, one whose node dies as often as that happens.  What a cell prints goes
+    to log.txt in its run folder.  On KeyboardInterrupt (SIGTERM included) the running cells write
+    their checkpoints, and the exception goes on to the caller, as does the OSError of a disk that
+    is full, read-only or gone; the same call later continues.  Raises BadInput where a data set is
+    missing or damaged.
     """
     machine = machine or Machine()
     machine = dataclasses.replace(machine, threads=machine.threads or 1)
     progress = Progress(list(cells))
     folders = {cell.name: study / RUNS / cell.name for cell in cells}
     waiting = deque(_unfinished(progress, study, folders))
+    if not waiting:
+        _summarise(study, progress)
+        return progress
     asleep: dict[str, tuple[Config, float]] = {}  # trained by another study; when to ask again
     crashed: set[str] = set()
     clock = _Clock(waiting, folders)
     last_summary = time.monotonic()
     with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
-        pool = Processes(min(workers, len(waiting)), machine)
+        pool = engine(min(workers, len(waiting)), machine)
         stack.callback(pool.stop)
-        for cell in {(cell.dataset, cell.dataset_sha256): cell for cell in waiting}.values():
-            # While the workers start: downloaded once, and what is missing or damaged is told
-            # before every cell fails of it.
-            data_of(cell, machine)
+        if line := pool.check(list(waiting)):  # while the workers start
+            progress.messages.append(line)
         while waiting or asleep or pool.training:
             now = time.monotonic()
             for name in [name for name, (_, when) in asleep.items() if when <= now]:
@@ -96,9 +100,10 @@ def run_study(
                     progress.results[cell.name] = content
                 elif kind == "busy":
                     asleep[cell.name] = cell, time.monotonic() + BUSY_SECONDS
-                elif kind == "died" and cell.name not in crashed:
-                    crashed.add(cell.name)
-                    progress.messages.append(f"{cell.name}: {content}; trying once more")
+                elif kind == "lost" or (kind == "died" and cell.name not in crashed):
+                    crashed |= {cell.name} if kind == "died" else set()
+                    again = "trying once more" if kind == "died" else "going on elsewhere"
+                    progress.messages.append(f"{cell.name}: {content}; {again}")
                     clock.add(cell)
                     waiting.append(cell)
                 else:

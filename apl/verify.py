@@ -9,6 +9,7 @@ noise if e_0 minimises R as well.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Verdict:
     gradient_error: largest difference of the gradient from a central difference, over its largest
     entry.
     symmetric, pair: the highest rate of symmetric and of pair-flip noise, in steps of 0.01, up to
-    which e_0 minimises the noisy risk, by K.
+    which e_0 minimises the noisy risk, by K; nan where it does not minimise the clean one.
     """
 
     loss: str
@@ -136,7 +137,8 @@ def _gradient_error(terms: Sequence[Term], num_classes: int) -> float:
 def _tolerated(
     terms: Sequence[Term], num_classes: int, noise: Callable[[int, float], Matrix]
 ) -> float:
-    """The highest rate up to which no point of the lattice has a lower noisy risk than e_0."""
+    """The highest rate up to which no point of the lattice has a lower noisy risk than e_0, nan
+    where one has a lower clean risk (label smoothing)."""
     points = lattice(num_classes)
     values = _all_labels(points.log(), terms)
     vertex = int(points[:, 0].argmax())
@@ -144,4 +146,4 @@ def _tolerated(
     risks = values @ rows.T  # [points, rates]
     beaten = risks.min(0).values < risks[vertex] - 1e-9 * values.max()
     first = int(beaten.int().argmax()) if beaten.any() else len(RATES)
-    return RATES[first - 1]  # at a rate of 0, e_0 is the minimiser of every loss
+    return RATES[first - 1] if first else math.nan

@@ -5,7 +5,8 @@ log-probabilities l, had its label been j, is phi(l_j).  Everything else follows
 
 * the loss of the row is phi(l_y);
 * its normalised form (Ma et al. 2020, eq. 1) is phi(l_y) / sum_j phi(l_j);
-* any weighted sum of plain and normalised bases is a loss: a tuple of `Term`s.
+* its sum over the classes is sum_j phi(l_j), whatever the label;
+* any weighted sum of these three forms of bases is a loss: a tuple of `Term`s.
 
 `apl.kernels.reference` computes them from phi and autograd; whatever is faster is tested against
 it.
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 Reduction = Literal["mean", "sum", "none"]
 REDUCTIONS = ("mean", "sum", "none")
+
+Form = Literal["at", "norm", "sum"]  # phi(l_y), phi(l_y) / sum_j phi(l_j), sum_j phi(l_j)
 
 LOG_ZERO = -9.210340371976182  # log 1e-4: what the RCE of Wang et al. 2019 puts for log 0
 
@@ -78,6 +81,11 @@ def _unmasked(log_p: Tensor) -> Tensor:
     from torch import finfo
 
     return log_p.clamp_min(finfo(log_p.dtype).min)
+
+
+def _bounded(log_p: Tensor) -> Tensor:
+    # What times p is p log p, 0 at p = 0: there a number that times any loss scale is finite.
+    return log_p.clamp_min(-1e4)
 
 
 def _focal_slope(log_p: Tensor, gamma: Number) -> Tensor:
@@ -161,7 +169,7 @@ def _js_parts(log_p: Tensor, pi: Number) -> tuple[Tensor, Tensor]:
     # latter from p_y / (1 - p_y), until m is so much the larger that the difference is as good.
     log_m = _log_mean(log_p, pi / (1 - pi))
     near = (pi * (-log_p.clamp_min(-16.0)).expm1()).log1p()
-    return log_m, near.where(log_p > -16.0, log_m - _unmasked(log_p))
+    return log_m, near.where(log_p > -16.0, log_m - _bounded(log_p))
 
 
 def _js(log_p: Tensor, pi: Number) -> Tensor:
@@ -321,15 +329,32 @@ BASES: dict[str, Base] = {
         params={"p_min": 1e-7, "gamma": 0.5},
         part=True,
     ),
+    "sq": Base(
+        phi=lambda log_p: (2 * log_p).exp(),
+        slope=lambda log_p: 2 * (2 * log_p).exp(),
+        formula="p_y^2",
+        source="",
+        active=False,
+        part=True,
+    ),
+    "entropy": Base(
+        phi=lambda log_p: -log_p.exp() * _bounded(log_p),
+        slope=lambda log_p: -log_p.exp() * (_bounded(log_p) + 1),
+        formula="-p_y log p_y",
+        source="",
+        active=False,
+        part=True,
+    ),
 }
 
 
 class Term(NamedTuple):
-    """weight * base, or weight * base / sum_j base_j where `normalised`; params as in `Base`."""
+    """weight times a form of a base: of the label ('at'), normalised ('norm'), or summed over all
+    classes whatever the label ('sum'); params as in `Base`."""
 
     base: str
     weight: float = 1.0
-    normalised: bool = False
+    form: Form = "at"
     params: tuple[float, ...] = ()
 
 
@@ -341,9 +366,9 @@ def simplify(terms: Sequence[Term], num_classes: int) -> tuple[Term, ...]:
     """
     joined: dict[Term, float] = {}
     for term in terms:
-        base, weight, normalised = BASES[term.base], term.weight, term.normalised
-        if normalised and base.total is not None:
-            weight, normalised = weight / base.total(num_classes, *term.params), False
-        key = Term(term.base, 1.0, normalised, term.params)
+        base, weight, form = BASES[term.base], term.weight, term.form
+        if form == "norm" and base.total is not None:
+            weight, form = weight / base.total(num_classes, *term.params), "at"
+        key = Term(term.base, 1.0, form, term.params)
         joined[key] = joined.get(key, 0.0) + weight
     return tuple(key._replace(weight=weight) for key, weight in joined.items())

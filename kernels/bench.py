@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import dispatch
-from .bases import BASES, Reduction, Term, simplify
+from .bases import BASES, Form, Reduction, Term, simplify
 
 LossOf = Callable[[int], tuple[Term, ...]]
 """The terms of a loss for a number of classes, on which sums that are constant depend."""
@@ -53,7 +53,8 @@ def terms_of(text: str) -> LossOf:
                 f"cannot read {name!r} in the loss {text!r}; accepted: a sum of "
                 f"{', '.join(BASES)}, each as it is or as in norm(ce)"
             )
-        terms.append(Term(base, 1.0, name != base, tuple(BASES[base].params.values())))
+        form: Form = "at" if name == base else "norm"
+        terms.append(Term(base, 1.0, form, tuple(BASES[base].params.values())))
     return functools.partial(simplify, terms)
 
 

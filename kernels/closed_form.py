@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .bases import BASES, Reduction, Term
+from .bases import BASES, Form, Reduction, Term
 from .reference import expected, soft_targets
 
 # Elements from which `auto` compiles the closed form.  Below, eager torch is as fast or nearly so
@@ -28,8 +28,8 @@ COMPILE_FROM = 1 << 18
 # Compiled, the other form is always the faster one: l and p share one exponential.
 _SHORT_ROW = 32
 
-# (base, normalised, weight is not 1, the parameters of a base that counts) per term
-Structure = tuple[tuple[str, bool, bool, tuple[float, ...]], ...]
+# (base, form, weight is not 1, the parameters of a base that counts) per term
+Structure = tuple[tuple[str, Form, bool, tuple[float, ...]], ...]
 
 Compute = Callable[
     [Tensor, Tensor, Structure, Sequence[Tensor], bool, bool], tuple[Tensor, Tensor | None]
@@ -70,16 +70,25 @@ def rows_closed_form(
     at_y: Tensor | float = 0.0  # [N, 1]: g's part at y alone; [N, K]: that part where y is k
     spreads = []  # (factor [N, 1], phi' over the classes): g's part spread over all of them
     constant = iter(constants)
-    for name, normalised, weighted, counts in structure:
+    for name, form, weighted, counts in structure:
         base = BASES[name]
         weight = next(constant) if weighted else None
         values = counts or [next(constant) for _ in base.params]
+        if form == "sum":  # by what the loss with each label counts, which is the same
+            share = targets.sum(1, keepdim=True) if soft else torch.ones_like(log_p[:, :1])
+            if weight is not None:
+                share = weight * share
+            value = share * base.phi(log_p, *values).sum(1, keepdim=True)
+            loss = value if loss is None else loss + value
+            if need_grad:
+                spreads.append((share, base.slope(log_p, *values)))
+            continue
         value, slope = base.phi(log_p_y, *values), base.slope(log_p_y, *values)
         if soft:
             value = expected(value, targets).unsqueeze(1)
         if weight is not None:
             value, slope = weight * value, _times(slope, weight)
-        if normalised:
+        if form == "norm":
             inverse = base.phi(log_p, *values).sum(1, keepdim=True).reciprocal()
             value = value * inverse
             slope = _times(slope, inverse)
@@ -199,7 +208,7 @@ def _constants(terms: tuple[Term, ...]) -> tuple[Structure, tuple[Tensor, ...]]:
     for term in terms:
         counted = BASES[term.base].counted
         weighted = term.weight != 1.0
-        structure.append((term.base, term.normalised, weighted, term.params if counted else ()))
+        structure.append((term.base, term.form, weighted, term.params if counted else ()))
         numbers += [term.weight] * weighted + [*term.params] * (not counted)
     return tuple(structure), tuple(torch.tensor(n, dtype=torch.float64) for n in numbers)
 

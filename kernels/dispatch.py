@@ -11,13 +11,13 @@ import os
 import shutil
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
 
 from . import closed_form
-from .bases import BASES, REDUCTIONS, Reduction, Term
+from .bases import BASES, REDUCTIONS, Form, Reduction, Term
 from .reference import reference_loss
 
 Backend = Literal["auto", "triton", "compiled", "eager", "reference"]
@@ -413,13 +413,13 @@ def _triton() -> _Triton:
     return _Triton(triton_loss, "")
 
 
-_Which = tuple[tuple[tuple[str, bool], ...], int, torch.dtype]
+_Which = tuple[tuple[tuple[str, Form], ...], int, torch.dtype]
 _launch_problems: dict[_Which, str] = {}
 """Why a kernel could not be compiled or launched: of each that could not, and of no other."""
 
 
 def _kernel_of(terms: tuple[Term, ...], logits: Tensor) -> _Which:
-    return tuple((t.base, t.normalised) for t in terms), logits.shape[1], logits.dtype
+    return tuple((t.base, t.form) for t in terms), logits.shape[1], logits.dtype
 
 
 def _note_launch_problem(error: Exception, terms: tuple[Term, ...], logits: Tensor) -> bool:
@@ -522,18 +522,18 @@ def _rows(
 
 
 def _encode(terms: tuple[Term, ...]) -> tuple[str, list[float]]:
-    # Terms in the types an operator takes: 'norm(ce)+rce' and all weights and parameters.
-    names = [f"norm({term.base})" if term.normalised else term.base for term in terms]
+    # Terms in the types an operator takes: 'norm ce+at rce' and all weights and parameters.
+    names = [f"{term.form} {term.base}" for term in terms]
     return "+".join(names), [number for term in terms for number in (term.weight, *term.params)]
 
 
 def _decode(bases: str, numbers: list[float]) -> tuple[Term, ...]:
     terms, number = [], iter(numbers)
     for name in bases.split("+"):
-        base = name.removeprefix("norm(").removesuffix(")")
+        form, base = name.split()
         weight = next(number)
         params = tuple(next(number) for _ in BASES[base].params)
-        terms.append(Term(base, weight, name != base, params))
+        terms.append(Term(base, weight, cast(Form, form), params))
     return tuple(terms)
 
 

@@ -20,13 +20,18 @@ def row_losses(log_p: Tensor, targets: Tensor, terms: Sequence[Term]) -> Tensor:
     soft = targets.is_floating_point()
     log_p_y = log_p if soft else log_p.gather(1, targets[:, None]).squeeze(1)
     losses = log_p.new_zeros(len(log_p))
-    for base, weight, normalised, params in terms:
+    for base, weight, form, params in terms:
         phi = BASES[base].phi
-        value = phi(log_p_y, *params)
-        if soft:
-            value = expected(value, targets)
-        if normalised:
-            value = value / phi(log_p, *params).sum(1)
+        if form == "sum":
+            value = phi(log_p, *params).sum(1)
+            if soft:
+                value = value * targets.sum(1)
+        else:
+            value = phi(log_p_y, *params)
+            if soft:
+                value = expected(value, targets)
+            if form == "norm":
+                value = value / phi(log_p, *params).sum(1)
         losses = losses + weight * value
     return losses
 

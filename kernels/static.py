@@ -30,7 +30,7 @@ from triton.backends.driver import DriverBase
 from triton.runtime import driver
 
 from . import triton_loss
-from .bases import BASES, Term
+from .bases import BASES, Form, Term
 
 
 class Card(NamedTuple):
@@ -76,8 +76,10 @@ class Specialisation:
 
     @property
     def name(self) -> str:
-        """The bases as one name, n before a normalised one and none for a constant: 'nce_rce'."""
-        return "_".join("n" * t.normalised + t.base for t in self.terms if t.base != "one")
+        """The bases as one name, n before a normalised one, Σ before a sum over all classes, none
+        for a constant: 'nce_rce'."""
+        forms = {"at": "", "norm": "n", "sum": "Σ"}
+        return "_".join(forms[t.form] + t.base for t in self.terms if t.base != "one")
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def structures() -> list[tuple[Term, ...]]:
     joined with a passive one."""
     plain = {name: _term(name) for name in ("ce", "fl", "mae", "rce", "gce")}
     normalised = {
-        name: term._replace(normalised=True)
+        name: term._replace(form="norm")
         for name, term in plain.items()
         if BASES[name].total is None
     }
@@ -134,15 +136,16 @@ def structures() -> list[tuple[Term, ...]]:
     return single + list(itertools.product(normalised.values(), passive))
 
 
-def _term(base: str, weight: float = 1.0, normalised: bool = False) -> Term:
-    return Term(base, weight, normalised, tuple(BASES[base].params.values()))
+def _term(base: str, weight: float = 1.0, form: Form = "at") -> Term:
+    return Term(base, weight, form, tuple(BASES[base].params.values()))
 
 
 def costly() -> list[tuple[Term, ...]]:
-    """Of all other bases what keeps most in registers: ANL-FL, and three normalised."""
-    negative = (_term("one"), _term("negfl", -1.0, True))
-    others = [(_term(base, normalised=True),) for base in ("aul", "tce", "js")]
-    return [(_term("fl", normalised=True), *negative), *others]
+    """Of all other bases what keeps most in registers: ANL-FL and JAL-FL, and three normalised."""
+    negative = (_term("one"), _term("negfl", -1.0, "norm"))
+    squares = (_term("sq", 0.1, "sum"), _term("mae", 3.0), _term("one"))
+    others = [(_term(base, form="norm"),) for base in ("aul", "tce", "js")]
+    return [*((_term("fl", form="norm"), *rest) for rest in (negative, squares)), *others]
 
 
 def shipped(terms: tuple[Term, ...] | None = None) -> list[Specialisation]:
@@ -158,7 +161,7 @@ def shipped(terms: tuple[Term, ...] | None = None) -> list[Specialisation]:
     if terms is None:
         wide = (1000, torch.bfloat16)
         found += [Specialisation(each, *wide) for each in costly()]
-        found += [Specialisation(each, *wide, targets="dense") for each in costly()[:1]]
+        found += [Specialisation(each, *wide, targets="dense") for each in costly()[:2]]
         (terms,) = (each for each in structures() if [t.base for t in each] == ["fl", "rce"])
     for dtype in DTYPES:
         found += [Specialisation(terms, size, dtype, inner=1024) for size in (10, 150, 1000)]

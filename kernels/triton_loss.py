@@ -7,7 +7,7 @@ With l = log softmax(z), every sum of `Term`s has the gradient (docs/kernels.md 
 
     dL/dz_k = g_k - p_k sum_j g_j,   g_k = [k = y] at_y + sum_t spread_t phi_t'(l_k),
 
-where only normalised terms t spread over the classes.  So one kernel serves them all, its terms
+where only normalised and summed terms t spread over the classes.  So one kernel serves all, terms
 being compile-time structure and their weights and parameters run-time scalars.  A new base needs
 one device function here, entered in `DEVICE`.
 
@@ -191,12 +191,17 @@ def _phuber_gce(log_p, p, params):
 
 
 @triton.jit
+def _bounded(log_p):
+    # As in the reference.
+    return tl.maximum(log_p, -1e4, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _js(log_p, p, params):
     pi, a, rest_weight, log_weight = params
     rest = _one_minus_exp(log_p, p)
     log_m = _log_mean(p, rest, a, rest_weight)
-    finite = tl.maximum(log_p, -3.4028234663852886e38, propagate_nan=tl.PropagateNan.ALL)
-    above = tl.where(log_p > -16.0, _log1p(pi * (rest / p)), log_m - finite)
+    above = tl.where(log_p > -16.0, _log1p(pi * (rest / p)), log_m - _bounded(log_p))
     above = p * (above / log_weight)
     return (a / log_weight) * log_m + above + rest, above - p
 
@@ -218,6 +223,17 @@ def _negfl(log_p, p, params):
     value, slope = _fl(log_p, p, (gamma,))
     flat = log_p <= floor
     return tl.where(flat, 0.0, most - value), tl.where(flat, 0.0, -slope)
+
+
+@triton.jit
+def _square(log_p, p, params):
+    return p * p, 2.0 * p * p
+
+
+@triton.jit
+def _entropy(log_p, p, params):
+    log_p = _bounded(log_p)
+    return -p * log_p, -p * (log_p + 1.0)
 
 
 @dataclass(frozen=True)
@@ -271,14 +287,16 @@ DEVICE: dict[str, Device] = {
             -((1 - p_min) ** gamma) * math.log(p_min),
         ),
     ),
+    "sq": Device(_square, lambda: (0.0, 0.0, 1.0, 2.0)),
+    "entropy": Device(_entropy),
 }
 
 
 # --- One row ---
-# How a normalised term is summed over the classes (SUMS): 'linear' from sum l, 'power' from
-# sum exp(q l), 'phi' from phi itself, None for a plain term.  Each affine form has the part in l
-# or the one in exp(q l), and the other must not be computed: with a masked logit sum l is -inf,
-# and 0 times that is nan.
+# How a term is summed over the classes (SUMS): 'linear' from sum l, 'power' from sum exp(q l),
+# 'phi' from phi itself, None for a term that has no sum.  One that is its sum and not a share of it
+# is WHOLE.  Each affine form has the part in l or the one in exp(q l), and the other must not be
+# computed: with a masked logit sum l is -inf, and 0 times that is nan.
 
 
 @triton.jit
@@ -301,33 +319,48 @@ def _row_factor(class_weight, denominator, target, kept, K: tl.constexpr):
 
 
 @triton.jit
-def _values_at_target(l_y, p_y, sums, WEIGHTS, PARAMS, PHI: tl.constexpr, SUMS: tl.constexpr):
-    # From l_y and the sums (S, S') of the normalised terms: the loss of the row, at_y, the factor
-    # with which each normalised term spreads, and sum_j g_j.
+def _values_at_target(
+    l_y,
+    p_y,
+    sums,
+    WEIGHTS,
+    PARAMS,
+    PHI: tl.constexpr,
+    SUMS: tl.constexpr,
+    WHOLE: tl.constexpr,
+):
+    # From l_y and the sums (S, S') of the terms that have one: the loss of the row, at_y, the
+    # factor with which each of these spreads, and sum_j g_j.
     loss = 0.0
     at_y = 0.0
     total = 0.0
     spreads = ()
     for t in tl.static_range(len(PHI)):
-        value, slope = PHI[t](l_y, p_y, PARAMS[t])
-        if SUMS[t] is not None:
-            inverse = 1.0 / sums[t][0]
-            value *= inverse
-            slope *= inverse
-            spread = -WEIGHTS[t] * value * inverse
+        if WHOLE[t]:
+            spread = WEIGHTS[t]
             total += spread * sums[t][1]
+            loss += spread * sums[t][0]
         else:
-            spread = 0.0
-        loss += WEIGHTS[t] * value
-        at_y += WEIGHTS[t] * slope
+            value, slope = PHI[t](l_y, p_y, PARAMS[t])
+            if SUMS[t] is not None:
+                inverse = 1.0 / sums[t][0]
+                value *= inverse
+                slope *= inverse
+                spread = -WEIGHTS[t] * value * inverse
+                total += spread * sums[t][1]
+            else:
+                spread = 0.0
+            loss += WEIGHTS[t] * value
+            at_y += WEIGHTS[t] * slope
         spreads = spreads + (spread,)
     return loss, at_y, spreads, total + at_y
 
 
 @triton.jit
-def _values_of_soft(at_q, sums, WEIGHTS, SUMS: tl.constexpr):
-    # The same for soft targets, from sum_k q_k phi and sum_k q_k phi' of each term: the loss of
-    # the row, by term what q_k phi'(l_k) counts and what spreads, and sum_j g_j.
+def _values_of_soft(at_q, sums, WEIGHTS, SUMS: tl.constexpr, WHOLE: tl.constexpr):
+    # The same for soft targets, from sum_k q_k phi and sum_k q_k phi' of each term, or of a WHOLE
+    # one sum_k q_k and 0: the loss of the row, by term what q_k phi'(l_k) counts and what spreads,
+    # and sum_j g_j.
     loss = 0.0
     total = 0.0
     ats = ()
@@ -335,12 +368,17 @@ def _values_of_soft(at_q, sums, WEIGHTS, SUMS: tl.constexpr):
     for t in tl.static_range(len(SUMS)):
         at = WEIGHTS[t]
         spread = 0.0
-        if SUMS[t] is not None:
-            at = at / sums[t][0]
-            spread = -at * at_q[t][0] / sums[t][0]
+        if WHOLE[t]:
+            spread = at * at_q[t][0]
             total += spread * sums[t][1]
-        loss += at * at_q[t][0]
-        total += at * at_q[t][1]
+            loss += spread * sums[t][0]
+        else:
+            if SUMS[t] is not None:
+                at = at / sums[t][0]
+                spread = -at * at_q[t][0] / sums[t][0]
+                total += spread * sums[t][1]
+            loss += at * at_q[t][0]
+            total += at * at_q[t][1]
         ats = ats + (at,)
         spreads = spreads + (spread,)
     return loss, ats, spreads, total
@@ -403,6 +441,7 @@ def _rows_kernel(
     AFFINE,  # (a, b, c, q) per term, of use where SUMS says so
     PHI: tl.constexpr,
     SUMS: tl.constexpr,
+    WHOLE: tl.constexpr,
     TARGETS: tl.constexpr,  # 'index', 'smoothed' or 'dense'
     K: tl.constexpr,
     UNIT: tl.constexpr,
@@ -482,7 +521,7 @@ def _rows_kernel(
         if TARGETS == "index":
             l_y = tl.sum(tl.where(hit, log_p, 0.0), 0)
             loss, at_y, spreads, total = _values_at_target(
-                l_y, _exp(l_y), sums, WEIGHTS, PARAMS, PHI, SUMS
+                l_y, _exp(l_y), sums, WEIGHTS, PARAMS, PHI, SUMS, WHOLE
             )
         else:
             if TARGETS == "dense":
@@ -493,10 +532,13 @@ def _rows_kernel(
             q = _soft_targets(q_at, hit, col, mask, class_weight, smoothing, TARGETS, K)
             of_q = ()
             for t in tl.static_range(len(PHI)):
-                phi, slope = PHI[t](log_p, p, PARAMS[t])
-                n = tl.sum(tl.where(q == 0.0, 0.0, q * phi), 0)
-                of_q = of_q + ((n, tl.sum(q * slope, 0)),)
-            loss, ats, spreads, total = _values_of_soft(of_q, sums, WEIGHTS, SUMS)
+                if WHOLE[t]:
+                    of_q = of_q + ((tl.sum(q, 0), 0.0),)
+                else:
+                    phi, slope = PHI[t](log_p, p, PARAMS[t])
+                    n = tl.sum(tl.where(q == 0.0, 0.0, q * phi), 0)
+                    of_q = of_q + ((n, tl.sum(q * slope, 0)),)
+            loss, ats, spreads, total = _values_of_soft(of_q, sums, WEIGHTS, SUMS, WHOLE)
         if losses is not None:
             loss = tl.where(kept, loss * factor, nothing)
             tl.store(losses + sample * rows + row, loss, mask=inside)
@@ -512,7 +554,7 @@ def _rows_kernel(
             if TARGETS == "index":
                 g += tl.where(hit, (at_y * factor)[None, :], 0.0)
             for t in tl.static_range(len(PHI)):
-                if TARGETS != "index":
+                if TARGETS != "index" and not WHOLE[t]:
                     _, slope = PHI[t](log_p, p, PARAMS[t])
                     g += (ats[t] * factor)[None, :] * q * slope
                 if SUMS[t] == "linear":  # phi' is the constant b
@@ -555,6 +597,7 @@ def _long_rows_kernel(
     AFFINE,
     PHI: tl.constexpr,
     SUMS: tl.constexpr,
+    WHOLE: tl.constexpr,
     TARGETS: tl.constexpr,
     K: tl.constexpr,
     UNIT: tl.constexpr,
@@ -647,7 +690,7 @@ def _long_rows_kernel(
                     soft = _soft_targets(
                         at, col == target, col, inside, class_weight, smoothing, TARGETS, K
                     )
-                partial = _add_phi(partial, log_p, soft, inside, PARAMS, PHI, SUMS, TARGETS)
+                partial = _add_phi(partial, log_p, soft, inside, PARAMS, PHI, SUMS, WHOLE, TARGETS)
             sums, of_q = _join(sums, partial, SUMS)
 
         if TARGETS == "index":
@@ -655,10 +698,10 @@ def _long_rows_kernel(
             z_y = tl.load(z_at + target * z_col, mask=known, other=0.0).to(tl.float32)
             l_y = (z_y - highest) - log_norm
             loss, at_y, spreads, total = _values_at_target(
-                l_y, _exp(l_y), sums, WEIGHTS, PARAMS, PHI, SUMS
+                l_y, _exp(l_y), sums, WEIGHTS, PARAMS, PHI, SUMS, WHOLE
             )
         else:
-            loss, ats, spreads, total = _values_of_soft(of_q, sums, WEIGHTS, SUMS)
+            loss, ats, spreads, total = _values_of_soft(of_q, sums, WEIGHTS, SUMS, WHOLE)
         if losses is not None:
             tl.store(losses + sample * rows + row, tl.where(kept, loss * factor, nothing))
 
@@ -684,7 +727,7 @@ def _long_rows_kernel(
                         at, col == target, col, inside, class_weight, smoothing, TARGETS, K
                     )
                 for t in tl.static_range(len(PHI)):
-                    if TARGETS != "index":
+                    if TARGETS != "index" and not WHOLE[t]:
                         _, slope = PHI[t](log_p, p, PARAMS[t])
                         g += (ats[t] * factor) * soft * slope
                     if SUMS[t] == "linear":
@@ -716,6 +759,7 @@ def _add_phi(
     PARAMS,
     PHI: tl.constexpr,
     SUMS: tl.constexpr,
+    WHOLE: tl.constexpr,
     TARGETS: tl.constexpr,
 ):
     # To sum phi and sum phi' of a term, and to those times soft targets.
@@ -728,8 +772,11 @@ def _add_phi(
             phi_sum += tl.sum(tl.where(inside, phi, 0.0), 1)
             slope_sum += tl.sum(tl.where(inside, slope, 0.0), 1)
         if TARGETS != "index":
-            n += tl.sum(tl.where(soft == 0.0, 0.0, soft * phi), 1)
-            m += tl.sum(soft * slope, 1)
+            if WHOLE[t]:
+                n += tl.sum(soft, 1)
+            else:
+                n += tl.sum(tl.where(soft == 0.0, 0.0, soft * phi), 1)
+                m += tl.sum(soft * slope, 1)
         added = added + ((phi_sum, slope_sum, n, m),)
     return added
 
@@ -902,6 +949,7 @@ def _form(
     options: dict[str, Any] = {
         "PHI": tuple(DEVICE[term.base].phi for term in terms),
         "SUMS": sums,
+        "WHOLE": tuple(term.form == "sum" for term in terms),
         "TARGETS": "dense" if q_stride is not None else "smoothed" if smoothed else "index",
         "K": num_classes,
         "UNIT": unit,
@@ -958,7 +1006,7 @@ def _form(
 
 def _sum_method(term: Term) -> tuple[tuple[float, ...], str | None]:
     affine = DEVICE[term.base].affine
-    if not term.normalised:
+    if term.form == "at":
         return (0.0, 0.0, 0.0, 0.0), None
     if affine is None:
         return (0.0, 0.0, 0.0, 0.0), "phi"

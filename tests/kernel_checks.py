@@ -22,26 +22,35 @@ from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, correct_, loss_and_grad
 ON = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def term(base, weight=1.0, normalised=False):
-    return Term(base, weight, normalised, tuple(BASES[base].params.values()))
+def term(base, weight=1.0, form="at"):
+    return Term(base, weight, form, tuple(BASES[base].params.values()))
 
 
 PAPER = ("ce", "fl", "mae", "rce", "gce")  # every way to sum a term; at every size
-LATER = [base for base in BASES if base not in (*PAPER, "one")]
+LATER = [base for base in BASES if base not in (*PAPER, "one", "sq", "entropy")]
 SINGLE, LATER_SINGLE = (
-    [(term(base, 1.0, normalised),) for base in bases for normalised in (False, True)]
+    [(term(base, 1.0, form),) for base in bases for form in ("at", "norm")]
     for bases in (PAPER, LATER)
 )
-ANL_FL = (term("fl", 5.0, True), term("one", 5.0), term("negfl", -5.0, True))
+ANL_FL = (term("fl", 5.0, "norm"), term("one", 5.0), term("negfl", -5.0, "norm"))
+# Of each way to sum a term: what is that sum, alone and beside others.
+SUMMED = {
+    "sum_gce": (term("gce", 1.0, "sum"),),
+    "sum_sq": (term("sq", 1.0, "sum"),),
+    "sum_entropy": (term("entropy", 1.0, "sum"),),
+    "ls": (term("ce", 0.9), term("ce", 0.01, "sum")),
+    "boot_soft": (term("ce", 0.95), term("entropy", 0.05, "sum")),
+    "jal_fl": (term("fl", 1.0, "norm"), term("sq", 0.1, "sum"), term("mae", 3.0)),
+}
 EVERYTHING = tuple(
-    term(base, 0.5 + i, normalised) for i, base in enumerate(PAPER) for normalised in (False, True)
+    term(base, 0.5 + i, form) for i, base in enumerate(PAPER) for form in ("at", "norm")
 )
-NCE_RCE = (term("ce", 1.0, True), term("rce"))
+NCE_RCE = (term("ce", 1.0, "norm"), term("rce"))
 NAMES, LATER_NAMES = (
-    [f"{'n' * t.normalised}{t.base}" for (t,) in single] for single in (SINGLE, LATER_SINGLE)
+    [f"{'n' * (t.form == 'norm')}{t.base}" for (t,) in single] for single in (SINGLE, LATER_SINGLE)
 )
-EVERY = [*SINGLE, *LATER_SINGLE, ANL_FL, EVERYTHING]
-EVERY_NAME = [*NAMES, *LATER_NAMES, "anl_fl", "everything"]
+SOME, SOME_NAME = [*SINGLE, EVERYTHING, *SUMMED.values()], [*NAMES, "everything", *SUMMED]
+EVERY, EVERY_NAME = [*SOME, *LATER_SINGLE, ANL_FL], [*SOME_NAME, *LATER_NAMES, "anl_fl"]
 
 
 def random_case(n, k, *, inner=(), dtype=torch.float32, scale=3.0, ignored=False, seed=0):
@@ -97,7 +106,11 @@ def test_losses(terms, k):
 
 
 @pytest.mark.parametrize("k", [10, 1025, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", [*LATER_SINGLE, ANL_FL], ids=[*LATER_NAMES, "anl_fl"])
+@pytest.mark.parametrize(
+    "terms",
+    [*LATER_SINGLE, ANL_FL, *SUMMED.values()],
+    ids=[*LATER_NAMES, "anl_fl", *SUMMED],
+)
 def test_later_losses(terms, k):
     check(*random_case(7 if k == 10 else 2, k), terms)
 
@@ -120,7 +133,7 @@ PARAMS = {
 def test_device_functions_at_any_parameters(base):
     logits, targets = random_case(40, 12, scale=8.0)
     for params in PARAMS[base]:
-        terms = (Term(base, 0.7, False, params), Term(base, -0.3, True, params))
+        terms = (Term(base, 0.7, "at", params), Term(base, -0.3, "norm", params))
         check(logits, targets, terms, reduction="none", rounding=1e-7)
 
 
@@ -153,7 +166,11 @@ def test_a_common_offset_changes_nothing(k):
     st.integers(1, 40),
     st.integers(2, 70),
     st.lists(
-        st.tuples(st.sampled_from([*PAPER, *LATER]), st.floats(0.1, 3), st.booleans()),
+        st.tuples(
+            st.sampled_from([*PAPER, *LATER]),
+            st.floats(0.1, 3),
+            st.sampled_from(["at", "norm", "sum"]),
+        ),
         min_size=1,
         max_size=4,
     ),
@@ -170,11 +187,11 @@ def test_random_sums(n, k, terms, reduction, ignored, seed):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_parameters_are_run_time_values(reduction):
     terms = (
-        Term("fl", 0.3, True, (2.0,)),
-        Term("fl", 0.3, False, (0.0,)),
-        Term("gce", 1.5, True, (1.0,)),
-        Term("gce", 0.5, True, (0.1,)),
-        Term("rce", 1.0, False, (-4.0,)),
+        Term("fl", 0.3, "norm", (2.0,)),
+        Term("fl", 0.3, "at", (0.0,)),
+        Term("gce", 1.5, "norm", (1.0,)),
+        Term("gce", 0.5, "norm", (0.1,)),
+        Term("rce", 1.0, "at", (-4.0,)),
     )
     logits, targets = random_case(9, 12, ignored=True)
     weight = torch.rand(12, device=ON) + 0.1
@@ -420,7 +437,9 @@ def test_a_bad_argument_is_an_error_and_switches_nothing_off():
 STRIDES = {"as they are": lambda z: z, **LAYOUTS}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 @given(
     st.sampled_from(sorted(STRIDES)),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
@@ -429,7 +448,7 @@ STRIDES = {"as they are": lambda z: z, **LAYOUTS}
     st.sampled_from(REDUCTIONS),
     st.sampled_from([1.0, 0.5, 1024.0]),
     st.booleans(),
-    st.sampled_from(SINGLE),
+    st.sampled_from(EVERY),
     st.integers(0, 1000),
 )
 def test_any_arguments(layout, dtype, labels, weights, reduction, scale, masked, terms, seed):
@@ -462,7 +481,7 @@ def soft_case(n, k, *, inner=(), dtype=torch.float32, seed=0):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
+@pytest.mark.parametrize("terms", SOME, ids=SOME_NAME)
 def test_soft_targets(terms, k, smoothing):
     logits, targets = random_case(3, k, ignored=True)
     weight = torch.rand(k, device=ON) + 0.1
@@ -472,7 +491,7 @@ def test_soft_targets(terms, k, smoothing):
 
 
 @pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
+@pytest.mark.parametrize("terms", SOME, ids=SOME_NAME)
 def test_soft_targets_beside_masked_logits(terms, k):
     logits, q = random_case(4, k)[0], soft_case(4, k)
     logits[:, 5], q[:, 5] = -torch.inf, 0.0
@@ -494,7 +513,7 @@ def test_soft_targets_beside_masked_logits(terms, k):
     st.sampled_from(REDUCTIONS),
     st.sampled_from([1.0, 1024.0]),
     st.booleans(),
-    st.sampled_from(SINGLE),
+    st.sampled_from(EVERY),
     st.integers(0, 1000),
 )
 def test_any_soft_targets(
@@ -521,12 +540,13 @@ def test_any_soft_targets(
     torch.testing.assert_close(grad, expected_grad, rtol=2 * eps, atol=2 * eps * size)
 
 
-def test_torch_compile_of_soft_targets_without_a_graph_break():
+@pytest.mark.parametrize("terms", [NCE_RCE, SUMMED["jal_fl"]], ids=["nce_rce", "jal_fl"])
+def test_torch_compile_of_soft_targets_without_a_graph_break(terms):
     logits, q = random_case(6, 10)[0], soft_case(6, 10)
     backend = "inductor" if ON == "cuda" else "aot_eager"
 
     def step(z):
-        return dispatch.loss(1.5 * z, q, NCE_RCE, label_smoothing=0.1, backend="triton")
+        return dispatch.loss(1.5 * z, q, terms, label_smoothing=0.1, backend="triton")
 
     results = []
     for run in (step, torch.compile(step, fullgraph=True, backend=backend)):

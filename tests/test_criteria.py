@@ -79,18 +79,6 @@ def top(z: Row) -> int:
     return max(range(len(z)), key=lambda k: (z[k], -k))
 
 
-def ls(z: Row, y: int) -> mpmath.mpf:
-    s, count = mpf(0.1), len(z)
-    target = [(1 - s) * (k == y) + s / count for k in range(count)]
-    return -mpmath.fsum(q * mpmath.log(p) for q, p in zip(target, softmax(z), strict=True))
-
-
-def soft_bootstrap(z: Row, y: int) -> mpmath.mpf:
-    beta, p = mpf(0.95), softmax(z)
-    target = [beta * (k == y) + (1 - beta) * p[k] for k in range(len(z))]
-    return -mpmath.fsum(q * mpmath.log(pk) for q, pk in zip(target, p, strict=True))
-
-
 def hard_bootstrap(z: Row, y: int) -> mpmath.mpf:
     return mpf(0.8) * ce(z, y) + (1 - mpf(0.8)) * ce(z, top(z))
 
@@ -209,8 +197,6 @@ def negative_loss(z: Row, y: int, focal: bool) -> mpmath.mpf:
 
 
 FORMULAS: dict[str, Callable[[Row, int], mpmath.mpf]] = {
-    "ls": ls,
-    "boot_soft": soft_bootstrap,
     "boot_hard": hard_bootstrap,
     "eps_softmax": eps_softmax,
     "eps_softmax_mae": eps_softmax_mae,
@@ -286,7 +272,7 @@ ROWS = [
 
 
 def test_every_loss_that_is_no_sum_has_a_class_and_an_independent_formula() -> None:
-    assert [name for name, loss in LOSSES.items() if loss.text] == NAMES
+    assert [name for name, loss in LOSSES.items() if not loss.terms] == NAMES
     assert {*FORMULAS, *STATEFUL} == set(NAMES)
 
 
@@ -347,10 +333,6 @@ def closed_gradient(name: str, z: Tensor, y: Tensor, criterion: RowLoss) -> Tens
     q, log_p = F.one_hot(y, classes).double(), torch.log_softmax(z, -1)
     p = log_p.exp()
     hit = (F.one_hot(z.argmax(-1), classes) * q).sum(-1, keepdim=True) if z.ndim == 2 else None
-    if name == "ls":
-        return from_log_p(-(0.9 * q + 0.1 / classes), log_p)
-    if name == "boot_soft":
-        return from_log_p(-(0.95 * q + 0.05 * p * (1 + log_p)), log_p)
     if name == "boot_hard":
         return from_log_p(-(0.8 * q + 0.2 * F.one_hot(z.argmax(1), classes).double()), log_p)
     if name.startswith("eps_softmax"):
@@ -475,8 +457,6 @@ def test_finite_for_any_logits(name: str, num_classes: int, scale: float) -> Non
 @pytest.mark.parametrize(
     ("name", "params"),
     [
-        ("ls", {"smoothing": 0.0}),
-        ("boot_soft", {"beta": 1.0}),
         ("boot_hard", {"beta": 1.0}),
         ("eps_softmax", {"m": 0.0}),
         ("eps_softmax_mae", {"m": 0.0, "alpha": 1.0, "beta": 0.0}),
@@ -507,18 +487,9 @@ def test_at_special_values_it_is_cross_entropy(name: str, params: dict[str, Any]
     )
 
 
-def test_label_smoothing_by_name_is_that_of_torch() -> None:
-    logits, targets = random_logits("ls", 5), torch.tensor([4, 0, 0, 2])
-    for smoothing in (0.1, 1.0):
-        expected = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-        torch.testing.assert_close(
-            make_loss("ls", 5, smoothing=smoothing)(logits, targets), expected
-        )
-
-
 def test_gjs_of_equal_views_is_js() -> None:
     """JS by its closed form in p_y alone."""
-    logits, targets = random_logits("ls", 5), torch.tensor([4, 0, 0, 2])
+    logits, targets = random_logits("forward", 5), torch.tensor([4, 0, 0, 2])
     log_u = torch.log_softmax(logits, 1).gather(1, targets[:, None])[:, 0]
     for pi in (0.1, 0.5, 0.9):
         rest, u = 1 - pi, log_u.exp()
@@ -532,7 +503,7 @@ def test_gjs_of_equal_views_is_js() -> None:
 
 
 def test_ldr_kl_lies_between_the_largest_and_the_mean_of_the_gaps() -> None:
-    logits, targets = random_logits("ls", 5), torch.tensor([4, 0, 0, 2])
+    logits, targets = random_logits("forward", 5), torch.tensor([4, 0, 0, 2])
     s = F.softplus(logits) / F.softplus(logits).mean(1, keepdim=True)
     q = F.one_hot(targets, 5)
     gaps = 0.1 * (1 - q) + s - (s * q).sum(1, keepdim=True)
@@ -544,7 +515,7 @@ def test_ldr_kl_lies_between_the_largest_and_the_mean_of_the_gaps() -> None:
 
 def test_ldr_kl_does_not_mind_the_scale_of_low_logits() -> None:
     # in eighths, which float32 still has at 3000
-    logits = (8 * random_logits("ls", 5)).round().float() / 8
+    logits = (8 * random_logits("forward", 5)).round().float() / 8
     targets = torch.tensor([4, 0, 0, 2])
     criterion = make_loss("ldr_kl", 5, "none", lam=1.0)
     torch.testing.assert_close(criterion(logits - 200, targets), criterion(logits - 3000, targets))
@@ -621,7 +592,7 @@ def test_sr_grows_its_sparse_term_by_the_epoch() -> None:
 
 def test_the_expected_backward_loss_is_cross_entropy_at_the_true_label() -> None:
     """Theorem 1 of Patrini et al.: unbiased over the labels that T draws."""
-    logits, t = random_logits("ls", 5), transition(5)
+    logits, t = random_logits("forward", 5), transition(5)
     criterion = make_loss("backward", 5, "none", transition=t)
     losses = torch.stack([criterion(logits, torch.full((4,), j)) for j in range(5)], 1)
     true = torch.tensor([0, 1, 2, 4])
@@ -632,7 +603,7 @@ def test_the_expected_backward_loss_is_cross_entropy_at_the_true_label() -> None
 
 def test_the_transition_is_found_from_predictions_where_some_sample_is_sure() -> None:
     t = transition(4)
-    clean = torch.softmax(random_logits("ls", 4, rows=200), 1)
+    clean = torch.softmax(random_logits("forward", 4, rows=200), 1)
     clean = torch.cat([clean, torch.eye(4, dtype=torch.float64)])  # the last four are sure
     torch.testing.assert_close(estimate_transition(clean @ t, 1.0), t)
     below = estimate_transition(clean @ t)
@@ -742,16 +713,8 @@ def test_pixels_are_rows(name: str) -> None:
 
 def test_under_autocast_the_loss_is_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
-        loss = make_loss("boot_soft", 3)(torch.zeros(2, 3).bfloat16(), torch.tensor([0, 1]))
+        loss = make_loss("boot_hard", 3)(torch.zeros(2, 3).bfloat16(), torch.tensor([0, 1]))
     assert loss.dtype == torch.float32
-
-
-def test_a_masked_class_counts_nothing_in_soft_bootstrap() -> None:
-    masked = torch.tensor([[0.5, -math.inf, 1.0]], requires_grad=True)
-    loss = make_loss("boot_soft", 3)(masked, torch.tensor([0]))
-    rest = make_loss("boot_soft", 2)(torch.tensor([[0.5, 1.0]]), torch.tensor([0]))
-    torch.testing.assert_close(loss, rest)
-    assert torch.autograd.grad(loss, masked)[0].isfinite().all()
 
 
 def test_a_transition_may_have_zeros() -> None:
@@ -786,13 +749,12 @@ def test_words_know_the_losses_without_their_classes() -> None:
         ("elr", {"num_samples": 3, "transition": torch.eye(3)}, "'elr' takes no transition"),
         ("elr", {"num_samples": 0}, "num_samples must be at least 1, got 0"),
         ("elr", {"num_samples": 3, "t1": 0.5}, "'elr' takes no parameter 't1'; it takes: lam, ema"),
-        ("ls", {"smoothing": 2.0}, "smoothing must be a number <= 1"),
-        ("ls", {"label_smoothing": 0.1}, "'ls' has no label_smoothing"),
-        ("ls", {"inplace": True}, "'ls' has no inplace"),
+        ("boot_hard", {"label_smoothing": 0.1}, "'boot_hard' has no label_smoothing"),
+        ("boot_hard", {"inplace": True}, "'boot_hard' has no inplace"),
         ("gjs", {"reduction": "max"}, "reduction must be one of"),
         ("elr + mae", {}, "ELR is no sum of terms and no part of one"),
         ("2*gjs", {}, "GJS is no sum of terms and no part of one, got '2*gjs'"),
-        ("norm(ls)", {}, "norm() takes one of"),
+        ("norm(elr)", {}, "norm() takes one of"),
         ("forward", {"transition": torch.ones(3, 3)}, "with rows of probabilities"),
         ("forward", {"transition": torch.eye(4)}, "transition must be [3, 3]"),
         ("backward", {"transition": torch.full((3, 3), 1 / 3)}, "must have an inverse"),
@@ -804,21 +766,23 @@ def test_bad_specs_say_what_is_accepted(spec: str, options: dict[str, Any], mess
 
 
 def test_bad_tensors_say_what_is_accepted() -> None:
-    criterion = make_loss("ls", 3)
+    criterion = make_loss("boot_hard", 3)
     with pytest.raises(ValueError, match=r"logits must be \[N, 3\]"):
         criterion(torch.zeros(2, 4), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match=r"targets of 'ls' must be class indices \[2\]"):
+    with pytest.raises(ValueError, match=r"targets of 'boot_hard' must be class indices \[2\]"):
         criterion(torch.zeros(2, 3), torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"logits must be \[V, N, 3\]"):
         make_loss("gjs", 3)(torch.zeros(2, 3), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="'elr' wants samples beside logits and targets, got noth"):
         make_loss("elr", 3, num_samples=2)(torch.zeros(2, 3), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="'ls' wants nothing beside logits and targets, got epoch"):
+    with pytest.raises(
+        ValueError, match="'boot_hard' wants nothing beside logits and targets, got"
+    ):
         criterion(torch.zeros(2, 3), torch.tensor([0, 1]), epoch=1.0)
     with pytest.raises(ValueError, match="num_classes must be at least 2"):
-        make_loss("ls", 1)
-    with pytest.raises(ValueError, match="'ls' is no sum of terms: make_loss makes a module of it"):
-        loss_terms("ls", 3)
+        make_loss("boot_hard", 1)
+    with pytest.raises(ValueError, match="'elr' is no sum of terms: make_loss makes a module of"):
+        loss_terms("elr", 3)
     with pytest.raises(ValueError, match="did you mean 'bi_tempered'"):
         parse_loss("bitempered")
     with pytest.raises(ValueError, match=r"probabilities must be \[N, K\]"):

@@ -11,7 +11,7 @@ import triton
 
 from apl.cli import run
 from apl.kernels import static
-from apl.kernels.triton_loss import LONGEST_ROW, Chip, plan
+from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, Chip, plan
 from apl.losses import loss_terms
 
 VERIFIED = (3, 8)  # the newest release of triton whose figures have been held
@@ -116,8 +116,8 @@ def test_one_read_and_one_write_of_a_row_in_registers(reports):
 
 def test_two_reads_of_a_long_row_and_a_third_where_a_sum_needs_log_p(reports):
     def reads(report):
-        focal = any(t.base == "fl" and t.normalised for t in report.spec.terms)
-        return 3 if focal or report.spec.targets != "index" else 2
+        unscaled = any(t.form != "at" and not DEVICE[t.base].affine for t in report.spec.terms)
+        return 3 if unscaled or report.spec.targets != "index" else 2
 
     long = [r for r in reports if r.spec.num_classes > LONGEST_ROW]
     assert long
@@ -175,7 +175,7 @@ def test_enough_bytes_are_on_their_way_to_a_multiprocessor(on_hopper):
         if report.spec.dtype == torch.float32:
             return 24_000 if report.spec.num_classes == 10 else 30_000
         linear = ("ce", "mae", "rce")  # sums of these keep little in registers
-        if any(t.normalised and t.base not in linear for t in report.spec.terms):
+        if any(t.form != "at" and t.base not in linear for t in report.spec.terms):
             return 12_000
         return 20_000 if report.spec.num_classes == 10 or report.spec.inner > 1 else 32_000
 

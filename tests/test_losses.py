@@ -111,6 +111,24 @@ nnce = negative(lambda p: -mpmath.log(p))
 nnfl = negative(lambda p: -mpmath.sqrt(1 - p) * mpmath.log(p))
 
 
+def amse(p: Row, y: int, a: float = 30) -> mpmath.mpf:
+    return mpmath.fsum((p[k] - mpmath.mpf(a) * (k == y)) ** 2 for k in range(len(p))) / len(p)
+
+
+def with_target(p: Row, target: Row) -> mpmath.mpf:
+    return -mpmath.fsum(q * mpmath.log(u) for q, u in zip(target, p, strict=True))
+
+
+def ls(p: Row, y: int, s: float = 0.1) -> mpmath.mpf:
+    s = mpmath.mpf(s)
+    return with_target(p, [(1 - s) * (k == y) + s / len(p) for k in range(len(p))])
+
+
+def boot_soft(p: Row, y: int, beta: float = 0.95) -> mpmath.mpf:
+    beta = mpmath.mpf(beta)
+    return with_target(p, [beta * (k == y) + (1 - beta) * p[k] for k in range(len(p))])
+
+
 def norm(loss: Formula) -> Formula:
     return lambda p, y: loss(p, y) / mpmath.fsum(loss(p, j) for j in range(len(p)))
 
@@ -163,6 +181,11 @@ FORMULAS: dict[str, Formula] = {
     "nnfl": nnfl,
     "anl_ce": both(norm(ce), nnce, 5, 5),
     "anl_fl": both(norm(fl), nnfl, 5, 5),
+    "amse": amse,
+    "jal_ce": both(norm(ce), amse),
+    "jal_fl": both(norm(fl), amse),
+    "ls": ls,
+    "boot_soft": boot_soft,
 }
 
 
@@ -318,7 +341,7 @@ def test_gamma_0_makes_focal_cross_entropy_and_q_1_makes_gce_half_of_mae() -> No
 def test_what_the_asymmetric_losses_become(seed: int, classes: int, q: float) -> None:
     logits = random_logits(seed, classes)
     close = {"rtol": 1e-6, "atol": 1e-6}
-    agce = all_labels("agce", logits, a=1e-14, q=q)
+    agce = all_labels("agce", logits, a=1e-300, q=q)
     torch.testing.assert_close(agce, all_labels("gce", logits, q=q), **close)
     half_mae = all_labels("mae", logits) / 2
     torch.testing.assert_close(all_labels("agce", logits, a=0.3, q=1), half_mae)
@@ -360,6 +383,61 @@ def test_tce_is_bounded_by_the_harmonic_number_and_js_by_its_entropy() -> None:
     js = make_loss("js", 2, pi=0.3)(logits, wrong).item()
     assert js == pytest.approx(entropy / (-0.7 * math.log(0.7)))
     assert make_loss("ael", 2, a=2.0)(logits, torch.tensor([0])).item() == math.exp(-1 / 2)
+
+
+@given(st.integers(0, 2**32), st.integers(2, 12), st.floats(-1.0, 1.0), st.floats(0.1, 50.0))
+@settings(max_examples=30, deadline=None)
+def test_what_is_summed_over_the_classes(seed: int, classes: int, share: float, a: float) -> None:
+    logits = random_logits(seed, classes)
+    log_p = torch.log_softmax(logits, 1)
+    p, ce = log_p.exp(), all_labels("ce", logits)
+    # A negative share is negative label smoothing.
+    ls = (1 - share) * ce - share * log_p.mean(1, keepdim=True)
+    torch.testing.assert_close(all_labels("ls", logits, smoothing=share), ls)
+    if share >= 0:
+        y = torch.arange(4) % classes
+        torch.testing.assert_close(
+            make_loss("ls", classes, smoothing=share)(logits, y),
+            F.cross_entropy(logits, y, label_smoothing=share),
+        )
+    entropy = -(p * log_p).sum(1, keepdim=True)
+    boot = abs(share) * ce + (1 - abs(share)) * entropy
+    torch.testing.assert_close(all_labels("boot_soft", logits, beta=abs(share)), boot)
+    # But for a constant AMSE is MAE and a little of the sum of squares.
+    flat = all_labels("mae", logits) * a + p.square().sum(1, keepdim=True) + a * a - 2 * a
+    torch.testing.assert_close(all_labels("amse", logits, a=a), flat / classes)
+    brier = (p[:, None] - torch.eye(classes)).square().sum(2)
+    torch.testing.assert_close(all_labels("amse", logits, a=1.0), brier / classes)
+
+
+def test_the_gradients_of_what_is_summed_over_the_classes_by_hand() -> None:
+    logits, targets = random_logits(4, 5).requires_grad_(), torch.tensor([4, 0, 2, 0])
+    log_p = torch.log_softmax(logits.detach(), 1)
+    p, q = log_p.exp(), F.one_hot(targets, 5).double()
+    for name, g in (
+        ("amse", (2 * p * p - 2 * 30 * p * q) / 5),
+        ("ls", -(0.9 * q + 0.1 / 5)),
+        ("boot_soft", -(0.95 * q + 0.05 * p * (1 + log_p))),
+    ):
+        loss = make_loss(name, 5, "sum")(logits, targets)
+        (ours,) = torch.autograd.grad(loss, logits)
+        torch.testing.assert_close(ours, g - p * g.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("name", ["boot_soft", "amse", "jal_ce", "js", "njs"])
+@pytest.mark.parametrize("backend", ["eager", "reference"])
+def test_a_masked_class_leaves_a_finite_gradient_under_any_loss_scale(
+    name: str, backend: str
+) -> None:
+    masked = torch.tensor([[0.5, -math.inf, 1.0]], requires_grad=True)
+    loss = make_loss(name, 3, backend=backend)(masked, torch.tensor([0]))  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(65536 * loss, masked)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+    assert gradient[0, 1] == 0
+    if name == "boot_soft":
+        rest = make_loss(name, 2)(torch.tensor([[0.5, 1.0]]), torch.tensor([0]))
+        torch.testing.assert_close(loss, rest)
 
 
 @pytest.mark.parametrize(
@@ -559,8 +637,8 @@ def test_module_moves_and_saves_like_any_other() -> None:
 
 def test_simplify_joins_like_terms_and_divides_constant_sums_out() -> None:
     terms = loss_terms("nce + 2*nce + nmae + 0.5*mae", 5)
-    assert terms == (Term("ce", 3.0, True, ()), Term("mae", 0.5 + 1 / 8, False, ()))
-    assert simplify([Term("rce", 1.0, True, (-4.0,))], 3) == (Term("rce", 1 / 8, False, (-4.0,)),)
+    assert terms == (Term("ce", 3.0, "norm", ()), Term("mae", 0.5 + 1 / 8, "at", ()))
+    assert simplify([Term("rce", 1.0, "norm", (-4.0,))], 3) == (Term("rce", 1 / 8, "at", (-4.0,)),)
 
 
 def test_the_package_gives_losses_on_demand_and_loads_torch_for_their_modules_alone() -> None:
@@ -604,6 +682,10 @@ from apl import losing
         ("tce", {"t": 2.5}, "t must be a whole number from 1 to 100"),
         ("phuber_ce", {"tau": 1.0}, "tau must be a number > 1"),
         ("js", {"pi": 1.0}, "pi must be a number in (0, 1)"),
+        ("ls", {"smoothing": 2.0}, "smoothing must be a number <= 1"),
+        ("jal_ce", {"a": 0.0}, "a must be a number > 0"),
+        ("amse", {"beta": 2.0}, "'amse' takes no parameter 'beta'; it takes: a"),
+        ("sq", {}, "unknown loss 'sq'"),
         ("nnce", {"p_min": 0.0}, "p_min must be a number in (0, 1)"),
         ("anl_fl", {"p_min": 0.1}, "p_min must be below 1 / 10 classes, got 0.1"),
         ("nnce", {"gamma": 0.5}, "takes no parameter 'gamma'"),

@@ -280,9 +280,7 @@ def test_a_cell_that_always_kills_its_worker_fails_after_two_tries(tmp_path: Pat
     assert "died (exit code -9)" in progress.failed[cells[0].name]
 
 
-def test_an_idle_worker_that_dies_does_not_end_the_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_idle_worker_that_dies_does_not_end_the_study(tmp_path: Path) -> None:
     pools: list[Processes] = []
 
     class Seen(Processes):
@@ -290,7 +288,6 @@ def test_an_idle_worker_that_dies_does_not_end_the_study(
             super().__init__(count, machine)
             pools.append(self)
 
-    monkeypatch.setattr("apl.study.Processes", Seen)
     short, long = make_config(loss="ce", **SMALL), make_config(loss="mae", **SMALL | {"epochs": 90})
     killed: list[float] = []
     epochs_after: list[float] = []
@@ -305,7 +302,7 @@ def test_an_idle_worker_that_dies_does_not_end_the_study(
             idle.process.join()
             killed.append(row["epoch"])
 
-    progress = run_study([short, long], tmp_path, workers=2, observe=kill_the_idle)
+    progress = run_study([short, long], tmp_path, workers=2, engine=Seen, observe=kill_the_idle)
     assert killed
     assert len(epochs_after) > 3  # it was noticed while the other was training
     assert progress.failed == {}

@@ -39,11 +39,20 @@ def test_lemma_1_symmetric_noise_is_tolerated_up_to_the_bound(
         assert rate == max(r for r in RATES if r <= (k - 1) / k)
 
 
-@pytest.mark.parametrize("name", ["ce", "fl", "gce", "sce"])
+@pytest.mark.parametrize("name", ["ce", "fl", "gce", "sce", "boot_soft"])
 def test_what_grows_steep_where_p_vanishes_tolerates_nothing(
     verdicts: dict[str, Verdict], name: str
 ) -> None:
     assert max(verdicts[name].symmetric.values()) <= 0.02  # gce is that close to MAE
+
+
+def test_label_smoothing_has_no_vertex_for_a_minimiser_even_without_noise(
+    verdicts: dict[str, Verdict],
+) -> None:
+    rates = [*verdicts["ls"].symmetric.values(), *verdicts["ls"].pair.values()]
+    assert all(math.isnan(rate) for rate in rates)
+    for name, verdict in verdicts.items():
+        assert name == "ls" or not any(map(math.isnan, verdict.symmetric.values()))
 
 
 # How often the true label must be seen for each time that another one is: the slope in p at 0 over
@@ -67,6 +76,17 @@ def test_asymmetric_losses_tolerate_noise_while_the_true_label_dominates_enough(
         assert rate == most
     for rate in verdicts[name].pair.values():
         assert rate == max(r for r in RATES if 1 - r >= DOMINANCE[name] * r)
+
+
+def test_amse_tolerates_noise_while_the_true_label_leads_by_1_over_a(
+    verdicts: dict[str, Verdict],
+) -> None:
+    # The noisy risk is |p - a T_0|^2 / K and a constant: of all p a vertex is the nearest to a T_0
+    # where T_00 exceeds every other entry by 1 / a or more.
+    for k, rate in verdicts["amse"].symmetric.items():
+        assert rate == max(r for r in RATES if 1 - r - r / (k - 1) >= 1 / 30)
+    for rate in verdicts["amse"].pair.values():
+        assert rate == max(r for r in RATES if 1 - 2 * r >= 1 / 30)
 
 
 @pytest.mark.parametrize("name", ["nmae", "nrce"])
