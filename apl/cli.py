@@ -59,7 +59,7 @@ CONFIG = [f.name for f in dataclasses.fields(Config) if "help" in f.metadata]
 MACHINE = [f.name for f in dataclasses.fields(Machine) if "help" in f.metadata]
 DATA = ("data_dir", "download", "max_broken")
 LABELS = (
-    *("preset", "dataset", "image_size", "label_column"),
+    *("preset", "dataset", "image_size", "label_column", "test_set"),
     *("noise", "rate", "map", "method", "seed", "train_size"),
 )
 
@@ -169,6 +169,7 @@ def _own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
             source,
             image_size=given.get("image_size", 0),
             label_column=given.get("label_column", "label"),
+            test_set=given.get("test_set", ""),
             max_broken=machine.max_broken,
             say=lambda line: bar.console.print(line, markup=False),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -428,7 +429,8 @@ def evaluate(
         network = given.get("network", config.network)
         require(network == config.network, "network", network, f"the run's, {config.network}")
         if "dataset" in given:  # decoded as it was for the run, into the cache
-            given.update(image_size=config.image_size, label_column=config.label_column)
+            for name in ("image_size", "label_column", "test_set"):
+                given[name] = getattr(config, name)
             _own_data(given, machine)
     scores, config, result = evaluate_run(run, labels, machine)
     out = _console()
@@ -490,7 +492,7 @@ def study(
     """
     chosen = _split(losses)
     machine = _machine(given, chosen)
-    typed = given.get("dataset")
+    typed = Path(given.get("dataset", "")).expanduser()
     data = _own_data(given, machine)
     preset = given.pop("preset", "quick")
     cells = make_grid(preset, chosen, _split(noise), _numbers(rates), seeds, **given)
@@ -505,19 +507,25 @@ def study(
     engine: Any = Processes
     if ray:
         decode = None
-        if data is not None and Path(typed).expanduser().exists():
+        if data is not None and typed.exists():
             from apl.data.sources import load_data
 
             # On a node that sees the path but has not decoded it.
             decode = partial(
                 load_data,
-                Path(typed).expanduser().absolute(),
+                typed.absolute(),
                 image_size=given.get("image_size", 0),
                 label_column=given.get("label_column", "label"),
+                test_set=given.get("test_set", ""),
                 max_broken=machine.max_broken,
             )
-        shared = {"cells_per_gpu": cells_per_gpu, "weights": bring_weights, "decode": decode}
-        engine = partial(Ray, address=ray, **shared)
+        engine = partial(
+            Ray,
+            address=ray,
+            cells_per_gpu=cells_per_gpu,
+            weights=bring_weights,
+            decode=decode,
+        )
         at_a_time = f"at most {workers} at a time on Ray" if workers else "on Ray"
         workers = workers or len(cells)
     else:

@@ -124,6 +124,9 @@ class Config:
     )
     labels_sha256: str = ""
     code_sha256: str = ""
+    test_set: str = option(
+        "which test set of WebVision mini, which has two: webvision or imagenet", ""
+    )
 
     def __post_init__(self) -> None:
         for name, table in (
@@ -149,6 +152,7 @@ class Config:
             require(self.image_size == 0, "image_size", self.image_size, only)
             only = "label with a built-in data set"
             require(self.label_column == "label", "label_column", self.label_column, only)
+            require(not self.test_set, "test_set", self.test_set, "'' with a built-in data set")
         check_rate(self.rate)
         require(2 <= self.width <= 1024, "width", self.width, "a whole number from 2 to 1024")
         for name in ("epochs", "eval_every"):
@@ -410,7 +414,8 @@ def map_digest(file: str, noise: str) -> str:
         return hashlib.sha256(Path(file).read_bytes()).hexdigest()
     except OSError:
         kind = NOISES[noise]
-        what = "transition matrix at" if noise == "matrix" else "noise map"
+        known = {"matrix": "transition matrix at", "file": "labels at", "asym": "noise map"}
+        what = known.get(noise, "posterior at")
         raise BadInput(f"no {what} {file!r}; accepted: {kind.maps}") from None
 
 

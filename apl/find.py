@@ -674,6 +674,7 @@ def find_mislabelled(
             *(source, machine.data_dir, machine.download),
             image_size=settings.get("image_size") or 0,
             label_column=settings.get("label_column") or "label",
+            test_set=settings.get("test_set") or "",
             max_broken=machine.max_broken,
             say=say,
         )

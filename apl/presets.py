@@ -109,6 +109,8 @@ SCALES = ("raw", "unit", "normalised")
 """What pixels count as in noise that depends on them: 0 to 255, 0 to 1, or with the training set's
 mean 0 and std 1.  Without that the brightness that all images share favours one wrong label."""
 
+_POSTERIOR = "a .npy of a network's probabilities for the training images"
+
 NOISES: dict[str, Noise] = {
     "none": Noise("no noise", rated=False),
     "sym": Noise("symmetric", rated=True),
@@ -118,6 +120,10 @@ NOISES: dict[str, Noise] = {
     ),
     "sym-all": Noise("symmetric over all classes", rated=True),
     "pair": Noise("pair flip", rated=True),
+    "idn-part": Noise("part-dependent", True, "raw", SCALES),
+    "idn-uniform": Noise("image-dependent, uniform", True, "normalised", SCALES),
+    **{f"pmd-{k}": Noise(f"PMD type {k}", rated=True, file=_POSTERIOR) for k in (1, 2, 3)},
+    "file": Noise("published labels", rated=False, file="a .npy/.json/.pt/.npz file of labels"),
     "human": Noise("human", False, "worse", tuple(HUMAN_LABELS)),
     "matrix": Noise("given matrix", rated=False, file="a .npy/.csv/.json file"),
 }
@@ -165,6 +171,7 @@ COMMON: dict[str, Any] = {
     "train_size": 0,
     "image_size": 0,
     "label_column": "label",
+    "test_set": "",
     "momentum": 0.9,
     "weight_decay": 1e-4,
     "clip": 5.0,

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from apl.config import Config
 from apl.losses import is_tolerant

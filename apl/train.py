@@ -26,7 +26,17 @@ from apl.find import LabelMonitor
 from apl.kernels import dispatch
 from apl.machine import Machine, choose_device, environment
 from apl.networks import make_network
-from apl.noise import MATRICES, MOST_CLASSES, IntArray, Labels, corrupt
+from apl.noise import (
+    MATRICES,
+    MOST_CLASSES,
+    ROWS,
+    Inputs,
+    IntArray,
+    Labels,
+    corrupt,
+    corrupt_each,
+    read_published,
+)
 from apl.review import read_labels
 from apl.runs import WEIGHTS, History, Run
 from apl.scores import (
@@ -56,9 +66,10 @@ def prepare(config: Config, machine: Machine | None = None, data: Dataset | None
     machine = machine or Machine()
     data = data or data_of(config, machine)
     train = data.train
-    if config.train_size > len(train):
+    if config.noise != "none" and data.num_classes > MOST_CLASSES:
         raise BadInput(
-            f"train_size is {config.train_size}, but {data.name} has {len(train)} training images"
+            f"{config.noise} noise of {data.num_classes:,} classes; accepted: none, or at most "
+            f"{MOST_CLASSES:,} classes"
         )
     if config.map_sha256 and map_digest(config.map, config.noise) != config.map_sha256:
         raise BadInput(f"{config.map} has changed since the run was asked for: ask for it again")
@@ -67,22 +78,30 @@ def prepare(config: Config, machine: Machine | None = None, data: Dataset | None
         # Known by its size: in a small subset nobody may have named the last class.
         labels = Labels(people, train.labels.true, np.eye(data.num_classes))
         train = dataclasses.replace(train, labels=labels)
+    elif config.noise == "file":
+        given = read_published(config.map, train.labels.given, data.num_classes)
+        train = train.take(np.arange(len(given)))  # PMD's files leave out the last tenth
+        labels = Labels(given, train.labels.given, np.eye(data.num_classes))
+        train = dataclasses.replace(train, labels=labels)
+    elif config.noise in ROWS:  # of all images, so that a part of them has the same labels
+        train = dataclasses.replace(train, labels=by_image(config, data))
+    if config.train_size > len(train):
+        raise BadInput(
+            f"train_size is {config.train_size}, but {data.name} has {len(train)} training images"
+        )
     if config.train_size:
         # Balanced by the true classes where they are known: people's labels choose no images.
-        classes = data.train.labels.true if train.labels.known.all() else train.labels.given
+        classes = train.labels.true if train.labels.known.all() else train.labels.given
         train = train.take(balanced_subset(classes, config.train_size))
     if len(train) < 2:
         raise BadInput(f"training needs at least 2 images, got {len(train)}")
     labels = train.labels  # as they are, where no noise is added to labels not known to be true
-    if config.noise == "human":
+    if config.noise in ("human", "file"):
         labels = dataclasses.replace(labels, transition=labels.empirical)
-    elif config.noise != "none" and data.num_classes > MOST_CLASSES:
-        raise BadInput(
-            f"{config.noise} noise of {data.num_classes:,} classes; accepted: none, or at most "
-            f"{MOST_CLASSES:,} classes"
-        )
-    elif data.num_classes <= MOST_CLASSES and (
-        config.noise != "none" or np.array_equal(labels.given, labels.true)
+    elif (
+        config.noise not in ROWS
+        and data.num_classes <= MOST_CLASSES
+        and (config.noise != "none" or np.array_equal(labels.given, labels.true))
     ):
         transition = MATRICES[config.noise](data.class_names, config.rate, config.map)
         labels = corrupt(labels.given, transition, config.method, config.seed)
@@ -92,6 +111,15 @@ def prepare(config: Config, machine: Machine | None = None, data: Dataset | None
             raise BadInput(f"{config.labels} has changed since the run was asked for: ask anew")
         train = relabelled(train, Path(config.labels), data.class_names)
     return dataclasses.replace(data, train=train)
+
+
+def by_image(config: Config, data: Dataset) -> Labels:
+    """The labels of a noise that depends on the image."""
+    rng = np.random.default_rng(config.seed)
+    inputs = Inputs(data.train.images.numpy(), data.mean, data.std)
+    given = data.train.labels.given
+    rows = ROWS[config.noise](inputs, given, data.num_classes, config.rate, config.map, rng)
+    return corrupt_each(given, rows, config.method, rng)
 
 
 def relabelled(train: Split, file: Path, class_names: Sequence[str]) -> Split:

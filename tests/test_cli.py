@@ -427,7 +427,9 @@ def test_the_scores_of_ten_classes_fit_a_terminal() -> None:
     confusion = np.full((10, 10), 1000)
     table = rows_of(shown(scores_table(CIFAR10, Scores.of(confusion))), CIFAR10)
     assert table[1] == ["automobile", "10.0%", *["1000"] * 10]
-    right = rows_of(shown(scores_table(CIFAR10, Scores.of(10_000 * np.eye(10, dtype=int)))), CIFAR10)
+    right = rows_of(
+        shown(scores_table(CIFAR10, Scores.of(10_000 * np.eye(10, dtype=int)))), CIFAR10
+    )
     assert right[0] == ["airplane", "100.0%", "10000", *"·" * 9]
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from apl.data.dataset import Dataset
+from apl.data.files import read_path
 from apl.data.layouts import ANIMALS, RECORD, TEST_SETS, list_layout
 from apl.data.listing import Listing
 from apl.errors import BadInput
@@ -332,3 +335,50 @@ def test_no_images_at_all_are_told(tmp_path: Path) -> None:
     write(tmp_path / "info" / "val_filelist.txt", ["val000001.jpg 0"])
     with pytest.raises(BadInput, match=r"has no training images; left out 2: .* no such file"):
         list_layout(tmp_path)
+
+
+# ----------------------------------------------------- the same decoding and cache as own data
+
+
+def read(root: Path, **given: Any) -> Dataset:
+    return read_path(root, say=lambda line: None, **given)
+
+
+def test_a_layout_is_decoded_as_own_data_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    clothing1m(tmp_path / "annotations", tmp_path)
+    data = read(tmp_path, image_size=8)
+    assert (len(data.train), len(data.test)) == (3, 2)
+    assert data.train.images.shape == (3, 8, 8, 3)
+    assert data.train.labels.known.tolist() == [False, False, True]
+    assert data.train.labels.wrong.tolist() == [False, False, True]
+    assert data.on == "true"
+    assert read(tmp_path, image_size=8).digest == data.digest
+
+
+def test_each_test_set_is_a_data_set_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    imagenet_by_number(dividemix(tmp_path))
+    made = {name: read(tmp_path, test_set=name, image_size=8) for name in TEST_SETS}
+    assert [len(data.test) for data in made.values()] == [3, 4]
+    assert len({data.digest for data in made.values()}) == 2
+    with pytest.raises(BadInput, match=r"test_set is ''; accepted: webvision or imagenet"):
+        read(tmp_path)
+
+
+def test_records_go_to_the_cache_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = {"data_batch_1.bin": records(20, 0), "test_batch.bin": records(10, 1)}
+    for name, part in made.items():
+        part.tofile(tmp_path / name)
+    data = read(tmp_path)
+    expected = made["data_batch_1.bin"]["pixels"].transpose(0, 2, 3, 1)
+    assert (data.train.images.numpy() == expected).all()
+    assert data.on == "given"
+    assert set(data.class_names) == set(ANIMALS)

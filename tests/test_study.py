@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from apl import cli
 from apl.config import Config, make_config, make_grid, study_commands
 from apl.errors import BadInput, Interrupted
-from apl.losses import LOSSES, parse_loss
+from apl.losses import SUMS, parse_loss
 from apl.machine import Machine
 from apl.presets import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS, PRESETS
 from apl.runs import (
@@ -137,9 +137,11 @@ def grids(draw: st.DrawFn) -> dict[str, Any]:
     preset = draw(st.sampled_from(list(PRESETS)))
     dataset = draw(st.sampled_from([None, *DATASETS]))
     where = dataset or PRESETS[preset].dataset
-    noises = [name for name in NOISES if name not in ("matrix", "human")]
+    noises = [
+        name for name, kind in NOISES.items() if name != "human" and (kind.map or not kind.file)
+    ]
     noises += ["human"] if where == "cifar10" else []
-    losses = draw(st.none() | some([*LOSSES, "2*nce + 0.5*mae", "norm(gce)"]))
+    losses = draw(st.none() | some([*SUMS, "2*nce + 0.5*mae", "norm(gce)"]))
     taken = {
         name
         for loss in (PRESETS[preset].losses if losses is None else losses)

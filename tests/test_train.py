@@ -421,7 +421,12 @@ def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
         **{"select": "noisy", "alpha": 3.0, "beta": 3.0, "A": -3.0},
     }
     told = {field.name for field in dataclasses.fields(Config)}
-    of_own_data = {"dataset_sha256", "image_size", "label_column"}  # tests/test_own_data.py
+    of_own_data = {
+        "dataset_sha256",
+        "image_size",
+        "label_column",
+        "test_set",
+    }  # tests/test_own_data.py
     of_files = {"map", "map_sha256", "labels", "labels_sha256", "code_sha256"}
     elsewhere = {"preset", "params"} | of_files | of_own_data
     assert set(others) == told - elsewhere | {"alpha", "beta", "A"}
@@ -475,7 +480,7 @@ def test_the_content_of_a_matrix_is_part_of_a_config(tmp_path: Path) -> None:
 
 def test_noise_without_a_rate_of_its_own_has_rate_0_whatever_is_asked(tmp_path: Path) -> None:
     np.save(tmp_path / "matrix.npy", np.eye(10))
-    maps = {"matrix": str(tmp_path / "matrix.npy")}
+    maps = {name: str(tmp_path / "matrix.npy") for name in NOISES if not NOISES[name].map}
     for name, kind in NOISES.items():
         asked = {"dataset": "cifar10", "noise": name, "map": maps.get(name)}
         rates = [make_config(**asked, rate=rate).rate for rate in (0.3, None)]

@@ -42,6 +42,7 @@ from apl.data.images import (
     wider,
     write_whole,
 )
+from apl.data.layouts import list_layout
 from apl.data.listing import (
     Listing,
     Pixels,
@@ -73,6 +74,7 @@ def read_path(
     *,
     image_size: int = 0,
     label_column: str = "label",
+    test_set: str = "",
     max_broken: float = 0.01,
     say: Say = print,
     progress: Progress = lambda done, total: None,
@@ -83,7 +85,8 @@ def read_path(
     .tsv, .jsonl, .parquet) with the columns file_name, label and, where it has them, split and
     clean_label; such a list without file_name, which is a table of numbers and words
     (`apl.data.tables`); or arrays of images or a table, an .npz, or .npy files beside each other,
-    called images and labels, x_train and y_train and so on.
+    called images and labels, x_train and y_train and so on; or a published data set as its authors
+    lay it out (`apl.data.layouts`), whose test_set is a choice where it has two.
     image_size: pixels a side; 0 for the images' own where all are square, of one size and of at
     most 64 pixels, else 64.  label_column: the column of a list with the labels.  max_broken: the
     share of the files or rows that may be left out because they can't be read; a single one may.
@@ -95,7 +98,7 @@ def read_path(
     path = Path(path).expanduser()
     if image_size < 0 or image_size > 1024:
         raise BadInput(f"image_size is {image_size}; accepted: 1 to 1024, or 0 for the data's own")
-    listing = list_path(path, label_column)
+    listing = list_layout(path, test_set) or list_path(path, label_column)
     listing.broken.sort()
     if listing.columns is not None:
         only = f"0 or 1 for {path}, a table"

@@ -18,7 +18,7 @@ from apl.data.images import Progress
 from apl.data.listing import Say
 from apl.errors import BadInput, one_line
 from apl.machine import Machine, available, data_folder
-from apl.noise import IntArray, Labels
+from apl.noise import IntArray, Labels, read_pt
 from apl.presets import DATASETS, HUMAN_LABELS, Source
 
 
@@ -29,6 +29,7 @@ def load_data(
     *,
     image_size: int = 0,
     label_column: str = "label",
+    test_set: str = "",
     max_broken: float = 0.01,
     say: Say = print,
     progress: Progress = lambda done, total: None,
@@ -58,6 +59,7 @@ def load_data(
             source,
             image_size=image_size,
             label_column=label_column,
+            test_set=test_set,
             max_broken=max_broken,
             say=say,
             progress=progress,
@@ -198,21 +200,9 @@ def human_labels(name: str, clean: IntArray, folder: str | Path | None = None) -
     path = data_folder(folder) / "CIFAR-10_human.pt"
     if not path.is_file():
         raise BadInput(f"the CIFAR-10N labels are not there: put CIFAR-10_human.pt at {path}")
-    # The file holds numpy arrays: the few constructors they need are named, nothing else may run.
-    multiarray = getattr(np, "_core", None) or np.core
-    allowed = [
-        (multiarray.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-        multiarray.multiarray._reconstruct,
-        np.ndarray,
-        np.dtype,
-        type(np.dtype(np.int64)),
-    ]
     try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, weights_only=True)
-        labels = {
-            key: np.asarray(content[key], np.int64) for key in ("clean_label", HUMAN_LABELS[name])
-        }
+        content = read_pt(path)
+        labels = {key: content[key] for key in ("clean_label", HUMAN_LABELS[name])}
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         problem = one_line(error)[:200]
         raise BadInput(f"{path} is damaged or is not CIFAR-10N's file: {problem}") from None

@@ -284,9 +284,8 @@ def own_settings(config: Config, shared: Mapping[str, Any]) -> str:
 
 def _kind(noise: str, table: str) -> str:
     # Subsets of human labels are points of one panel; maps of asymmetric noise are panels.
-    return (
-        f"{NOISES[noise].label} (map {table})" if table and noise == "asym" else NOISES[noise].label
-    )
+    kind = NOISES[noise]
+    return f"{kind.label} (map {table})" if table and kind.rated else kind.label
 
 
 def bare(name: str) -> str:
@@ -298,7 +297,7 @@ def bare(name: str) -> str:
 def _title(noise: str, table: str, x: float, on: str) -> str:
     if noise == "none" and on != "true":
         return "labels as given"
-    name = f"{NOISES[noise].label} {table}" if noise in ("human", "matrix") else _kind(noise, table)
+    name = _kind(noise, table) if NOISES[noise].rated else f"{NOISES[noise].label} {table}"
     return name.strip() if noise == "none" or math.isnan(x) else f"{name.strip()}, {x:g} %"
 
 
