@@ -470,7 +470,7 @@ def npz(**arrays: Any) -> bytes:
         (npz(clean=[0.5], noisy=[0], transition=np.eye(2)), "clean must be a vector of whole"),
         (npz(clean=[0, 1], noisy=[0], transition=np.eye(2)), "2 clean labels but 1 noisy"),
         (npz(clean=[0], noisy=[0], transition=np.ones((2, 2))), "row 0 sums to 2"),
-        (npz(clean=[0], noisy=[0], transition=np.ones(2)), "must lie in"),
+        (npz(clean=[0], noisy=[0], transition=np.ones(2)), "must be 2 x 2, got 2"),
     ],
 )
 def test_a_wrong_npz(run: Path, content: bytes, message: str) -> None:
