@@ -22,6 +22,7 @@ import typer
 
 from apl.config import Config, make_config, make_grid, no_dataset
 from apl.errors import BadInput, Interrupted, NoiseWarning, is_own, look_up, require
+from apl.loggers import TRACKERS, Tracking, import_runs, require_tracker
 from apl.losses import LOSSES, PARAMS, loss_label
 from apl.machine import Machine, available, data_folder
 from apl.presets import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS, PRESETS
@@ -108,6 +109,10 @@ def _completion(choices: Iterable[str] | None) -> Callable[[str], list[str]] | N
 
 
 _OPTIONS = _options()
+_TRACK = typer.Option(
+    help=f"tell {', '.join(TRACKERS)} too, each an extra of that name (docs/trackers.md)",
+    autocompletion=_completion(TRACKERS),
+)
 
 
 def options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -239,6 +244,7 @@ def train_command(
     folder: Annotated[
         Path | None, typer.Option("--out", help="study folder; the run lies under its runs/")
     ] = None,
+    track: Annotated[str | None, _TRACK] = None,
     **given: Any,
 ) -> None:
     """Train one network on noisy labels.
@@ -249,6 +255,8 @@ def train_command(
 
     Example: `apl train --loss nce_rce --noise sym --rate 0.6`
     """
+    if track:
+        require_tracker(track)
     machine = _machine(given)
     data = _own_data(given, machine)
     config = make_config(**given)
@@ -261,7 +269,16 @@ def train_command(
     out = _console()
     out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
     on = "true" if data is None else data.on
-    with _training(config.epochs, on) as hooks:
+    with _training(config.epochs, on) as hooks, contextlib.ExitStack() as stack:
+        if track:
+            tracking, shown = Tracking(track, run, config, hooks["say"]), hooks["on_epoch"]
+            stack.callback(tracking.end)
+
+            def on_epoch(row: dict[str, float]) -> None:
+                shown(row)
+                tracking.row(row)
+
+            hooks["on_epoch"] = on_epoch
         result = train(config, run, machine=machine, **hooks)
     write_study(study)
     out.print(result_table(f"{loss_label(config.loss)}, last epoch", result))
@@ -475,6 +492,7 @@ def study(
             help="with --ray, from machines that don't see the study's folder: the networks too",
         ),
     ] = False,
+    track: Annotated[str | None, _TRACK] = None,
     pictures: Annotated[
         bool, typer.Option(help="draw the pictures at the end; `apl plot` does it later")
     ] = True,
@@ -490,6 +508,8 @@ def study(
 
     Example: `apl study --losses ce,nce_rce --noise sym --rates 0.2,0.6 --seeds 1`
     """
+    if track:
+        require_tracker(track)
     chosen = _split(losses)
     machine = _machine(given, chosen)
     typed = Path(given.get("dataset", "")).expanduser()
@@ -557,6 +577,7 @@ def study(
                 workers=workers,
                 machine=machine,
                 engine=engine,
+                track=track or "",
                 observe=observe,
             )
     except KeyboardInterrupt:
@@ -767,6 +788,26 @@ def doctor(**given: Any) -> None:
     for backend, there, why in dispatch.backends():
         table.add_row(f"loss backend {backend}", f"{'yes' if there else 'no'}: {escape(why)}")
     _console().print(table)
+
+
+tracking = typer.Typer(help="Tell trackers of runs that were made.", no_args_is_help=True)
+app.add_typer(tracking, name="track")
+
+
+@tracking.command("import")
+def track_import(
+    folder: Annotated[Path, typer.Argument(help="a folder with studies or runs, as results/")],
+    to: Annotated[
+        str, typer.Option(help=", ".join(TRACKERS), autocompletion=_completion(TRACKERS))
+    ],
+) -> None:
+    """Tell a tracker of every finished run in a folder; of each only what it lacks.
+
+    Example: `apl track import results/ --to tensorboard`
+    """
+    out = _console()
+    told, had = import_runs(folder, to, lambda line: out.print(line, markup=False))
+    out.print(f"{to}: told of {told} runs, had {had}")
 
 
 bench = typer.Typer(help="Measure what this machine makes of the kernels.", no_args_is_help=True)

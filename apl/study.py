@@ -16,6 +16,7 @@ from pathlib import Path
 
 from apl.config import Config
 from apl.errors import BadInput
+from apl.loggers import Tracking, import_runs
 from apl.machine import Machine
 from apl.runs import LOG, RECORD, RUNS, SUMMARY, Run, read_record, write_study
 from apl.scores import Result
@@ -45,12 +46,15 @@ def run_study(
     workers: int,
     machine: Machine | None = None,
     engine: Callable[[int, Machine], Processes | Ray] = Processes,
+    track: str = "",
     observe: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     """Train every cell that is not finished, `workers` at a time, and write the record.
 
     engine: where, `Processes` of this machine or `Ray` with its settings
     (`functools.partial(Ray, address="auto")`), called with how many at a time and the machine.
+    track: a key of `apl.loggers.TRACKERS` that hears of every run, also of those finished before;
+    the driver tells it, so a study has one writer.
     A cell that raises is reported in `failed` and does not stop the others; one whose process
     dies is tried once more, one whose node dies as often as that happens.  What a cell prints goes
     to log.txt in its run folder.  On KeyboardInterrupt (SIGTERM included) the running cells write
@@ -65,13 +69,16 @@ def run_study(
     waiting = deque(_unfinished(progress, study, folders))
     if not waiting:
         _summarise(study, progress)
+        _complete(track, study, progress)
         return progress
+    tracked: dict[str, Tracking] = {}
     asleep: dict[str, tuple[Config, float]] = {}  # trained by another study; when to ask again
     crashed: set[str] = set()
     clock = _Clock(waiting, folders)
     last_summary = time.monotonic()
     with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
         pool = engine(min(workers, len(waiting)), machine)
+        stack.callback(_end, tracked)
         stack.callback(pool.stop)
         if line := pool.check(list(waiting)):  # while the workers start
             progress.messages.append(line)
@@ -88,6 +95,11 @@ def run_study(
                 if kind == "epoch":
                     progress.running[cell.name] = content
                     clock.tick(cell, content["epoch"])
+                    if track:
+                        if cell.name not in tracked:
+                            told = (track, folders[cell.name], cell, progress.messages.append)
+                            tracked[cell.name] = Tracking(*told)
+                        tracked[cell.name].row(content)
                     continue
                 if kind == "message":
                     progress.messages.append(f"{cell.name}: {content}")
@@ -98,6 +110,8 @@ def run_study(
                     raise content
                 if kind == "result":
                     progress.results[cell.name] = content
+                    if cell.name in tracked:
+                        tracked.pop(cell.name).end()
                 elif kind == "busy":
                     asleep[cell.name] = cell, time.monotonic() + BUSY_SECONDS
                 elif kind == "lost" or (kind == "died" and cell.name not in crashed):
@@ -115,7 +129,22 @@ def run_study(
                 _summarise(study, progress)
                 last_summary = time.monotonic()
     _summarise(study, progress)
+    _complete(track, study, progress)
     return progress
+
+
+def _end(tracked: dict[str, Tracking]) -> None:
+    for tracking in tracked.values():
+        tracking.end()
+
+
+def _complete(track: str, study: Path, progress: Progress) -> None:
+    """Tell the tracker what it lacks: cells finished before, or while nobody listened."""
+    if track and progress.results:
+        try:
+            import_runs(study, track, progress.messages.append)
+        except BadInput as error:
+            progress.messages.append(str(error))
 
 
 def _unfinished(progress: Progress, study: Path, folders: dict[str, Path]) -> Iterator[Config]:

@@ -104,6 +104,16 @@ def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     assert "digits-quick" in page
 
 
+def test_a_tracker_that_is_not_there_is_told_before_training(cli: Cli) -> None:
+    for command in (("train",), ("study", "--losses", "ce")):
+        assert (
+            "track is 'notes'; accepted: tensorboard"
+            in cli(*command, "--track", "notes", code=2).stderr
+        )
+    done = cli("track", "import", ".", "--to", "notes", code=2)
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_failed_cell_makes_the_study_exit_1_with_its_reason(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_text("a: b\n")
     done = cli(
