@@ -107,7 +107,7 @@ def test_lists_load_nothing_heavy(command: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("apl tra", ["train"]),
+        ("apl tra", ["train", "track"]),
         ("apl train --loss nce", [name for name in LOSSES if name.startswith("nce")]),
         ("apl train --dataset ", list(DATASETS)),
         ("apl train --network ", list(NETWORKS)),
