@@ -237,7 +237,13 @@ PRESETS: dict[str, Preset] = {
             "warmup": 2.0,
             "eval_every": 2,
         },
-        {"digits": {"train_size": 0, "network": "cnn4"}},
+        {
+            "digits": {"train_size": 0, "network": "cnn4"},
+            "mnist": {
+                **{"network": "cnn4", "width": 32, "train_size": 5_000},
+                **{"epochs": 20, "eval_every": 5},
+            },
+        },
         ("ce", "fl", "gce", "sce", "mae", "rce", "nce", "nfl", *_NINE[5:]),
         {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
         3,

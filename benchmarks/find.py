@@ -42,7 +42,7 @@ from apl.find import Evidence, LabelMonitor, find_issues, find_mislabelled, sear
 from apl.machine import Machine, cache_folder
 from apl.train import build_network, prepare, train
 
-MNIST = {"dataset": "mnist", "network": "cnn4", "width": 32}
+MNIST = {"dataset": "mnist", "train_size": 10_000, "epochs": 10, "eval_every": 2}
 CASES: dict[str, dict[str, Any]] = {
     **{f"sym {rate}": {"noise": "sym", "rate": rate} for rate in (0.2, 0.4, 0.6)},
     **{f"asym {rate}": {"noise": "asym", "rate": rate} for rate in (0.2, 0.4)},
