@@ -25,7 +25,16 @@ from apl.errors import BadInput, Interrupted, NoiseWarning, is_own, look_up, req
 from apl.loggers import TRACKERS, Tracking, import_runs, require_tracker
 from apl.losses import LOSSES, PARAMS, loss_label
 from apl.machine import Machine, available, data_folder
-from apl.presets import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS, PRESETS
+from apl.presets import (
+    DATASETS,
+    METHODS,
+    NETWORKS,
+    NOISES,
+    PRECISIONS,
+    PRESETS,
+    PUBLISHED_BY_NOISE,
+    PUBLISHED_WEIGHTS,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -185,6 +194,26 @@ def _own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
 
 def _split(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+ALL_PUBLISHED = "all-published"
+
+
+def _published_losses(dataset: str) -> list[str]:
+    """The losses of ours that papers have figures or settings of for a data set."""
+    from apl.report.published import published_rows
+
+    rows = published_rows()
+    tables = (PUBLISHED_WEIGHTS, PUBLISHED_BY_NOISE)
+    known = set(rows.loc[rows["dataset"] == dataset, "method"]).union(
+        *(table.get(dataset, {}) for table in tables)
+    )
+    if not known:
+        accepted = ", ".join(name for name in DATASETS if name in set(rows["dataset"]))
+        raise BadInput(
+            f"nothing is published of {dataset}; accepted with all-published: {accepted}"
+        )
+    return [name for name in LOSSES if name in known]
 
 
 def _numbers(text: str | None) -> list[float] | None:
@@ -467,7 +496,12 @@ def study(
     *,
     losses: Annotated[
         str | None,
-        typer.Option(help="losses with commas [default: the preset's]".replace("[", r"\[")),
+        typer.Option(
+            help=(
+                "losses with commas, or all-published: those that papers have figures or settings "
+                "of for the data set [default: the preset's]"
+            ).replace("[", r"\[")
+        ),
     ] = None,
     noise: Annotated[
         str | None,
@@ -515,6 +549,10 @@ def study(
     typed = Path(given.get("dataset", "")).expanduser()
     data = _own_data(given, machine)
     preset = given.pop("preset", "quick")
+    if chosen == [ALL_PUBLISHED]:
+        require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
+        dataset = data.name if data else given.get("dataset", PRESETS[preset].dataset)
+        chosen = _published_losses(dataset)
     cells = make_grid(preset, chosen, _split(noise), _numbers(rates), seeds, **given)
     target = folder or Path("results", f"{cells[0].dataset}-{preset}")
     from rich.live import Live

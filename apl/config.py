@@ -27,10 +27,10 @@ from apl.presets import (
     OTHER_WIDTH,
     PRECISIONS,
     PRESETS,
-    PUBLISHED_WEIGHTS,
     SIDE,
     check_rate,
     own_network,
+    published_settings,
 )
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Config:
     def overrides(self) -> dict[str, Any]:
         """The settings that are not the preset's, a loss parameter by its own name; noise, rate,
         map and seed are no settings."""
-        same = ("dataset", "dataset_sha256", "image_size", "loss")
+        same = ("dataset", "dataset_sha256", "image_size", "loss", "noise", "rate")
         base = _settings(self.preset, {name: getattr(self, name) for name in same})
         if self.image_size > 1:  # it chose the network, and is a setting itself, but of a table
             base["image_size"] = 0
@@ -291,7 +291,8 @@ def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("dataset_sha256"):
         # As for the preset's own data set, but all images, and a network of their size.
         usual = chosen.per_dataset.get(chosen.dataset, {})
-        of_dataset = {**usual, "train_size": 0, **own_network(given.get("image_size", 0))}
+        network = own_network(given.get("image_size", 0))
+        of_dataset = {**usual, "train_size": 0, "warm_start": chosen.own_warm_start, **network}
         # Their labels are noisy as they are: more is added only where it is asked for.
         of_dataset["noise"] = "sym" if given.get("rate") else "none"
     else:
@@ -306,7 +307,10 @@ def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("network", settings["network"]) != settings["network"]:
         settings["width"] = OTHER_WIDTH
     loss = given.get("loss", settings["loss"])
-    published = PUBLISHED_WEIGHTS.get(dataset, {}).get(loss, {}) if chosen.weights else {}
+    published = {}
+    if chosen.weights:
+        noise, rate = ({**settings, **given}[name] for name in ("noise", "rate"))
+        published = published_settings(dataset, loss, noise, rate)
     params = {**published, **given}
     settings["params"] = {name: float(params[name]) for name in PARAMS if name in params}
     settings.update({name: value for name, value in params.items() if name not in PARAMS})
@@ -349,7 +353,8 @@ def make_config(
     kind = NOISES[settings["noise"]]
     if not kind.rated:
         settings["rate"] = 0.0
-    settings["map"] = (settings["map"] or usual_map(preset, settings["noise"])) if kind.maps else ""
+    usual = PRESETS[preset].map_of(settings["dataset"], settings["noise"])
+    settings["map"] = (settings["map"] or usual) if kind.maps else ""
     if kind.maps and not settings["map"]:
         raise BadInput(f"{settings['noise']} noise needs --map FILE: {kind.file}")
     if settings["noise"] == "human":
@@ -401,11 +406,6 @@ def no_dataset(given: str) -> BadInput:
         f"dataset is {given!r}; accepted: {', '.join(DATASETS)}, a path that exists, or "
         f"module:function{hint}"
     )
-
-
-def usual_map(preset: str, noise: str) -> str:
-    """The map that a kind of noise has where none is given."""
-    return PRESETS[preset].maps.get(noise, NOISES[noise].map)
 
 
 def map_digest(file: str, noise: str) -> str:
@@ -486,7 +486,7 @@ def study_commands(cells: Sequence[Config]) -> list[str]:
     alike: dict[tuple[tuple[str, Any], ...], list[Config]] = {}
     for cell in cells:
         options = {"preset": cell.preset, "dataset": cell.dataset, **cell.overrides}
-        if cell.map != usual_map(cell.preset, cell.noise):
+        if cell.map != PRESETS[cell.preset].map_of(cell.dataset, cell.noise):
             options["map"] = cell.map
         alike.setdefault(tuple(options.items()), []).append(cell)
     commands = []

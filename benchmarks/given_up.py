@@ -14,7 +14,6 @@ import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 
@@ -110,17 +109,20 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
     for line, warm in zip(panels, WARM, strict=True):
         for panel, width in zip(line, widths, strict=True):
             part = rows[(rows["width"] == width) & (rows["warm"] == warm)]
-            for recall in part.groupby("class"):
-                mean = recall[1].groupby("epoch")["recall"].mean()
-                gone = bool(np.asarray(mean)[-1] < LOST)
-                color, width_of = ("#c94f00", 2.0) if gone else ("#9aa7b5", 1.0)
-                panel.plot(mean.index, mean, color=color, linewidth=width_of)
-            start = f"{warm:g} epochs of CE first" if warm else "NCE+RCE from the start"
-            panel.set_title(f"width {width}, {start}", fontsize=9)
+            gone = 0
+            for _, of_class in part.groupby("class"):
+                recall = of_class.groupby("epoch")["recall"].mean()
+                lost_it = recall.iloc[-1] < LOST
+                gone += lost_it
+                color, thickness = ("#c94f00", 2.0) if lost_it else ("#9aa7b5", 1.0)
+                panel.plot(recall.index, recall, color=color, linewidth=thickness)
+            panel.set_title(f"width {width}: {gone or 'none'} given up", fontsize=10)
+        line[0].set_ylabel(
+            f"{warm:g} epochs of CE first" if warm else "NCE+RCE from the start", fontsize=10
+        )
+    figure.supylabel("Recall of each class on clean test labels", fontsize=10)
     for panel in panels[-1]:
-        panel.set_xlabel("epoch")
-    for line in panels:
-        line[0].set_ylabel("recall of a class")
+        panel.set_xlabel("Epoch")
     figure.savefig(path, dpi=110)
 
 

@@ -32,6 +32,7 @@ from apl.data.sources import data_of, load_data
 from apl.errors import BadInput
 from apl.machine import Machine, cache_folder
 from apl.noise import UNKNOWN
+from apl.presets import PRESETS
 from apl.train import prepare, train
 
 HERE = Machine(device="cpu", threads=1)
@@ -1073,6 +1074,10 @@ def test_the_config_of_own_data_holds_no_path(tmp_path: Path) -> None:
     assert other.name == "nce_rce_given_seed0_epochs=420,image_size=8,label_column=noisy"
     for preset in ("laptop", "paper", "report"):
         assert make_config(preset, dataset=data).train_size == 0
+    # Short budgets begin with ce, so that no class is given up; the paper's protocol does not.
+    assert [make_config(preset, dataset=data).warm_start for preset in PRESETS] == [2, 2, 0, 0]
+    without = make_config(dataset=data, warm_start=0.0)
+    assert without.overrides == {"image_size": 8, "warm_start": 0.0}
     with pytest.raises(BadInput, match=r"dataset is 'my'; accepted: digits"):
         make_config(dataset="my")
     with pytest.raises(BadInput, match="cifar10 with human noise"):
