@@ -83,7 +83,7 @@ class Config:
     train_size: int = option("how many training images, class-balanced; 0 for all")
     epochs: int = option("passes over the training images")
     batch_size: int = option("images per step")
-    lr: float = option("learning rate at the start; it falls to 0 along a cosine")
+    lr: float = option("learning rate at the start, see --schedule")
     momentum: float = option("momentum of SGD")
     weight_decay: float = option("weight decay of SGD")
     clip: float = option("bound on the norm of the gradient; 0 for none")
@@ -127,6 +127,15 @@ class Config:
     test_set: str = option(
         "which test set of WebVision mini, which has two: webvision or imagenet", ""
     )
+    schedule: str = option(
+        "of the learning rate: cosine to 0; x0.97: times that after each epoch; x0.1@40,80: after "
+        "40 and after 80 epochs",
+        "cosine",
+    )
+    nesterov: bool = option("Nesterov's form of the momentum", False)
+    crop: str = option(
+        "resized: crops of random size and shape; plain: squares of --crop-size pixels", "resized"
+    )
 
     def __post_init__(self) -> None:
         for name, table in (
@@ -136,6 +145,7 @@ class Config:
             ("precision", PRECISIONS),
             ("weights", ("", "default")),
             ("select", ("", "noisy")),
+            ("crop", ("resized", "plain")),
         ):
             accepted = ", ".join(filter(None, table))
             require(getattr(self, name) in table, name, getattr(self, name), accepted)
@@ -168,6 +178,13 @@ class Config:
         accepted = "a share below 1, or a whole number of epochs"
         require(whole, "warm_start", self.warm_start, accepted)
         require(0 <= self.momentum < 1, "momentum", self.momentum, "a number in [0, 1)")
+        only = "only with momentum"
+        require(self.momentum > 0 or not self.nesterov, "nesterov", self.nesterov, only)
+        require(
+            self.crop_size > 0 or self.crop == "resized", "crop", self.crop, "only with crop_size"
+        )
+        accepted = "cosine, x0.97, or x0.1@40,80 with epochs that grow"
+        require(read_schedule(self.schedule) is not None, "schedule", self.schedule, accepted)
         try:
             check_params(self.loss, self.params)
         except ValueError as error:
@@ -256,6 +273,23 @@ class Config:
         ]
 
 
+_SCHEDULE = re.compile(r"x(?P<factor>\d*\.?\d+)(@(?P<after>\d+(,\d+)*))?")
+
+
+def read_schedule(text: str) -> tuple[float, tuple[int, ...]] | None:
+    """What a schedule multiplies the learning rate by, and after how many epochs, () for each of
+    them; (0, ()) stands for the cosine.  None for what is none."""
+    if text == "cosine":
+        return 0.0, ()
+    found = _SCHEDULE.fullmatch(text)
+    if found is None:
+        return None
+    after = tuple(int(epoch) for epoch in (found["after"] or "").split(",") if epoch)
+    factor = float(found["factor"])
+    grows = list(after) == sorted(set(after)) and 0 not in after
+    return (factor, after) if 0 < factor <= 1 and grows else None
+
+
 _OF_OWN_DATA = ("dataset_sha256", "image_size", "label_column")
 _LATER = {
     f.name: f.default
@@ -277,7 +311,7 @@ def _text(value: object) -> str:
 
 def _safe(name: str) -> str:
     """A single path component on every system: no separators, no leading dot, not too long."""
-    text = re.sub("[/:]", "-", name.replace("*", "x"))
+    text = re.sub("[/:@]", "-", name.replace("*", "x"))
     safe = re.sub(r"[^A-Za-z0-9.+=,_-]+", "", text).lstrip(".")
     if len(safe) > 150:
         safe = f"{safe[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -787,5 +787,6 @@ def _out_of_fold(config: Config, data: Dataset, folds: int, hooks: Mapping[str, 
         with torch.inference_mode():
             for chosen in np.array_split(unseen, max(1, len(unseen) // BATCH)):
                 images = data.train.images[torch.from_numpy(chosen)].to(device)
-                probs[chosen] = network(data.to_float(images)).softmax(1).cpu().numpy()
+                pixels = data.to_float(images, config.crop_size, config.crop == "plain")
+                probs[chosen] = network(pixels).softmax(1).cpu().numpy()
     return Evidence.of(probs)

@@ -193,6 +193,9 @@ COMMON: dict[str, Any] = {
     "warm_start": 0.0,
     "select": "",
     "labels": "",
+    "schedule": "cosine",
+    "nesterov": False,
+    "crop": "resized",
 }
 
 _NINE = ("ce", "fl", "nce", "nfl", "mae", "nce_mae", "nce_rce", "nfl_mae", "nfl_rce")

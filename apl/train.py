@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apl.config import Config, code_digest, labels_digest, map_digest
+from apl.config import Config, code_digest, labels_digest, map_digest, read_schedule
 from apl.criteria import make_loss, needs_of
 from apl.data.dataset import Batches, Dataset, Split, balanced_subset, place
 from apl.data.sources import data_of, human_labels
@@ -142,8 +142,14 @@ def hold_out(data: Dataset) -> tuple[Dataset, Split]:
 
 def learning_rate(config: Config, epoch: int, done: float) -> float:
     """The learning rate in an epoch (from 0) of which the share `done` is done, the step at hand
-    included: a cosine that falls by the epoch, as in the paper's code, after a linear rise."""
-    annealed = config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    included: a cosine that falls by the epoch, as in the paper's code, or steps, after a linear
+    rise."""
+    factor, after = read_schedule(config.schedule) or (0.0, ())
+    if factor:
+        falls = sum(epoch >= step for step in after) if after else epoch
+        annealed = config.lr * factor**falls
+    else:
+        annealed = config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
     return annealed * min(1.0, (epoch + done) / config.warmup) if config.warmup else annealed
 
 
@@ -225,6 +231,7 @@ def _train(
     batches = Batches(
         *(data, config.batch_size, config.seed, config.augment, device),
         crop_size=config.crop_size,
+        plain=config.crop == "plain",
         colour=config.colour,
         views=getattr(criterion, "views", 1),
     )
@@ -404,6 +411,7 @@ class Fit:
             config.lr,
             config.momentum,
             weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
             fused=True,
         )
         self.epoch, self.step = 0, 0
@@ -518,7 +526,8 @@ def predict(
         for batch in images.split(BATCH):
             if should_stop():
                 raise Interrupted
-            pixels = data.to_float(batch.to(device), config.crop_size)
+            batch = batch.to(device)
+            pixels = data.to_float(batch, config.crop_size, config.crop == "plain")
             predictions.append(network(pixels).argmax(1))
     network.train(was_training)
     predicted: IntArray = torch.cat(predictions).cpu().numpy()

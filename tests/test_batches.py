@@ -23,6 +23,7 @@ from apl.data.dataset import (
     jitter,
     middle,
     pad,
+    plain_boxes,
     random_boxes,
     resized_crop,
 )
@@ -193,6 +194,26 @@ def test_evaluation_looks_at_the_middle() -> None:
     cut = images[:, 4:60, 8:64].permute(0, 3, 1, 2).float()
     torch.testing.assert_close(larger, vision.resize(cut, [80, 80]), atol=2e-2, rtol=0)
     assert own(images).to_float(images, 30).shape == (2, 3, 30, 30)
+
+
+def test_plain_crops_are_squares_at_every_place_and_take_pixels_as_they_are() -> None:
+    boxes = plain_boxes(4000, 9, 10, 7, torch.Generator().manual_seed(0))
+    assert {tuple(box) for box in boxes.int().tolist()} == {
+        (top, left, 7, 7) for top in range(3) for left in range(4)
+    }
+    # An image that is smaller gives all it has.
+    assert plain_boxes(1, 5, 10, 7, torch.Generator())[0, 2:].tolist() == [5, 7]
+    images = photographs(3, 20, 24)
+    seen = Batches(own(images), 3, 0, False, torch.device("cpu"), crop_size=16, plain=True)
+    (order, pixels), *_ = seen.of(0)
+    assert sorted(order.tolist()) == [0, 1, 2]
+    for k, crop in zip(order.tolist(), pixels, strict=True):
+        whole = own(images).to_float(images[k : k + 1])[0]
+        parts = [
+            whole[:, top : top + 16, left : left + 16] for top in range(5) for left in range(9)
+        ]
+        assert min(float((crop - part).abs().max()) for part in parts) < 1e-3
+    assert torch.equal(middle(images, 16, plain=True), images[:, 2:18, 4:20])
 
 
 @given(st.lists(st.floats(0, 3), min_size=3, max_size=3))

@@ -31,7 +31,7 @@ from apl.report.claims import (
     find,
     recipes,
 )
-from apl.report.published import published_rows
+from apl.report.published import own_protocol, published_rows
 from apl.report.table import Study, studies
 from apl.runs import Finished
 from apl.scores import Result
@@ -248,6 +248,7 @@ def published(**means: float) -> pd.DataFrame:
         {
             "dataset": "cifar10",
             "noise": "sym",
+            "map": "",
             "rate": 0.4,
             "method": list(means),
             "mean": list(means.values()),
@@ -288,14 +289,35 @@ def test_agreement_needs_three_losses_for_tau_and_two_for_a_pair() -> None:
     flips = {(loss, "asym", rate, seed): mean for (loss, _, rate, seed), mean in TWO.items()}
     for map, pairs in (("paper", 1), ("report", 0)):  # published ones are of the paper's map
         mapped = recipes(study_of(runs_of(flips, map=map)))
-        rows = published(ce=1.0, nce=2.0).assign(noise="asym")
+        rows = published(ce=1.0, nce=2.0).assign(noise="asym", map="paper")
         assert len(agreement(mapped, rows).pairs) == pairs
 
 
-@pytest.mark.parametrize("paper", published_rows()["paper"].unique())
+def papers_own() -> pd.DataFrame:
+    rows = own_protocol(published_rows())
+    return rows[rows["dataset"] == "cifar10"]
+
+
+def test_the_papers_that_rank_losses_had_one_protocol() -> None:
+    rows = papers_own()
+    assert list(rows["paper"].unique()) == [
+        "Ma et al., ICML 2020",
+        "Wang et al., NeurIPS 2024 (epsilon-softmax)",
+        "Wang et al., ICCV 2025 (JAL)",
+    ]
+    for name, value in (("network", "cnn8"), ("epochs", 120), ("epoch", "last")):
+        assert set(rows[name]) == {value}
+    assert not rows["quoted"].any()
+    assert set(rows["doubtful"]) == {""}
+    assert not rows.duplicated(["paper", "noise", "map", "rate", "method"]).any()
+    others = own_protocol(published_rows())
+    assert set(others.loc[others["dataset"] != "cifar10", "network"]) == {"resnet34"}
+
+
+@pytest.mark.parametrize("paper", papers_own()["paper"].unique())
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_paper_agrees_with_itself_and_not_with_its_reverse(paper: str, sign: int) -> None:
-    rows = published_rows()
+    rows = papers_own()
     rows = rows[rows["paper"] == paper]
     # Papers have methods that are no loss here: sums stand in for them while the study is read.
     methods = {f"{number + 2}*ce": name for number, name in enumerate(rows["method"].unique())}

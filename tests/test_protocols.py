@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+import torch
+from torch.optim import lr_scheduler
 from typer.testing import CliRunner
 
 from apl.cli import _published_losses, app
 from apl.config import Config, make_config, make_grid, study_commands
+from apl.errors import BadInput
 from apl.losses import LOSSES, params_of
 from apl.presets import NOISES, PUBLISHED_BY_NOISE, PUBLISHED_WEIGHTS, published_settings
+from apl.train import learning_rate, train
 
 TRAINING = {"l1", "weight_decay"}
 
@@ -73,3 +79,45 @@ def test_of_a_data_set_that_no_paper_has_nothing_is_published() -> None:
     done = CliRunner().invoke(app, ["study", "--losses", "all-published", "--seeds", "1"])
     line = "nothing is published of digits; accepted with all-published: cifar10, cifar100, mnist"
     assert line in str(done.exception or done.output)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "theirs"),
+    [
+        ("x0.97", lambda adam: lr_scheduler.ExponentialLR(adam, 0.97)),
+        ("x0.2@3,7", lambda adam: lr_scheduler.MultiStepLR(adam, [3, 7], 0.2)),
+    ],
+)
+def test_schedules_are_those_of_torch(
+    schedule: str, theirs: Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
+) -> None:
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.4)
+    falls = theirs(optimiser)
+    asked = make_config(lr=0.4, epochs=10, schedule=schedule)
+    for epoch in range(10):
+        expected = optimiser.param_groups[0]["lr"]
+        assert learning_rate(asked, epoch, 0.5) == pytest.approx(expected)
+        optimiser.step()
+        falls.step()
+    assert f"schedule={schedule}" in asked.variant
+    assert "schedule" not in make_config().to_json()
+
+
+@pytest.mark.parametrize("schedule", ["linear", "x", "x2", "x0.1@", "x0.1@0,4", "x0.1@7,3", "x0"])
+def test_what_is_no_schedule_is_told(schedule: str) -> None:
+    with pytest.raises(BadInput, match=r"schedule is .*; accepted: cosine, x0\.97, or"):
+        make_config(schedule=schedule)
+
+
+def test_nesterov_needs_momentum_and_changes_the_run() -> None:
+    with pytest.raises(BadInput, match="nesterov is True; accepted: only with momentum"):
+        make_config(nesterov=True, momentum=0.0)
+    with pytest.raises(BadInput, match="crop is 'plain'; accepted: only with crop_size"):
+        make_config(crop="plain")
+    small = {"epochs": 1, "train_size": 100, "network": "mlp", "width": 4}
+    losses = []
+    for nesterov in (False, True):
+        rows: list[dict[str, float]] = []
+        train(make_config(**small, nesterov=nesterov), on_epoch=rows.append, say=lambda line: None)
+        losses.append(rows[0]["train_loss"])
+    assert losses[0] != losses[1]

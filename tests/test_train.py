@@ -419,6 +419,7 @@ def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
         **{"augment": True, "eval_every": 4, "warmup": 0.5, "precision": "bf16"},
         **{"weights": "default", "crop_size": 6, "colour": 0.1, "l1": 1e-5, "warm_start": 2.0},
         **{"select": "noisy", "alpha": 3.0, "beta": 3.0, "A": -3.0},
+        **{"schedule": "x0.1@40,80", "nesterov": True, "crop": "plain"},
     }
     told = {field.name for field in dataclasses.fields(Config)}
     of_own_data = {
@@ -434,7 +435,10 @@ def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
     for name, value in others.items():
         # The data set is told by the study that a run is in; the name holds what differs within.
         if name != "dataset" and getattr(config, name, None) != value:
-            assert make_config(preset, **{name: value}).name != config.name, name
+            also = {"crop_size": 6} if name == "crop" else {}
+            assert make_config(preset, **also, **{name: value}).name != (
+                make_config(preset, **also).name
+            ), name
     for noise, one, other in (("asym", "paper", "report"), ("human", "aggre", "worse")):
         asked = {"dataset": "cifar10", "noise": noise}
         names = {make_config(preset, **asked, map=map).name for map in (one, other)}

@@ -76,16 +76,17 @@ class Dataset:
         """How many classes there are."""
         return len(self.class_names)
 
-    def to_float(self, images: Tensor, crop_size: int = 0) -> Tensor:
+    def to_float(self, images: Tensor, crop_size: int = 0, plain: bool = False) -> Tensor:
         """uint8 [B, H, W, C] to normalised float32 [B, C, H, W] in channels-last memory, as it is
         looked at in evaluation; the rows of a table as they are.
 
-        crop_size: of a network trained on random crops, the `middle` of the images in that size.
+        crop_size, plain: of a network trained on random crops, the `middle` of the images in that
+        size.
         """
         if images.ndim == 2:
             return images
         if crop_size:
-            images = middle(images, crop_size)
+            images = middle(images, crop_size, plain)
         return to_float(images, self.mean, self.std)
 
 
@@ -93,7 +94,7 @@ class Batches:
     """The training images in batches on the device, shuffled and augmented.
 
     augment: mirror images at random, and unless crop_size is given pad them by 4 and crop.
-    crop_size: pixels a side of random resized crops, 0 for none.
+    crop_size: pixels a side of random crops, 0 for none; resized, or plain squares of that size.
     colour: strength of the random brightness, contrast and saturation, 0 for none.
     views: how many times each image is drawn, augmented anew.
 
@@ -111,13 +112,14 @@ class Batches:
         device: torch.device,
         *,
         crop_size: int = 0,
+        plain: bool = False,
         colour: float = 0.0,
         views: int = 1,
     ) -> None:
         if data.train.images.ndim == 2 and (augment or crop_size or colour):
             raise BadInput("a table has no pixels: leave augment, crop_size and colour out")
         self.data, self.seed, self.augment, self.device = data, seed, augment, device
-        self.crop_size, self.colour, self.views = crop_size, colour, views
+        self.crop_size, self.plain, self.colour, self.views = crop_size, plain, colour, views
         self.images = place(data.train.images, device)
         self.bounds = batch_bounds(len(self.images), batch_size)
 
@@ -148,7 +150,11 @@ class Batches:
         count, drawn = len(self.images), {}
         if self.crop_size:
             height, width = self.images.shape[1:3]
-            drawn["boxes"] = random_boxes(count, height, width, generator)
+            if self.plain:
+                boxes = plain_boxes(count, height, width, self.crop_size, generator)
+            else:
+                boxes = random_boxes(count, height, width, generator)
+            drawn["boxes"] = boxes
         elif self.augment:
             drawn["offsets"] = torch.randint(0, 2 * BORDER + 1, (count, 2), generator=generator)
         if self.augment:
@@ -267,10 +273,25 @@ def random_boxes(count: int, height: int, width: int, generator: torch.Generator
         fits = missing & ((tried >= 1) & (tried <= limits)).all(1)
         sizes[fits] = tried[fits]
         missing &= ~fits
-    free = limits - sizes
-    corners = (torch.rand(count, 2, generator=generator) * (free + 1)).floor().minimum(free)
-    corners[missing] = (free[missing] / 2).floor()
+    corners = _corners(limits - sizes, generator)
+    corners[missing] = ((limits - sizes)[missing] / 2).floor()
     return torch.cat([corners, sizes], 1)
+
+
+def plain_boxes(
+    count: int, height: int, width: int, side: int, generator: torch.Generator
+) -> Tensor:
+    """`count` squares of `side` pixels, as far as the image has room, at random places: as
+    `random_boxes`."""
+    limits = torch.tensor([height, width])
+    sizes = limits.clamp(max=side).float().expand(count, 2)
+    return torch.cat([_corners(limits - sizes, generator), sizes], 1)
+
+
+def _corners(free: Tensor, generator: torch.Generator) -> Tensor:
+    """Whole numbers from 0 to the free [count, 2], each as likely as another."""
+    drawn = torch.rand(len(free), 2, generator=generator) * (free + 1)
+    return drawn.floor().minimum(free)
 
 
 def resized_crop(images: Tensor, boxes: Tensor, size: int, flips: Tensor | None = None) -> Tensor:
@@ -305,11 +326,13 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flips: Tensor | None 
     return sampled.permute(0, 2, 3, 1)
 
 
-def middle(images: Tensor, size: int) -> Tensor:
+def middle(images: Tensor, size: int, plain: bool = False) -> Tensor:
     """The middle of the images [B, H, W, C] for evaluation, size x size: the square of 7/8 of their
-    shorter side, as the 224 of 256 pixels on ImageNet, resized where it has another size."""
+    shorter side, as the 224 of 256 pixels on ImageNet, or where crops are plain of `size` pixels;
+    resized where it has another size."""
     height, width = images.shape[1:3]
-    side = max(1, round(min(height, width) * 7 / 8))
+    shorter = min(height, width)
+    side = min(size, shorter) if plain else max(1, round(shorter * 7 / 8))
     top, left = (height - side) // 2, (width - side) // 2
     if side == size:
         return images[:, top : top + side, left : left + side]

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from scipy import stats
 from apl.config import Config, settings_text
 from apl.losses import PARAMS, loss_label
 from apl.presets import NOISES, PRESETS
+from apl.report.published import published_at
 from apl.report.table import Study, setting_name
 
 CONFIDENCE = 0.95
@@ -363,18 +365,16 @@ def agreement(runs: Sequence[tuple[str, pd.DataFrame]], published: pd.DataFrame)
     """Compare the order of the losses with published rows, pair by pair.
 
     runs: as `recipes` has them; published: rows as those of `published_rows`, of one paper or of
-    several, each compared by itself. Pairs are formed within one recipe, paper and setting only.
+    several, each compared by itself, and all of one protocol, as `own_protocol` has them (the
+    8-layer CNN, the last epoch). Pairs are formed within one recipe, paper and setting only.
     """
     pairs, settings = [], []
     for recipe, of_recipe in runs:
-        standard = of_recipe[of_recipe["map"].isin(["", "paper"])].dropna(subset=["test_accuracy"])
-        for (_, setting), part in standard.groupby(["rank", "setting"]):
+        scored = of_recipe.dropna(subset=["test_accuracy"])
+        for (_, setting), part in scored.groupby(["rank", "setting"]):
             first = part.iloc[0]
-            rows = published[
-                (published["dataset"] == first["dataset"])
-                & (published["noise"] == first["noise"])
-                & ((100 * published["rate"] - first["x"]).abs() < 1e-6)
-            ]
+            rows = published[published["dataset"] == first["dataset"]]
+            rows = published_at(rows, first["noise"], first["map"], first["x"])
             ours = part.groupby("loss")["test_accuracy"].mean()
             for paper, theirs in rows.groupby("paper", sort=False):
                 one = theirs.drop_duplicates("method").set_index("method")
@@ -385,10 +385,11 @@ def agreement(runs: Sequence[tuple[str, pd.DataFrame]], published: pd.DataFrame)
                 if len(both) > 2:
                     tau = float(stats.kendalltau(both["ours"], both["mean"]).statistic)
                 settings.append((recipe, paper, setting, len(both), tau))
-                for a, b in itertools.combinations(both.index, 2):
-                    here = both.at[a, "ours"] - both.at[b, "ours"]
-                    there = both.at[a, "mean"] - both.at[b, "mean"]
-                    apart = abs(there) > both.at[a, "std"] + both.at[b, "std"]
+                values: dict[Any, dict[Any, Any]] = both[["ours", "mean", "std"]].to_dict("index")
+                for a, b in itertools.combinations(values, 2):
+                    here = values[a]["ours"] - values[b]["ours"]
+                    there = values[a]["mean"] - values[b]["mean"]
+                    apart = abs(there) > values[a]["std"] + values[b]["std"]
                     sign = int(np.sign(here) * np.sign(there))
                     pairs.append((recipe, paper, setting, a, b, here, there, apart, sign))
     frame = pd.DataFrame(pairs, columns=_PAIR)

@@ -15,6 +15,7 @@ import itertools
 import math
 import re
 import shlex
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,12 +52,13 @@ from apl.report.claims import (
     standard_errors,
 )
 from apl.report.pictures import HEAT_MAPS, draw_study, look, render
-from apl.report.published import Cells, published_cells, published_rows
+from apl.report.published import own_protocol, published_rows
 from apl.report.table import (
     EPOCHS,
     LOSS_NOTE,
     Study,
     bare,
+    beside_published,
     epoch_choices,
     epoch_notes,
     given,
@@ -71,6 +73,7 @@ from apl.runs import RECORD, find_studies, read_runs, read_unfinished
 from apl.scores import CAUSES, Scores
 
 MANY_CLASSES = 20  # more of them stand below each other, for want of width
+FEW_ROWS = 30  # a longer table of published figures is folded
 
 # ------------------------------------------------------------------------------- what a page holds
 
@@ -103,7 +106,8 @@ class Table:
         """The table as CSV, its heading first."""
         text = io.StringIO()
         rows = [[name, *map(_whole, cells)] for name, cells in self.rows]
-        csv.writer(text, lineterminator="\n").writerows([list(self.head), *rows])
+        head = [name.replace("\n", " ") for name in self.head]
+        csv.writer(text, lineterminator="\n").writerows([head, *rows])
         return text.getvalue()
 
     @property
@@ -135,7 +139,7 @@ _LATEX = {
     **{mark: f"\\{mark}" for mark in "&%$#_{}"},
     **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
     **{"<": "\\ensuremath{<}", ">": "\\ensuremath{>}", "±": "\\ensuremath{\\pm}"},
-    **{"†": "\\dag{}", "∅": "\\ensuremath{\\emptyset}"},
+    **{"†": "\\dag{}", "‡": "\\ddag{}", "∅": "\\ensuremath{\\emptyset}"},
     **{raised: f"\\ensuremath{{^{digit}}}" for digit, raised in enumerate("¹²³⁴⁵⁶⁷⁸⁹", 1)},
 }
 
@@ -316,52 +320,57 @@ def _grid_table(study: Study, caption: str, make: Callable[[pd.DataFrame], Cell]
     return Table(caption, ["Method", *columns], list(zip(study.styles, rows, strict=False)))
 
 
-def _accuracy(study: Study, theirs: Cells) -> list[Block]:
-    """Mean ± std of every method and setting above what was published, and their difference."""
+def _accuracy(study: Study) -> list[Block]:
+    """Mean ± std of every method and setting."""
     runs = study.runs
     seeds = int(runs.groupby(["setting", "method"])["seed"].nunique().max())
     means = runs.groupby(["setting", "method"])["test_accuracy"].mean().dropna()
     best, count = means.groupby("setting").max(), means.groupby("setting").size()
-    papers: list[str] = []
 
-    def beside(runs: pd.DataFrame) -> dict[Any, Any] | None:
-        first = runs.iloc[0]
-        key = first["loss"], first["noise"], first["x"]
-        return theirs.get(key) if first["standard"] else None
-
-    def ours(runs: pd.DataFrame) -> Cell:
+    def cell(runs: pd.DataFrame) -> Cell:
         setting, mean = runs.iloc[0]["setting"], float(runs["test_accuracy"].mean())
         text = mean_std(mean, runs["test_accuracy"].std())
         if len(runs) != seeds:
             text += f" (n = {len(runs)})"
         text += "†" * bool(runs["collapsed"].any())
-        row, below = beside(runs), ""
-        if row is not None:
-            if row["paper"] not in papers:
-                papers.append(row["paper"])
-            below = mean_std(row["mean"], row["std"]) + _raised(papers.index(row["paper"]))
         top = count.get(setting, 0) > 1 and f"{mean:.2f}" == f"{best[setting]:.2f}"
-        return Cell(text, mean, below, best=top)
+        return Cell(text, mean, best=top)
 
-    def difference(runs: pd.DataFrame) -> Cell:
-        row, mean = beside(runs), float(runs["test_accuracy"].mean())
-        if row is None or math.isnan(mean):
-            return Cell("")
-        return Cell(f"{mean - row['mean']:+.2f}", mean - row["mean"])
-
-    table = _grid_table(study, f"Accuracy on {study.labels} after the last epoch, in %", ours)
+    table = _grid_table(study, f"Accuracy on {study.labels} after the last epoch, in %", cell)
     spread = f"Mean ± std over {seeds} seeds, unless n says otherwise" if seeds > 1 else "One seed"
     notes = [f"{spread}; the best of each column is in bold."]
     if runs["collapsed"].any():
         notes.append("† with a collapsed run.")
-    if papers:
-        notes.append("Below each figure of this study stands the published one, in small print.")
-    notes += [f"{_raised(index)} {paper}." for index, paper in enumerate(papers)]
-    blocks = [Block(table=dataclasses.replace(table, notes=notes))]
-    if papers:
-        caption = "This study less the published figure, in points"
-        blocks.append(Block(folded=[(caption, _grid_table(study, caption, difference))]))
+    return [Block(table=dataclasses.replace(table, notes=notes))]
+
+
+def _published(study: Study) -> list[Block]:
+    """What papers published of the same methods and noise, each under its own protocol; long
+    tables to unfold."""
+    line, tables = beside_published(study, published_rows())
+    blocks = [Block(text=[line])] if tables else []
+    for beside in tables:
+        rows = []
+        for method, setting, ours, theirs in beside.rows:
+            cells = [Cell(mean_std(*ours), ours[0])]
+            for place in range(len(beside.columns)):
+                figure = theirs.get(place)
+                told = (figure.text, figure.mean, figure.difference) if figure else ("",)
+                cells.append(Cell(*told))
+            rows.append((f"{method}, {setting}", cells))
+        heads = [f"Here,\n{beside.ours}"]
+        heads += [f"{_lines(paper)}:\n{_lines(protocol)}" for paper, protocol in beside.columns]
+        caption = f"Accuracy in %, here and published: {beside.about}"
+        table = Table(caption, ["Method", *heads], rows, beside.notes)
+        few = len(rows) <= FEW_ROWS
+        folded = f"{caption} ({len(rows)} rows)"
+        blocks.append(Block(table=table) if few else Block(folded=[(folded, table)]))
     return blocks
+
+
+def _lines(heading: str) -> str:
+    """A long heading in several lines."""
+    return textwrap.fill(heading, 20, break_long_words=False, break_on_hyphens=False)
 
 
 def _choices(study: Study) -> list[Block]:
@@ -607,11 +616,12 @@ def _best(runs: pd.DataFrame) -> list[Block]:
 
 
 def _agreement(dataset: str, found_recipes: Recipes) -> tuple[list[Block], str]:
-    """How far our ranking agrees with each paper's, and the line that says it of the first."""
-    published = published_rows()
+    """How far our ranking agrees with that of each paper with the protocol of Ma et al., and the
+    line that says it of the first."""
+    published = own_protocol(published_rows())
     published = published[published["dataset"] == dataset]
     if published.empty:
-        line = f"no paper's figures for {dataset} are at hand"
+        line = f"no paper has figures for {dataset} under the protocol of Ma et al. 2020"
         return [Block(text=[f"N{line[1:]}."])], line
     by_paper = {
         str(paper): agreement(found_recipes, rows)
@@ -1005,7 +1015,8 @@ def _part(name: str, study: Study) -> Part:
         commands=_commands(name, study),
         pictures=_pictures(study),
         sections={
-            "accuracy": _accuracy(study, published_cells(dataset)),
+            "accuracy": _accuracy(study),
+            "published": _published(study),
             "choices": _choices(study),
             "claims": claims,
             "agreement": agreed,

@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from apl.losses import LOSSES
 from apl.noise import Labels
 from apl.presets import NOISES
-from apl.report.published import published_cells
+from apl.report.published import own_protocol, published_at, published_rows
 from apl.report.table import STYLES, Study, given, method_label
 from apl.runs import write_atomic
 
@@ -399,11 +399,11 @@ def _mark_published(axes: Any, study: Study, panel: pd.DataFrame) -> list[Any]:
     first = study.runs.iloc[0]
     if first["preset"] != "paper" or runs.empty:
         return []
-    noise, x = runs.iloc[0][["noise", "x"]]
-    published = published_cells(first["dataset"])
-    keys = {loss: (loss, noise, x) for loss in runs["loss"]}
-    ends = {loss: published[key]["mean"] for loss, key in keys.items() if key in published}
-    drawn = runs[runs["loss"].isin(ends)].drop_duplicates("loss")
+    published = own_protocol(published_rows())
+    published = published[published["dataset"] == first["dataset"]]
+    at = published_at(published, *runs.iloc[0][["noise", "map", "x"]])
+    ends = at.drop_duplicates("method").set_index("method")["mean"]  # of the first of the papers
+    drawn = runs[runs["loss"].isin(ends.index)].drop_duplicates("loss")
     if drawn.empty:
         return []
     mark: dict[str, Any] = {"marker": "<", "markersize": 7, "mec": "white", "mew": 0.6}

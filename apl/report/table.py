@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from apl.config import Config, settings_text
 from apl.kernels.bases import BASES
 from apl.losses import LOSSES, PARAMS, is_tolerant, loss_label
 from apl.presets import NOISES
-from apl.report.published import Cells, published_cells
+from apl.report.published import published_at
 from apl.runs import Finished, setting
 from apl.scores import HARDLY_MEMORISED, HISTORY_COLUMNS, SCORES, VALIDATION
 
@@ -115,10 +115,9 @@ class Study:
     ([true][predicted]) and transition (None where unknown) as lists, its `config` and
     `environment`, and: method, kind (a panel), x (noise rate in %), title and setting (the noise
     setting's name in pictures and tables), rank (their order), own (what was set by hand and tells
-    methods apart), standard (whether the loss and the noise are those of the papers, so that a
-    published figure can stand beside), best and chosen (the test accuracy at these epochs, as in
-    EPOCHS), held_out (the accuracy on held-out given labels after the last epoch), nan where there
-    is none;
+    methods apart), standard (whether nothing of the loss was set by hand, so that published figures
+    can stand beside it), best and chosen (the test accuracy at these epochs, as in EPOCHS),
+    held_out (the accuracy on held-out given labels after the last epoch), nan where there is none;
     epochs: the histories, with the accuracy on held-out labels where there are some, and method,
     kind, x, title and rank of their run;
     styles: how each method is drawn, in the order of the tables;
@@ -203,8 +202,7 @@ def studies(found: Sequence[Finished], unfinished: Sequence[Config] = ()) -> lis
     # A rate of 0 of any kind of noise is one and the same training: it counts once.
     same = ["dataset", "preset", "loss", "variant", "noise", "map", "x", "seed"]
     runs = runs[~(clean & runs.duplicated(same))].copy()
-    usual = runs["map"].isin(["", "paper"]) & (runs["own"] == "")
-    runs["standard"] = usual & ~runs["sets_loss"]
+    runs["standard"] = (runs["own"] == "") & ~runs["sets_loss"]
     runs["method"] = [method_label(*pair) for pair in zip(runs["loss"], runs["own"], strict=True)]
     keys = list(zip(runs["noise"], runs["map"], runs["x"], strict=True))
     names = list(NOISES)
@@ -319,15 +317,14 @@ def setting_name(noise: str, table: str, x: float, on: str = "true") -> str:
 def results_table(parts: Sequence[Study], published: pd.DataFrame | None = None) -> str:
     """The results in Markdown: a row a method, a column a noise setting, mean ± std in percent.
 
-    published: rows as those of `published_rows`; it adds a second table, ours beside theirs.
+    published: rows as those of `published_rows`; ours beside theirs then follow.
     """
     texts = []
     for study in parts:
         texts += [f"**{study.caption}**", _main_table(study), _notes(study)]
         texts += [_epochs_table(study), _losses_table(study)]
         if published is not None:
-            dataset = study.runs["dataset"].iloc[0]
-            texts.append(_beside_published(study, published_cells(dataset, published)))
+            texts += _beside_published(study, published)
     return "\n\n".join(text for text in texts if text) + "\n"
 
 
@@ -482,27 +479,159 @@ def _losses_table(study: Study) -> str:
     return f"{_markdown(table)}\n\n- {LOSS_NOTE}"
 
 
-def _beside_published(study: Study, theirs: Cells) -> str:
-    """Ours beside theirs, for the methods and noise settings that both have."""
-    standard = study.runs[study.runs["standard"]]
-    table = [["Method", "Noise", "Here", "Published", "Difference", "Paper"]]
-    for _, runs in standard.groupby(["rank", "method"]):
-        first = runs.iloc[0]
-        row = theirs.get((first["loss"], first["noise"], first["x"]))
-        if row is None:
-            continue
-        mean, std = runs["test_accuracy"].mean(), runs["test_accuracy"].std()
-        table.append(
-            [
-                _escape(first["method"]),
-                first["setting"],
-                mean_std(mean, std),
-                mean_std(row["mean"], row["std"]),
-                f"{mean - row['mean']:+.2f}",
-                _escape(row["paper"]),
-            ]
-        )
-    return _markdown(table) if len(table) > 1 else ""
+@dataclass(frozen=True)
+class Published:
+    """A published figure: its mean and std in %, by how much ours is ahead at the same epoch (nan
+    where that is not known), and why not to trust it, '' for no reason."""
+
+    mean: float
+    std: float
+    ahead: float
+    doubtful: str
+
+    @property
+    def text(self) -> str:
+        """'87.38 ± 0.16', with a mark where it is doubtful."""
+        return mean_std(self.mean, self.std) + "‡" * bool(self.doubtful)
+
+    @property
+    def difference(self) -> str:
+        """'-3.21', '' where it is not known."""
+        return "" if math.isnan(self.ahead) else f"{self.ahead:+.2f}"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Ours beside published figures: a row a method and noise setting, a column a paper under one
+    protocol.
+
+    about: what the figures have in common; ours: which epoch stands of ours; columns: paper and
+    protocol; rows: method, setting, the mean and std of ours, and theirs by the place of their
+    column; notes: what to know below the table.
+    """
+
+    about: str
+    ours: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[tuple[str, str, tuple[float, float], Mapping[int, Published]]]
+    notes: Sequence[str]
+
+
+PAPERS_WIDTH = 64  # of their networks, as we count it
+_METHODS = {False: "each paper's own methods", True: "methods of others, as each paper ran them"}
+_EPOCHS = {
+    "last": ("test_accuracy", "after the last epoch"),
+    "best": ("best", "at the best epoch"),
+    "other": ("test_accuracy", "at another epoch"),
+    "": ("test_accuracy", "at an epoch that is not stated"),
+}
+"""By the epoch that a paper scored: the score of ours to stand beside, and how it is told."""
+
+
+def beside_published(study: Study, published: pd.DataFrame) -> tuple[str, list[Beside]]:
+    """What a study ran beside what papers published of it: in a line how it trained and which of
+    the papers trained so, and the tables; '' and none where nothing was published of it.
+
+    published: rows as those of `published_rows`. What is quoted, another network and other epochs
+    are columns of their own. Another epoch that is scored is a table of its own, and so are a
+    paper's own methods and those of others that it ran.
+    """
+    rows = published[published["dataset"] == study.runs["dataset"].iloc[0]]
+    runs = study.runs[study.runs["standard"]]
+    found: list[tuple[str, pd.DataFrame, Any, Any]] = []
+    for _, of_setting in runs.groupby("rank"):
+        first = of_setting.iloc[0]
+        there = published_at(rows, first["noise"], first["map"], first["x"])
+        for method in study.styles:
+            ours = of_setting[of_setting["method"] == method]
+            theirs = there[there["method"].isin(ours["loss"])]
+            places = zip(theirs.index, theirs.to_dict("records"), strict=True)
+            found += [(method, ours, place, row) for place, row in places]
+    parts: dict[tuple[bool, str], list[Any]] = {
+        (rerun, epoch): [] for rerun in _METHODS for epoch in _EPOCHS
+    }
+    for line in found:
+        parts[line[-1]["rerun"], line[-1]["epoch"]].append(line)
+    tables = [_beside(*kind, part) for kind, part in parts.items() if part]
+    return (_trained(runs["config"], [line[-1] for line in found]) if found else ""), tables
+
+
+def _beside(
+    rerun: bool, epoch: str, found: Sequence[tuple[str, pd.DataFrame, Any, Mapping[str, Any]]]
+) -> Beside:
+    """The table of these: method, our runs of it in a setting, the place of a published row in the
+    file, which orders the columns, and the row."""
+    score, told = _EPOCHS[epoch]
+    columns = list(dict.fromkeys(_column(row) for *_, row in sorted(found, key=lambda f: f[2])))
+    rows: dict[tuple[str, str], Any] = {}
+    doubts: dict[str, list[str]] = {}
+    for method, runs, _, row in found:
+        setting = str(runs["setting"].iloc[0])
+        mean, std = float(runs[score].mean()), float(runs[score].std())
+        ahead = mean - row["mean"] if epoch in ("last", "best") else math.nan
+        line = rows.setdefault((method, setting), (method, setting, (mean, std), {}))
+        theirs = Published(row["mean"], row["std"], ahead, row["doubtful"])
+        line[-1][columns.index(_column(row))] = theirs
+        if theirs.doubtful:
+            doubts.setdefault(theirs.doubtful, []).append(method)
+    notes = ["The difference is this study less the paper."]
+    if epoch not in ("last", "best"):
+        notes = ["No difference is taken: ours are of the last epoch."]
+    notes += [f"‡ {', '.join(dict.fromkeys(names))}: {why}." for why, names in doubts.items()]
+    about = f"{_METHODS[rerun]}, {told}"
+    return Beside(about, EPOCHS[score].lower(), columns, list(rows.values()), notes)
+
+
+def _column(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The paper of a published row, and how it trained: 'cnn8, 120 epochs'."""
+    protocol = [
+        row["network"] or "network not stated",
+        *([] if math.isnan(row["epochs"]) else [f"{row['epochs']:g} epochs"]),
+        *(["quoted elsewhere"] if row["quoted"] else []),
+    ]
+    return str(row["paper"]), ", ".join(protocol)
+
+
+def _trained(configs: Iterable[Config], rows: Sequence[Mapping[str, Any]]) -> str:
+    """How a study trained, and which papers of published rows trained so too."""
+    ways = sorted({(c.network, c.width, c.epochs, c.train_size) for c in configs})
+    told = [
+        f"{network} of width {width}, {epochs} epochs, "
+        f"{f'{size:,}' if size else 'all'} training images"
+        for network, width, epochs, size in ways
+    ]
+    text = f"This study: {'; '.join(told)}."
+    so = {
+        (network, epochs)
+        for network, width, epochs, size in ways
+        if width == PAPERS_WIDTH and not size
+    }
+    alike = {row["paper"]: None for row in rows if (row["network"], row["epochs"]) in so}
+    if all((row["network"], row["epochs"]) in so for row in rows):
+        return f"{text} So did the papers."
+    who = f"{' and '.join(alike)} did so; elsewhere" if alike else "No paper did so:"
+    return (
+        f"{text} {who} a difference is as much of the training as of the loss, and the order says "
+        "more."
+    )
+
+
+def _beside_published(study: Study, published: pd.DataFrame) -> list[str]:
+    line, tables = beside_published(study, published)
+    texts = [line]
+    for beside in tables:
+        heads = [f"{_escape(paper)}: {protocol}" for paper, protocol in beside.columns]
+        table = [["Method", "Noise", f"Here, {beside.ours}", *heads]]
+        for method, named, ours, theirs in beside.rows:
+            cells = []
+            for place in range(len(beside.columns)):
+                figure = theirs.get(place)
+                told = [figure.text, f"({figure.difference})"] if figure else []
+                cells.append(" ".join(told).removesuffix(" ()"))
+            table.append([_escape(method), named, mean_std(*ours), *cells])
+        notes = "\n".join(f"- {note}" for note in beside.notes)
+        texts += [f"Published, {beside.about}:", _markdown(table), notes]
+    return texts
 
 
 def mean_std(mean: float, std: float) -> str:
