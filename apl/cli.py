@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import signal
 import sys
+import time
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -197,6 +198,7 @@ def _split(text: str | None) -> list[str] | None:
 
 
 ALL_PUBLISHED = "all-published"
+QUIET_SECONDS = 3600  # after which a study in no terminal says that it is alive
 
 
 def _published_losses(dataset: str) -> list[str]:
@@ -376,9 +378,9 @@ def find(
         Path | None,
         typer.Option(help="a decisions.csv of the gallery: what it decides is not shown again"),
     ] = None,
-    shown: Annotated[int, typer.Option(min=1, help="images in the gallery, the worst ones")] = 400,
+    shown: Annotated[int, typer.Option(help="images in the gallery, the worst ones")] = 400,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="folder to write, else results/DATASET-find")
+        Path | None, typer.Option("--out", help="folder to write, else DATASET-find in results/")
     ] = None,
     **given: Any,
 ) -> None:
@@ -390,6 +392,7 @@ def find(
 
     Example: `apl find photos/`
     """
+    require(shown >= 1, "shown", shown, "a whole number >= 1")
     machine = _machine(given)
     given["dataset"] = source
     own = _own_data(given, machine)
@@ -505,7 +508,7 @@ def study(
     ] = None,
     noise: Annotated[
         str | None,
-        typer.Option("--noise", "--type", help=f"noise types with commas: {','.join(NOISES)}"),
+        typer.Option("--noise", "--type", help=f"noise types with commas: {', '.join(NOISES)}"),
     ] = None,
     rates: Annotated[
         str | None, typer.Option(help="noise rates with commas, for every noise type")
@@ -558,7 +561,7 @@ def study(
     from rich.live import Live
     from rich.markup import escape
 
-    from apl.report.terminal import cell_line, study_table
+    from apl.report.terminal import cell_line, running_line, study_table
     from apl.study import run_study
     from apl.workers import Processes, Ray, default_workers
 
@@ -593,10 +596,12 @@ def study(
     out, err = _console(), _console(stderr=True)
     out.print(f"{len(cells)} cells in {target}, {at_a_time}")
     shown: set[str] = set()
+    told = time.monotonic()
     try:
         with Live(console=out, refresh_per_second=2, transient=True) as live:
 
             def observe(progress: Progress) -> None:
+                nonlocal told
                 for line in progress.messages:
                     live.console.print(f"[yellow]{escape(line)}[/]")
                 progress.messages.clear()
@@ -609,6 +614,10 @@ def study(
                 for name in results.keys() - shown:
                     out.print(cell_line(name, results[name], len(results), len(cells), left))
                     shown.add(name)
+                    told = time.monotonic()
+                if time.monotonic() - told >= QUIET_SECONDS:
+                    out.print(running_line(progress.running, len(results), len(cells), left))
+                    told = time.monotonic()
 
             progress = run_study(
                 *(cells, target),
@@ -664,14 +673,16 @@ def _plot(found: Path, pictures: bool = True) -> None:
     )
 
     parts = studies(write_study(found), read_unfinished(found))
-    table = results_table(parts, published_rows())
-    write_atomic(found / TABLE, table.encode())
+    table, whole = results_table(parts), results_table(parts, published_rows())
+    write_atomic(found / TABLE, whole.encode())
     out = _console()
     if out.is_terminal:  # into its width, where the file's lines would be broken in two
         out.print(Markdown(table), soft_wrap=False)
     else:
         out.print(table, markup=False)
-    out.print("wrote " + ", ".join(str(found / name) for name in (RECORD, SUMMARY, TABLE)))
+    beside = " (with published figures)" if whole != table else ""
+    wrote = ", ".join(str(found / name) for name in (RECORD, SUMMARY, TABLE))
+    out.print(f"wrote {wrote}{beside}")
     if pictures:
         from apl.report.pictures import plot_study
 

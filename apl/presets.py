@@ -123,9 +123,9 @@ NOISES: dict[str, Noise] = {
     "idn-part": Noise("part-dependent", True, "raw", SCALES),
     "idn-uniform": Noise("image-dependent, uniform", True, "normalised", SCALES),
     **{f"pmd-{k}": Noise(f"PMD type {k}", rated=True, file=_POSTERIOR) for k in (1, 2, 3)},
-    "file": Noise("published labels", rated=False, file="a .npy/.json/.pt/.npz file of labels"),
+    "file": Noise("published labels", rated=False, file="labels in a .npy, .json, .pt or .npz"),
     "human": Noise("human", False, "worse", tuple(HUMAN_LABELS)),
-    "matrix": Noise("given matrix", rated=False, file="a .npy/.csv/.json file"),
+    "matrix": Noise("given matrix", rated=False, file="a .npy, .csv or .json file"),
 }
 
 

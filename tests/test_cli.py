@@ -16,8 +16,11 @@ import pandas as pd
 import pytest
 from conftest import ROOT, Cli
 from rich.console import Console, RenderableType
+from typer.testing import CliRunner
 
+import apl.cli
 from apl import LOSSES
+from apl.cli import app
 from apl.config import make_config, make_grid
 from apl.losses import loss_label
 from apl.noise import Labels
@@ -403,6 +406,25 @@ def a_result(count: int = 10, **fields: Any) -> Result:
         **{"transition": np.eye(count).tolist(), **fields},
     }
     return Result(**given)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS, "bench kernels", "track import"])
+def test_no_word_of_the_help_is_cut(command: str) -> None:
+    done = CliRunner().invoke(app, [*command.split(), "--help"], terminal_width=80)
+    assert done.exit_code == 0
+    lines = done.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines if "…" in line]
+
+
+def test_a_study_in_no_terminal_says_that_it_is_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apl.cli, "QUIET_SECONDS", 0)
+    words = "study --losses ce --noise sym --rates 0.4 --seeds 1 --no-pictures"
+    done = CliRunner().invoke(app, [*words.split(), *FAST, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"^0/1.*: running ce_sym-0\.4_seed0.* epoch [0-3]$", done.output, re.M)
 
 
 def test_tables_of_classes_fit_a_terminal() -> None:

@@ -137,6 +137,14 @@ def cell_line(name: str, result: Result, done: int, total: int, seconds_left: fl
     return f"{done}/{total}{left}: {name}  test {result.test_accuracy:.2%}{on}{mark}"
 
 
+def running_line(
+    running: Mapping[str, Mapping[str, float]], done: int, total: int, seconds_left: float | None
+) -> str:
+    """The cells at work and the epochs they have behind them, and how far the study is."""
+    cells = ", ".join(f"{name} epoch {row.get('epoch', 0):g}" for name, row in running.items())
+    return f"{done}/{total}{_time_left(seconds_left)}: running {cells or 'none'}"
+
+
 def _time_left(seconds: float | None) -> str:
     if seconds is None:
         return ""
