@@ -167,8 +167,8 @@ class Result:
 
     on: whether the test labels are 'true', or only 'given' since nobody knows the truth;
     memorised, recovered: nan where no training label is known to be wrong; corrupted: how many
-    are; confusion: counts [label][prediction] on the test images; transition: the matrix [K][K] of
-    the noise, None where nobody knows it; reason: why it collapsed, a key of CAUSES, else ''.
+    are; confusion: counts [K, K] of labels by predictions on the test images; transition: the noise
+    matrix [K, K], None where nobody knows it; reason: why it collapsed, a key of CAUSES, else ''.
     """
 
     collapsed: bool
