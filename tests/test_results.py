@@ -38,7 +38,10 @@ from apl.runs import (
 
 RESULTS = Path(__file__).parents[1] / "results"
 LAPTOP = RESULTS / "cifar10-laptop"
-STUDIES = ["cifar10-laptop", "cifar10-paper-50-epochs", "digits-quick", "report-redone"]
+STUDIES = [
+    *("cifar10-laptop", "cifar10-laptop-warm", "cifar10-paper-50-epochs", "digits-quick"),
+    "report-redone",
+]
 
 
 @pytest.fixture
@@ -61,6 +64,12 @@ def configs_of(runs: list[Finished]) -> dict[str, Config]:
 )
 def test_a_whole_study_is_the_presets(record: Path, preset: str) -> None:
     assert configs_of(read_runs(record)) == {cell.name: cell for cell in make_grid(preset)}
+
+
+@pytest.mark.parametrize("record", ["cifar10-laptop-warm"], indirect=True)
+def test_the_warm_study_is_the_same_grid_after_three_epochs_of_ce(record: Path) -> None:
+    cells = {cell.name: cell for cell in make_grid("laptop", warm_start=3.0)}
+    assert configs_of(read_runs(record)) == cells
 
 
 @pytest.mark.parametrize("record", ["report-redone"], indirect=True)
