@@ -177,6 +177,9 @@ class Config:
         whole = self.warm_start < 1 or self.warm_start == int(self.warm_start)
         accepted = "a share below 1, or a whole number of epochs"
         require(whole, "warm_start", self.warm_start, accepted)
+        blind = self.loss == "forward_est" and not self.warm_epochs
+        accepted = "at least 1 epoch, after which forward_est estimates the noise"
+        require(not blind, "warm_start", self.warm_start, accepted)
         require(0 <= self.momentum < 1, "momentum", self.momentum, "a number in [0, 1)")
         only = "only with momentum"
         require(self.momentum > 0 or not self.nesterov, "nesterov", self.nesterov, only)

@@ -389,6 +389,22 @@ def _stochastic(transition: Tensor, num_classes: int) -> Tensor:
     return transition.detach().clone()
 
 
+class ForwardEstimated(Forward):
+    """`Forward` with T estimated from what a network has learned so far (Patrini et al. 2017, who
+    train a first network for it); until then T is the identity, and the loss is CE."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, spec: str, num_classes: int, *about: Any) -> None:
+        super().__init__(spec, num_classes, *about, transition=torch.eye(num_classes))
+
+    @torch.no_grad()
+    def estimate(self, probabilities: Tensor) -> None:
+        """Take T from the predictions [N, K] for the training samples; see `estimate_transition`.
+        In place, so that what was compiled with the old one sees it."""
+        self.transition.copy_(estimate_transition(probabilities, self.params["quantile"]))
+
+
 def estimate_transition(probabilities: Tensor, quantile: float = 0.97) -> Tensor:
     """The transition matrix [K, K] from predictions [N, K] of a network trained on noisy labels:
     row i is the prediction for the sample whose p_i is the given quantile of all, normalised
@@ -489,6 +505,7 @@ CRITERIA: dict[str, type[RowLoss]] = {
     "aldr_kl": AldrKl,
     "bi_tempered": BiTempered,
     "forward": Forward,
+    "forward_est": ForwardEstimated,
     "backward": Backward,
     "elr": Elr,
     "gjs": Gjs,

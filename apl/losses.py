@@ -258,6 +258,12 @@ _OTHERS = {
         t2=1.5,
     ),
     "forward": _other("Forward", "Patrini et al. 2017", "-log sum_k p_k T_ky"),
+    "forward_est": _other(
+        "Forward (estimated T)",
+        "Patrini et al. 2017",
+        "forward, T estimated after the epochs of ce (--warm-start)",
+        quantile=0.97,
+    ),
     "backward": _other("Backward", "Patrini et al. 2017", "-sum_k (T^-1)_yk log p_k"),
     "elr": _other(
         "ELR",
@@ -441,6 +447,11 @@ PARAMS: dict[str, Param] = {
     ),
     "t2": Param(
         "temperature of bi_tempered's exponential", "a number in [1, 5]", lambda v: 1 <= v <= 5
+    ),
+    "quantile": Param(
+        "of the p_i of all samples: the one at it shows forward_est how class i is labelled",
+        "a number in [0, 1]",
+        lambda v: 0 <= v <= 1,
     ),
     "ema": Param("share that elr's running means keep", "a number in [0, 1)", lambda v: 0 <= v < 1),
     "temp": Param("temperature of sr's softmax", "a number > 0", lambda v: v > 0),

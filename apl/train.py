@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from apl.config import Config, code_digest, labels_digest, map_digest, read_schedule
-from apl.criteria import make_loss, needs_of
+from apl.criteria import ForwardEstimated, make_loss, needs_of
 from apl.data.dataset import Batches, Dataset, Split, balanced_subset, place
 from apl.data.sources import data_of, human_labels
 from apl.errors import BadInput, Interrupted, is_own, look_up, one_line, require
@@ -253,6 +253,10 @@ def _train(
     scores: Scores | None = None  # of the network as it is, once it has been evaluated
     for epoch in fit.epochs():
         scores = None
+        begins = fit.step == 0 and epoch == config.warm_epochs
+        if begins and isinstance(criterion, ForwardEstimated):
+            logits = outputs(network, batches.images, data, config, should_stop)
+            criterion.estimate(logits.softmax(1))
         for chosen, images in batches.of(epoch, fit.step):
             if epoch < config.warm_epochs:
                 logits, loss = warm(images, given[chosen])
@@ -506,21 +510,21 @@ class Fit:
         self.unreached = set(state["unreached"])
 
 
-def predict(
+def outputs(
     network: nn.Module,
     images: Tensor,
     data: Dataset,
     config: Config,
     should_stop: Callable[[], bool] = lambda: False,
-) -> IntArray:
-    """The predicted class [N] of every uint8 image [N, H, W, C], in evaluation mode; the middle of
-    the image counts where the network was trained on crops.
+) -> Tensor:
+    """The logits [N, K] of every uint8 image [N, H, W, C], in evaluation mode; the middle of the
+    image counts where the network was trained on crops.
 
     Raises Interrupted as soon as should_stop, asked before each batch, is true.
     """
     device = next(network.parameters()).device
     was_training = network.training
-    predictions = []
+    parts = []
     network.eval()
     with torch.inference_mode():
         for batch in images.split(BATCH):
@@ -528,9 +532,21 @@ def predict(
                 raise Interrupted
             batch = batch.to(device)
             pixels = data.to_float(batch, config.crop_size, config.crop == "plain")
-            predictions.append(network(pixels).argmax(1))
+            parts.append(network(pixels))
     network.train(was_training)
-    predicted: IntArray = torch.cat(predictions).cpu().numpy()
+    return torch.cat(parts)
+
+
+def predict(
+    network: nn.Module,
+    images: Tensor,
+    data: Dataset,
+    config: Config,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> IntArray:
+    """The predicted class [N] of every image, as `outputs` sees it."""
+    logits = outputs(network, images, data, config, should_stop)
+    predicted: IntArray = logits.argmax(1).cpu().numpy()
     return predicted
 
 

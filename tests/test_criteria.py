@@ -7,6 +7,7 @@ import io
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mpmath
@@ -20,8 +21,9 @@ from torch import Tensor
 from apl import LOSSES, make_loss
 from apl.config import make_config
 from apl.criteria import CRITERIA, RowLoss, estimate_transition, needs_of
-from apl.errors import BadInput
+from apl.errors import BadInput, Interrupted
 from apl.losses import check_params, is_tolerant, loss_label, loss_name, loss_terms, parse_loss
+from apl.train import train
 
 mpmath.mp.dps = 50
 mpf = mpmath.mpf
@@ -206,6 +208,7 @@ FORMULAS: dict[str, Callable[[Row, int], mpmath.mpf]] = {
     "ldr_kl": ldr_kl,
     "bi_tempered": bi_tempered,
     "forward": forward,
+    "forward_est": lambda z, y: ce(z, y),  # with nothing estimated yet
     "backward": backward,
     "gjs": gjs,
     "anl_ce_er": lambda z, y: negative_loss(z, y, focal=False),
@@ -368,6 +371,8 @@ def closed_gradient(name: str, z: Tensor, y: Tensor, criterion: RowLoss) -> Tens
     if name == "forward":
         seen = p * transition(classes).T[y]
         return from_log_p(-seen / seen.sum(1, keepdim=True), log_p)
+    if name == "forward_est":
+        return from_log_p(-q, log_p)
     if name == "backward":
         return from_log_p(-transition(classes).inverse()[y], log_p)
     if name == "elr":
@@ -610,6 +615,48 @@ def test_the_transition_is_found_from_predictions_where_some_sample_is_sure() ->
     assert below.shape == (4, 4)
     assert (below.diagonal() <= t.diagonal()).all()
     torch.testing.assert_close(below.sum(1), torch.ones(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("noise", "rate"), [("sym", 0.4), ("asym", 0.4)])
+def test_a_run_estimates_the_noise_after_its_warm_start(noise: str, rate: float) -> None:
+    config = make_config("quick", loss="forward_est", noise=noise, rate=rate, warm_start=3.0)
+    criterion = make_loss("forward_est", 10)
+    result = train(config, criterion=criterion, say=lambda line: None)
+    assert result.transition is not None
+    truth = torch.tensor(result.transition)
+    assert float((criterion.transition - truth).abs().sum(1).mean()) < 0.5
+    # Nearer by far than what it began with, and than what is known without looking.
+    for blind in (torch.eye(10), torch.full((10, 10), 0.1)):
+        assert (criterion.transition - truth).abs().sum() < 0.7 * (blind - truth).abs().sum()
+
+
+def test_what_it_estimated_outlives_a_stop(tmp_path: Path) -> None:
+    config = make_config("quick", loss="forward_est", warm_start=1.0, epochs=3)
+    whole = train(config, tmp_path / "whole", say=lambda line: None)
+    rows: list[dict[str, float]] = []
+    with pytest.raises(Interrupted):  # in the midst of the epoch after the estimate
+        train(
+            *(config, tmp_path / "parts"),
+            on_epoch=rows.append,
+            should_stop=stops_after(rows, epochs=1, steps=4),
+            say=lambda line: None,
+        )
+    again = train(config, tmp_path / "parts", say=lambda line: None)
+    assert again == whole
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
+def stops_after(rows: list[dict[str, float]], epochs: int, steps: int) -> Callable[[], bool]:
+    """True some steps after so many epochs."""
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += len(rows) >= epochs
+        return asked > steps
+
+    return should_stop
 
 
 # ------------------------------------------------------------------------------------ what it keeps
