@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import math
 import signal
 import sys
 import time
@@ -21,21 +22,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apl.config import Config, make_config, make_grid, no_dataset
+from apl.config import ALL_PUBLISHED, Config, make_config, make_grid, no_dataset
+from apl.ddp import Group
 from apl.errors import BadInput, Interrupted, NoiseWarning, is_own, look_up, require
 from apl.loggers import TRACKERS, Tracking, import_runs, require_tracker
 from apl.losses import LOSSES, PARAMS, loss_label
 from apl.machine import Machine, available, data_folder
-from apl.presets import (
-    DATASETS,
-    METHODS,
-    NETWORKS,
-    NOISES,
-    PRECISIONS,
-    PRESETS,
-    PUBLISHED_BY_NOISE,
-    PUBLISHED_WEIGHTS,
-)
+from apl.presets import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS, PRESETS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +47,9 @@ app = typer.Typer(
 def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    # Of several processes that train one network, the first one speaks.
+    quiet = Group.here().rank > 0
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, quiet=quiet)
 
 
 # ------------------------------------------------------------------------------------- options
@@ -197,25 +192,7 @@ def _split(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
 
-ALL_PUBLISHED = "all-published"
 QUIET_SECONDS = 3600  # after which a study in no terminal says that it is alive
-
-
-def _published_losses(dataset: str) -> list[str]:
-    """The losses of ours that papers have figures or settings of for a data set."""
-    from apl.report.published import published_rows
-
-    rows = published_rows()
-    tables = (PUBLISHED_WEIGHTS, PUBLISHED_BY_NOISE)
-    known = set(rows.loc[rows["dataset"] == dataset, "method"]).union(
-        *(table.get(dataset, {}) for table in tables)
-    )
-    if not known:
-        accepted = ", ".join(name for name in DATASETS if name in set(rows["dataset"]))
-        raise BadInput(
-            f"nothing is published of {dataset}; accepted with all-published: {accepted}"
-        )
-    return [name for name in LOSSES if name in known]
 
 
 def _numbers(text: str | None) -> list[float] | None:
@@ -282,7 +259,7 @@ def train_command(
 
     Stopped at any moment, the same command goes on; a finished run is shown, not repeated.
     Exit code 1 means that the run collapsed: it learned nothing, and says why.  The defaults shown
-    are those of the preset quick.
+    are those of the preset quick.  On several GPUs: `torchrun --nproc-per-node 4 -m apl train ...`
 
     Example: `apl train --loss nce_rce --noise sym --rate 0.6`
     """
@@ -300,8 +277,9 @@ def train_command(
     out = _console()
     out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
     on = "true" if data is None else data.on
+    first = Group.here().rank == 0
     with _training(config.epochs, on) as hooks, contextlib.ExitStack() as stack:
-        if track:
+        if track and first:
             tracking, shown = Tracking(track, run, config, hooks["say"]), hooks["on_epoch"]
             stack.callback(tracking.end)
 
@@ -311,7 +289,8 @@ def train_command(
 
             hooks["on_epoch"] = on_epoch
         result = train(config, run, machine=machine, **hooks)
-    write_study(study)
+    if first:
+        write_study(study)
     out.print(result_table(f"{loss_label(config.loss)}, last epoch", result))
     for line in verdicts(config, result):
         out.print(line)
@@ -362,6 +341,8 @@ def _training(epochs: int, on: str) -> Iterator[dict[str, Any]]:
 
 
 def _this_command() -> str:
+    if Group.here().size > 1:
+        return "the same torchrun command"
     quoted = [f"'{a}'" if any(c in a for c in " *+;&'") else a for a in sys.argv[1:]]
     return " ".join(["apl", *quoted])
 
@@ -501,7 +482,7 @@ def study(
         str | None,
         typer.Option(
             help=(
-                "losses with commas, or all-published: those that papers have figures or settings "
+                f"losses with commas; {ALL_PUBLISHED}: those that papers have figures or settings "
                 "of for the data set [default: the preset's]"
             ).replace("[", r"\[")
         ),
@@ -542,6 +523,8 @@ def study(
 
     Safe to stop at any moment: the same command continues, finished cells are never run again.
     Exit code 1 means that some cell failed.  The defaults shown are those of the preset quick.
+    A terminal shows a table that fills; a log gets a line an hour with the time left, and up to
+    100 cells a line each.
 
     Example: `apl study --losses ce,nce_rce --noise sym --rates 0.2,0.6 --seeds 1`
     """
@@ -552,16 +535,17 @@ def study(
     typed = Path(given.get("dataset", "")).expanduser()
     data = _own_data(given, machine)
     preset = given.pop("preset", "quick")
-    if chosen == [ALL_PUBLISHED]:
-        require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
-        dataset = data.name if data else given.get("dataset", PRESETS[preset].dataset)
-        chosen = _published_losses(dataset)
-    cells = make_grid(preset, chosen, _split(noise), _numbers(rates), seeds, **given)
+    out, err = _console(), _console(stderr=True)
+    cells = make_grid(
+        *(preset, chosen, _split(noise), _numbers(rates), seeds),
+        say=lambda line: out.print(line, markup=False),
+        **given,
+    )
     target = folder or Path("results", f"{cells[0].dataset}-{preset}")
     from rich.live import Live
     from rich.markup import escape
 
-    from apl.report.terminal import cell_line, running_line, study_table
+    from apl.report.terminal import StudyLog, study_table
     from apl.study import run_study
     from apl.workers import Processes, Ray, default_workers
 
@@ -593,31 +577,29 @@ def study(
         threads = machine.threads or 1
         workers = workers or default_workers(threads, machine.device, cells_per_gpu)
         at_a_time = f"{workers} at a time"
-    out, err = _console(), _console(stderr=True)
     out.print(f"{len(cells)} cells in {target}, {at_a_time}")
-    shown: set[str] = set()
-    told = time.monotonic()
+    log = StudyLog(len(cells), out.print, QUIET_SECONDS)
+    drawn = -math.inf
     try:
         with Live(console=out, refresh_per_second=2, transient=True) as live:
 
             def observe(progress: Progress) -> None:
-                nonlocal told
+                nonlocal drawn
                 for line in progress.messages:
                     live.console.print(f"[yellow]{escape(line)}[/]")
                 progress.messages.clear()
-                results, left = progress.results, progress.seconds_left
-                if out.is_terminal:
+                if not out.is_terminal:
+                    log(progress)
+                elif time.monotonic() - drawn >= 1 / live.refresh_per_second:
+                    drawn = time.monotonic()
+                    results, left = progress.results, progress.seconds_left
                     live.update(
-                        study_table(cells, results, progress.running, progress.failed, left)
+                        study_table(
+                            *(cells, results, progress.running, progress.failed, left),
+                            width=out.width,
+                            height=out.height,
+                        )
                     )
-                    return
-                for name in results.keys() - shown:
-                    out.print(cell_line(name, results[name], len(results), len(cells), left))
-                    shown.add(name)
-                    told = time.monotonic()
-                if time.monotonic() - told >= QUIET_SECONDS:
-                    out.print(running_line(progress.running, len(results), len(cells), left))
-                    told = time.monotonic()
 
             progress = run_study(
                 *(cells, target),
@@ -662,6 +644,7 @@ def _plot(found: Path, pictures: bool = True) -> None:
 
     from apl.report.published import published_rows
     from apl.report.table import results_table, studies
+    from apl.report.terminal import fold_tables
     from apl.runs import (
         PICTURES,
         RECORD,
@@ -676,10 +659,11 @@ def _plot(found: Path, pictures: bool = True) -> None:
     table, whole = results_table(parts), results_table(parts, published_rows())
     write_atomic(found / TABLE, whole.encode())
     out = _console()
+    folded = fold_tables(table, out.width)
     if out.is_terminal:  # into its width, where the file's lines would be broken in two
-        out.print(Markdown(table), soft_wrap=False)
+        out.print(Markdown(folded), soft_wrap=False)
     else:
-        out.print(table, markup=False)
+        out.print(folded, markup=False)
     beside = " (with published figures)" if whole != table else ""
     wrote = ", ".join(str(found / name) for name in (RECORD, SUMMARY, TABLE))
     out.print(f"wrote {wrote}{beside}")
@@ -736,17 +720,19 @@ def losses() -> None:
 
     Example: `apl losses`
     """
+    from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title="p = softmax(z); any weighted sum is a loss: '2*nce + 0.5*mae'")
-    for column in ("name", "formula", "kind", "tolerant", "parameters", "source"):
-        table.add_column(column, overflow="fold")
+    out = _console()
+    out.print("p = softmax(z); any weighted sum is a loss: '2*nce + 0.5*mae'")
+    table = Table("name", "formula\nkind, tolerance, parameters; source", box=box.SIMPLE)
+    table.columns[0].no_wrap = True
     for name, loss in LOSSES.items():
-        params = ", ".join(f"{key}={value:.4g}" for key, value in loss.params.items())
-        tolerant = "yes" if loss.tolerant else "no"
-        table.add_row(name, escape(loss.formula), loss.kind, tolerant, params, loss.source)
-    _console().print(table)
+        params = [f"{key}={value:.4g}" for key, value in loss.params.items()]
+        about = ", ".join([loss.kind, "tolerant" if loss.tolerant else "not tolerant", *params])
+        table.add_row(name, f"{escape(loss.formula)}\n[dim]{about}; {escape(loss.source)}[/]")
+    out.print(table)
 
 
 @app.command()
@@ -760,9 +746,8 @@ def datasets(**given: Any) -> None:
     from rich.table import Table
 
     out = _console()
-    table = Table(title=f"data sets, in {data_folder(data_dir)}")
-    for column in ("name", "what", "there"):
-        table.add_column(column)
+    out.print(f"data in {data_folder(data_dir)}", markup=False)
+    table = Table("name", "what", "there", title="data sets")
     for name, source in DATASETS.items():
         there = "yes" if available(name, data_dir) else "no, is downloaded when asked for"
         table.add_row(name, source.description, there)
@@ -830,6 +815,8 @@ def doctor(**given: Any) -> None:
 
     data_dir = _machine(given).data_dir
     table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path has no blanks
     for name, value in environment().items():
         table.add_row(name, str(value))
     for name, value in diagnosis(data_dir):
@@ -884,26 +871,18 @@ def bench_kernels(
 
     Example: `apl bench kernels --static --arch 90 --loss nce_rce`
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     from apl.doctor import kernel_table
+    from apl.report.terminal import figure_lines
 
     rows = kernel_table(loss, static, arch, seconds)
+    out = _console()
     if static:
         from apl.kernels.static import LEGEND
 
-        _console().print(f"sm_{arch}\n{LEGEND}\n", markup=False)
+        out.print(f"sm_{arch}\n{LEGEND}\n", markup=False)
     else:
-        _console().print(f"{loss or 'nce_rce'}, forward plus backward", markup=False)
-    table = Table(box=None, pad_edge=False, collapse_padding=True)  # fits into 80 columns
-    for name in rows[0]:
-        table.add_column(name, justify="right" if name != "loss" else "left")
-    for row in rows:
-        table.add_row(
-            *(f"{v:.3g}" if isinstance(v, float) else escape(str(v)) for v in row.values())
-        )
-    _console().print(table)
+        out.print(f"{loss or 'nce_rce'}, forward plus backward", markup=False)
+    out.print("\n".join(figure_lines(rows, out.width)), markup=False)
 
 
 # ------------------------------------------------------------------------------------ the door
@@ -919,6 +898,11 @@ def run(arguments: Sequence[str]) -> int:
     traceback."""
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
+        if Group.here().size > 1 and arguments[:1] != ["train"]:
+            raise BadInput(
+                f"torchrun was given apl {' '.join(arguments[:1])}; accepted: apl train (a study "
+                "takes several GPUs by itself: apl study, or apl study --ray auto)"
+            )
         return int(app(list(arguments), prog_name="apl", standalone_mode=False) or 0)
     except BadInput as error:
         return _complain(str(error), 2)
@@ -938,7 +922,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _complain(problem: str, code: int) -> int:
-    print(f"apl: {problem}", file=sys.stderr)
+    # Processes that torchrun started get the same input; a disk or a device fails in one of them.
+    if code == 1 or Group.here().local_rank == 0:
+        print(f"apl: {problem}", file=sys.stderr)
     return code
 
 

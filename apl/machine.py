@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apl.config import option
+from apl.ddp import Group
 from apl.errors import BadInput, require
 from apl.presets import DATASETS, THREADS
 
@@ -85,9 +86,13 @@ def available(name: str, folder: str | Path | None = None) -> bool:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `name` means; 'auto' is the first of CUDA, MPS and CPU that is there."""
+    """The device that `name` means; 'auto' is the first of CUDA, MPS and CPU that is there.  Each
+    process that torchrun started has its own."""
     import torch
 
+    group = Group.here()
+    if group.size > 1:
+        return group.device(name)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

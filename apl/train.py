@@ -6,6 +6,7 @@ of it is written by `apl.runs.Run`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -21,6 +22,7 @@ from apl.config import Config, code_digest, labels_digest, map_digest, read_sche
 from apl.criteria import ForwardEstimated, make_loss, needs_of
 from apl.data.dataset import Batches, Dataset, Split, balanced_subset, place
 from apl.data.sources import data_of, human_labels
+from apl.ddp import ALONE, Group, synchronise
 from apl.errors import BadInput, Interrupted, is_own, look_up, one_line, require
 from apl.find import LabelMonitor
 from apl.kernels import dispatch
@@ -179,6 +181,9 @@ def train(
     and True writes a checkpoint and raises Interrupted.
     Raises BadInput for what does not fit, and when another process is training in the folder.
 
+    In processes that torchrun started, the batch of the config is shared out to them (`apl.ddp`);
+    the first one alone writes, and hears of rows and warnings.
+
     The history's train_accuracy, memorised and recovered come from the training forward passes of
     the epoch (so from images as augmented, by weights as they were); the result's from one pass
     over the training images in evaluation mode at the end.
@@ -187,23 +192,38 @@ def train(
     if run is not None and (network is not None or not described):
         own = "a network" if network is not None else "data"
         raise ValueError(f"{own} of your own: train without a run folder, leave out run")
-    folder = Run(run)
-    with folder.lock():
-        if folder.begun:
-            folder.check(config)
-            if folder.finished:
-                folder.delete_checkpoints()  # it may have been killed between its result and this
-                return folder.result
-        return _train(
-            *(config, folder, machine or Machine(), data, criterion, network, monitor),
+    machine, group = machine or Machine(), Group.here()
+    folder = Run(run if group.rank == 0 else None)
+    if group.rank > 0:
+        on_epoch = say = _ignore
+    with contextlib.ExitStack() as stack:
+        if group.size > 1:
+            stack.enter_context(group.joined(choose_device(machine.device)))
+
+        def finished() -> Result | None:
+            stack.enter_context(folder.lock())
+            if folder.begun:
+                folder.check(config)
+                if folder.finished:
+                    folder.delete_checkpoints()  # it may have been killed after its result
+                    return folder.result
+            return None
+
+        return group.from_first(finished) or _train(
+            *(config, folder, machine, group, data, criterion, network, monitor),
             *(on_epoch, say, should_stop),
         )
+
+
+def _ignore(_: object) -> None:
+    pass
 
 
 def _train(
     config: Config,
     run: Run,
     machine: Machine,
+    group: Group,
     data: Dataset | None,
     criterion: Criterion | None,
     network: nn.Module | None,
@@ -215,12 +235,16 @@ def _train(
     device = _set_up(config, machine)
     if config.code_sha256:
         _check_code(config, machine, (config.network, config.loss))
+    if data is None:
+        group.one_before_the_rest(lambda: data_of(config, machine))
     data, validation = prepare(config, machine, data), None
     if config.select:
         data, validation = hold_out(data)
     labels = data.train.labels
     at = {"device": str(device), "threads": torch.get_num_threads()}
-    run.begin(config, labels, {**at, **environment()})
+    if group.size > 1:
+        at["processes"] = group.size
+    group.from_first(lambda: run.begin(config, labels, {**at, **environment()}))
 
     test_images = place(data.test.images, device)
     given = torch.from_numpy(labels.given).to(device)
@@ -234,20 +258,26 @@ def _train(
         plain=config.crop == "plain",
         colour=config.colour,
         views=getattr(criterion, "views", 1),
+        group=group,
     )
     if network is None:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             network = build_network(config, data, machine)
     network = network.to(device).train()
-    forward = _forward(network, criterion, device, config)
-    warm = _forward(network, make_loss("ce", data.num_classes), device, config)
-    if machine.compile:
-        forward, warm = _compiled(forward, device), _compiled(warm, device)
+    if group.size > 1 and device.type == "cuda":  # torch has no SyncBatchNorm for a CPU
+        network = synchronise(network)
+    called = group.parallel(network)
+    if machine.compile and group.size > 1:  # as far as no process waits for another
+        called = _compiled(called, device, group)
+    forward = _forward(called, criterion, device, config, group)
+    warm = _forward(called, make_loss("ce", data.num_classes), device, config, group)
+    if machine.compile and group.size == 1:
+        forward, warm = (_compiled(each, device, group) for each in (forward, warm))
     wants = getattr(criterion, "wants", ())
     counts = Counts(labels, device)
     states = {"criterion": criterion, "monitor": monitor}
-    fit = Fit(config, run, network, counts, states, len(batches), machine.checkpoint_minutes)
+    fit = Fit(config, run, network, counts, states, len(batches), machine.checkpoint_minutes, group)
     fit.resume(say)
 
     scores: Scores | None = None  # of the network as it is, once it has been evaluated
@@ -255,8 +285,8 @@ def _train(
         scores = None
         begins = fit.step == 0 and epoch == config.warm_epochs
         if begins and isinstance(criterion, ForwardEstimated):
-            logits = outputs(network, batches.images, data, config, should_stop)
-            criterion.estimate(logits.softmax(1))
+            logits = outputs(network, batches.images, data, config, should_stop, group)
+            criterion.estimate(group.whole(logits, len(batches.images)).softmax(1))
         for chosen, images in batches.of(epoch, fit.step):
             if epoch < config.warm_epochs:
                 logits, loss = warm(images, given[chosen])
@@ -278,9 +308,10 @@ def _train(
             fit.reason = "diverged"
         elif (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
             try:
-                scores = look(network, data, test_images, config, should_stop)
+                scores = look(network, data, test_images, config, should_stop, group)
                 if validation is not None:
-                    predicted = predict(network, validation.images, data, config, should_stop)
+                    images = validation.images
+                    predicted = predict(network, images, data, config, should_stop, group)
                     row[VALIDATION] = float((predicted == validation.labels.given).mean())
             except Interrupted:
                 fit.save()
@@ -293,8 +324,8 @@ def _train(
         on_epoch(row)
         fit.end_epoch(row)
 
-    scores = scores or look(network, data, test_images, config, should_stop)
-    on_training = predict(network, batches.images, data, config, should_stop)
+    scores = scores or look(network, data, test_images, config, should_stop, group)
+    on_training = predict(network, batches.images, data, config, should_stop, group)
     result = judge(config, data, scores, on_training, fit.reason)
     if result.collapsed:
         unreached = ", ".join(sorted(fit.unreached)[:3])
@@ -358,7 +389,7 @@ def _known_matrix(data: Dataset) -> Tensor:
 
 
 def _forward(
-    network: nn.Module, criterion: Criterion, device: torch.device, config: Config
+    network: nn.Module, criterion: Criterion, device: torch.device, config: Config, group: Group
 ) -> Forward:
     """Network and loss as one function, so that compiled they are one graph."""
     bf16 = config.precision == "bf16"
@@ -369,6 +400,7 @@ def _forward(
             logits = network(images.flatten(0, 1) if views > 1 else images)
         if views > 1:
             logits = logits.unflatten(0, (views, -1))
+        logits = group.whole(logits, len(targets), logits.ndim - 2)
         loss = criterion(logits.float(), targets, **wanted)
         if config.l1:
             loss = loss + config.l1 * sum(p.abs().sum() for p in network.parameters())
@@ -378,12 +410,13 @@ def _forward(
     return forward
 
 
-def _compiled(forward: Forward, device: torch.device) -> Forward:
-    """The function through torch.compile; on CUDA its launches become graphs."""
+def _compiled(forward: Any, device: torch.device, group: Group) -> Any:
+    """The function through torch.compile; on CUDA its launches become graphs, where no other
+    process waits for its gradients."""
     if device.type == "cpu" and not dispatch.has_compiler():
         raise BadInput("compile needs a C++ compiler (CXX, g++), which is not here: leave it out")
     # dynamic=False: the smaller last batch of an epoch gets a graph of its own.
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    mode = "reduce-overhead" if device.type == "cuda" and group.size == 1 else "default"
     return torch.compile(forward, dynamic=False, mode=mode)
 
 
@@ -403,8 +436,9 @@ class Fit:
         states: Mapping[str, Any],
         steps: int,
         checkpoint_minutes: float,
+        group: Group,
     ) -> None:
-        self.config, self.run, self.network = config, run, network
+        self.config, self.run, self.network, self.group = config, run, network, group
         self.counts, self.steps = counts, steps
         # What else has a state that the steps to come depend on: the loss, who listens.
         self.states = {k: v for k, v in states.items() if hasattr(v, "state_dict")}
@@ -441,9 +475,12 @@ class Fit:
         loss.backward()
         if self.epoch == 0 and self.unreached:
             self.unreached = {name for name in self.unreached if not self._reached(name)}
+            # Of none at all no second step is waited for: DDP could not take it.
+            none = all(parameter.grad is None for parameter in self.parameters.values())
+            late = self.step + 1 >= min(FIRST_STEPS, self.steps)
             if not bool(loss.isfinite()):
                 self.reason = "diverged"
-            elif self.unreached and self.step + 1 >= min(FIRST_STEPS, self.steps):
+            elif self.unreached and (none or late):
                 self.reason = "no-gradient"
             if self.reason:
                 return False
@@ -459,7 +496,7 @@ class Fit:
 
     def pause(self, should_stop: Callable[[], bool]) -> None:
         """Write a checkpoint where it is time for one, and Interrupted where it is asked for."""
-        if should_stop():
+        if self.group.any(should_stop()):
             self.save()
             raise Interrupted
         if time.monotonic() - self._saved > self._checkpoint_seconds:
@@ -493,7 +530,7 @@ class Fit:
 
     def resume(self, say: Callable[[str], None]) -> None:
         """Go on from the newest good checkpoint, if there is one; say what was wrong with newer."""
-        tensors, state, problems = self.run.resume(self.config)
+        tensors, state, problems = self.group.from_first(lambda: self.run.resume(self.config))
         for problem in problems:
             say(f"{problem}; going on from {'the one before it' if tensors else 'the start'}")
         if not tensors:
@@ -516,24 +553,30 @@ def outputs(
     data: Dataset,
     config: Config,
     should_stop: Callable[[], bool] = lambda: False,
+    group: Group = ALONE,
 ) -> Tensor:
     """The logits [N, K] of every uint8 image [N, H, W, C], in evaluation mode; the middle of the
     image counts where the network was trained on crops.
+
+    In a group: those of this process's share of the images.
 
     Raises Interrupted as soon as should_stop, asked before each batch, is true.
     """
     device = next(network.parameters()).device
     was_training = network.training
-    parts = []
+    parts, stopped = [], False
     network.eval()
     with torch.inference_mode():
-        for batch in images.split(BATCH):
-            if should_stop():
-                raise Interrupted
+        for batch in images[group.share(0, len(images))].split(BATCH):
+            stopped = should_stop()
+            if stopped:
+                break
             batch = batch.to(device)
             pixels = data.to_float(batch, config.crop_size, config.crop == "plain")
             parts.append(network(pixels))
     network.train(was_training)
+    if group.any(stopped):
+        raise Interrupted
     return torch.cat(parts)
 
 
@@ -543,10 +586,11 @@ def predict(
     data: Dataset,
     config: Config,
     should_stop: Callable[[], bool] = lambda: False,
+    group: Group = ALONE,
 ) -> IntArray:
     """The predicted class [N] of every image, as `outputs` sees it."""
-    logits = outputs(network, images, data, config, should_stop)
-    predicted: IntArray = logits.argmax(1).cpu().numpy()
+    logits = outputs(network, images, data, config, should_stop, group)
+    predicted: IntArray = group.whole(logits.argmax(1), len(images)).cpu().numpy()
     return predicted
 
 
@@ -556,9 +600,10 @@ def look(
     test_images: Tensor,
     config: Config,
     should_stop: Callable[[], bool] = lambda: False,
+    group: Group = ALONE,
 ) -> Scores:
     """Scores on the test images, by their true labels where all are known, else by those given."""
-    predicted = predict(network, test_images, data, config, should_stop)
+    predicted = predict(network, test_images, data, config, should_stop, group)
     labels = data.test.labels
     against = labels.true if labels.known.all() else labels.given
     return score(predicted, against, data.num_classes)

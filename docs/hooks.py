@@ -1,8 +1,9 @@
 """What mkdocs does while it builds the site: pages made of what stands elsewhere in the repository.
 
 README, CONTRIBUTING and CHANGELOG become pages; notebooks become pages with their outputs; every
-loss gets its formula and a plot, from the registry; and what a page links to outside docs/ comes
-along, so that the same links work on GitHub and in the site, which needs no network.
+loss gets its formula and a plot, from the registry; docstrings as this house writes them become
+lists; and what a page links to outside docs/ comes along, so that the same links work on GitHub
+and in the site, which needs no network.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import griffe
 import torch
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from apl.criteria import make_loss, needs_of
-from apl.losses import LOSSES
+from apl.losses import LOSSES, Loss
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -30,21 +33,23 @@ PAGES = {  # of the repository's own files, by where they are
     ROOT / "CHANGELOG.md": "changelog.md",
 }
 LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
-CLASSES = 10  # of the plots; what is not the label's shares the rest of the probability alike
+LOSSES_HERE = re.compile(r"<!-- losses: (\w+) -->")
+CLASSES = 10  # of the plots
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that stand elsewhere, and what is linked to outside docs/."""
     for path, uri in PAGES.items():
-        files.append(File.generated(config, uri, content=_moved(path.read_text(), path, uri)))
+        files.append(
+            File.generated(config, uri, content=_moved(path.read_text(encoding="utf-8"), path, uri))
+        )
     for path in sorted(DOCS.glob("notebooks/*.ipynb")):
         uri = f"notebooks/{path.stem}.md"
         files.append(File.generated(config, uri, content=notebook(path)))
-    files.append(File.generated(config, "all-losses.md", content=all_losses()))
     outside = {
         target
         for path in [*PAGES, *DOCS.glob("*.md")]
-        for link in LINK.finditer(path.read_text())
+        for link in LINK.finditer(path.read_text(encoding="utf-8"))
         if (target := (path.parent / link["path"]).resolve()).is_file()
         and DOCS not in target.parents
         and target not in PAGES
@@ -56,9 +61,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links of a page in docs/ to files outside lead to their copies."""
+    """Links of a page in docs/ to files outside lead to their copies; the losses of a group stand
+    where the page says `<!-- losses: GROUP -->`."""
     path = DOCS / page.file.src_uri
-    return _moved(markdown, path, page.file.src_uri) if path.exists() else markdown
+    if not path.exists():
+        return markdown
+    moved = _moved(markdown, path, page.file.src_uri)
+    return LOSSES_HERE.sub(lambda here: losses(here[1]), moved)
 
 
 def _uri(path: Path) -> str:
@@ -91,85 +100,209 @@ def _moved(markdown: str, path: Path, uri: str) -> str:
 def notebook(path: Path) -> str:
     """A notebook as Markdown: its text, its code, and what the code printed and drew."""
     parts = [f"*This page is the notebook `docs/notebooks/{path.name}`; run it as it is.*"]
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             parts.append(text)
             continue
         parts.append(f"```python\n{text}\n```")
-        parts += [_output(output) for output in cell["outputs"]]
-    title, *rest = parts[1], parts[0], *parts[2:]
-    return "\n\n".join([title, *rest])
+        printed = "".join("".join(output.get("text", "")) for output in cell["outputs"])
+        parts += [f"```text\n{printed.rstrip()}\n```"] if printed else []
+        parts += [_shown(output["data"]) for output in cell["outputs"] if "data" in output]
+    about, title, *rest = parts
+    # No column for a table of contents: there is none, and code is wide.
+    return "\n\n".join(["---\nhide: [toc]\n---", title, about, *rest])
 
 
-def _output(output: dict[str, Any]) -> str:
-    data = output.get("data", {})
+def _shown(data: dict[str, Any]) -> str:
     if "image/png" in data:
         return f"![what the code draws](data:image/png;base64,{data['image/png'].strip()})"
     if "text/html" in data:
         return "".join(data["text/html"])
-    text = "".join(output.get("text", data.get("text/plain", "")))
-    return f"```text\n{text.rstrip()}\n```"
+    return f"```text\n{''.join(data['text/plain'])}\n```"
 
 
 # --------------------------------------------------------------------------------------- losses
 
 
-def all_losses() -> str:
-    """Every loss with a name: formula, kind, tolerance, parameters, source, and its two curves."""
-    parts = [
-        "# Every loss",
-        f"As `apl losses` lists them, and drawn for {CLASSES} classes at their defaults against "
-        "the probability p of the label; what is left the other classes share alike. Solid: the "
-        "loss. Dashed: how hard a step down the gradient pulls up the logit of the label; below "
-        "the grey line it pushes it down. Each curve has its own scale. The definitions are told "
-        "in [losses](losses.md) and [criteria](criteria.md).",
-    ]
+def group_of(loss: Loss) -> str:
+    """Where a loss stands on the page of all losses, by the form of its terms."""
+    atoms = [atom for atom, _ in loss.terms]
+    if not atoms:
+        return "other"
+    if any(atom.startswith("1 - ") for atom in atoms):
+        return "negative"
+    if any(atom.startswith("sum(") for atom in atoms):
+        return "summed"
+    if len(atoms) > 1:
+        return "joined"
+    return "normalised" if atoms[0].startswith("norm(") else "plain"
+
+
+def losses(group: str) -> str:
+    """The losses of a group: formula, name, kind, tolerance, parameters, source, two curves."""
+    parts = []
     for name, loss in LOSSES.items():
-        params = ", ".join(f"{key} = {value:.4g}" for key, value in loss.params.items())
-        words = [f"*{loss.kind}*", "tolerant" if loss.tolerant else "not symmetric"]
-        words += filter(None, [params, loss.source])
-        parts += [f"## {loss.label} {{ #{name} }}", f"`{name}`: `{loss.formula}`"]
-        parts += ["; ".join(words) + ".", curves(name)]
+        if group_of(loss) != group:
+            continue
+        words = [f"`{name}`"]
+        words += [loss.kind] if loss.terms else []
+        words += ["tolerant to symmetric noise"] if loss.tolerant else []
+        words += [" ".join(f"`{key}={value:.4g}`" for key, value in loss.params.items())]
+        parts += [
+            f"### {loss.label} {{ #{name} }}",
+            f'<p class="formula">{formula(loss.formula, loss.params)}</p>',
+            " · ".join(filter(None, [*words, loss.source])),
+            curves(name),
+        ]
     return "\n\n".join(parts)
 
 
+TOKEN = re.compile(
+    # the name of a loss, also as in `ce_j`
+    rf"(?P<loss>(?<!\w)(?:{'|'.join(sorted(LOSSES, key=len, reverse=True))})(?=_j\b|(?!\w)))"
+    r"|_(?:\{(?P<below>[^}]*)\}|(?P<index>[A-Za-z0-9]+))"
+    r"|\^(?:\((?P<above>(?:[^()]|\([^()]*\))*)\)|(?P<power>-?[A-Za-z0-9]+))"
+    r"|1e-(?P<exponent>\d+)|(?P<word>(?:--)?[A-Za-z]+(?:['-][A-Za-z]+)*)|(?P<sign>\|\||!=|[-<>&])"
+)
+GREEK = "alpha beta gamma delta nu pi rho tau".split()
+WORDS = {"sum": "&Sigma;", "lam": "&lambda;", **{name: f"&{name};" for name in GREEK}}
+SIGNS = {"||": "&#8214;", "!=": "&ne;", "-": "&minus;", "<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def formula(text: str, params: Mapping[str, float]) -> str:
+    """A formula of the registry as HTML: indices low, powers high, losses linked by their names."""
+
+    def html(found: re.Match[str]) -> str:
+        token = found[found.lastgroup or 0]
+        match found.lastgroup:
+            case "loss":
+                return f'<a href="#{token}">{LOSSES[token].label}</a>'
+            case "index" if len(token) == 2 and token.isalpha():  # of a matrix
+                return f"<sub><i>{token}</i></sub>"
+            case "below" | "index":
+                return f"<sub>{formula(token, params)}</sub>"
+            case "above" | "power":
+                return f"<sup>{formula(token, params)}</sup>"
+            case "exponent":
+                return f"10<sup>&minus;{token}</sup>"
+            case "sign":
+                return SIGNS[token]
+        is_letter = len(token) == 1 and (token != "a" or "a" in params)  # else English
+        return f"<i>{token}</i>" if is_letter else WORDS.get(token, token)
+
+    return TOKEN.sub(html, text)
+
+
 def curves(name: str) -> str:
-    """A small picture of a loss and of its pull on the label's logit; '' where a row alone does not
-    decide it."""
+    """Two pictures of a loss against the probability of the label: its value, and how hard a step
+    down the gradient pulls the label's logit up; a sentence where one row does not decide it."""
+    needs = needs_of(name)
+    if "num_samples" in needs:
+        return "*No picture: it remembers what the network said of each sample.*"
     given: dict[str, Any] = {"reduction": "none"}
-    if "transition" in needs_of(name):
+    if "transition" in needs:
         others = 0.4 / (CLASSES - 1)
         given["transition"] = torch.eye(CLASSES) * (0.6 - others) + others
-    if "num_samples" in needs_of(name):
-        return ""
     criterion = make_loss(name, CLASSES, **given)
-    if getattr(criterion, "wants", ()) or getattr(criterion, "views", 1) > 1:
-        return ""
+    if getattr(criterion, "views", 1) > 1:
+        return "*No picture: it compares two views of an image.*"
+    if getattr(criterion, "of_batch", False):
+        return "*No picture: it looks at the whole batch.*"
     p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     rest = ((1 - p) / (CLASSES - 1)).log()[:, None].expand(-1, CLASSES - 1)
-    logits = torch.cat([p.log()[:, None], rest], 1).requires_grad_()
-    loss = criterion(logits, torch.zeros(len(p), dtype=torch.long))
-    if getattr(criterion, "of_batch", False):
-        return ""
+    logits = torch.cat([p.log()[:, None], rest], 1)
+    logits = (logits - logits.mean(1, keepdim=True)).requires_grad_()
+    wanted = {"epoch": 0} if "epoch" in getattr(criterion, "wants", ()) else {}
+    loss = criterion(logits, torch.zeros(len(p), dtype=torch.long), **wanted)
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
-    lines = [
-        _line(p, loss.detach(), "#0072b2", ""),
-        _line(p, -gradient[:, 0], "#c94f00", ' stroke-dasharray="5 3"'),
-    ]
-    words = f"{name}: the loss falls, and the pull is drawn, from p = 0 to p = 1"
+    label = f"{escape(name)} and its pull on the logit of the label, against the label's p"
     return (
-        f'<svg viewBox="0 0 220 90" width="220" role="img" aria-label="{escape(words)}">'
-        '<line x1="10" y1="80" x2="210" y2="80" stroke="#888" stroke-width="1"/>'
-        f"{''.join(lines)}</svg>"
+        f'<svg class="curves" viewBox="0 0 480 130" role="img" aria-label="{label}">'
+        f"{_panel(0, 'loss', p, loss.detach())}{_panel(240, 'pull', p, -gradient[:, 0])}</svg>"
     )
 
 
-def _line(p: torch.Tensor, values: torch.Tensor, color: str, more: str) -> str:
-    """A curve over 0 to 1, its 0 at the grey line and its largest size 70 pixels."""
-    size = max(float(values.abs().max()), 1e-12)
+def _panel(left: int, title: str, p: torch.Tensor, values: torch.Tensor) -> str:
+    """One curve in its axes, with numbers at the ends of both."""
+    low, high = float(values.min()), float(values.max())
+    if low < high / 2:  # else 0 is too far away to be drawn
+        low, high = min(low, 0.0), max(high, 0.0)
+    x0, x1, top, bottom = left + 50, left + 225, 24, 106
+
+    def y(value: float) -> str:
+        return f"{bottom - (bottom - top) * (value - low) / (high - low):.1f}"
+
+    def text(x: float, y: float | str, words: str, anchor: str = "middle") -> str:
+        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{words}</text>'
+
     points = " ".join(
-        f"{10 + 200 * float(x):.1f},{80 - 70 * float(y) / size:.1f}"
-        for x, y in zip(p, values, strict=True)
+        f"{x0 + (x1 - x0) * float(x):.1f},{y(float(value))}"
+        for x, value in zip(p, values, strict=True)
     )
-    return f'<polyline fill="none" stroke="{color}" stroke-width="2"{more} points="{points}"/>'
+    ground = y(max(low, 0.0))
+    numbers = [
+        text(x0 - 5, float(y(n)) + 4, f"{n:.2g}".replace("-", "&minus;"), "end")
+        for n in (low, high)
+    ]
+    return (
+        f'<path d="M{x0},{top} V{bottom} M{x0},{ground} H{x1}"/>'
+        f'<polyline class="{title}" points="{points}"/>{"".join(numbers)}'
+        f"{text(x0, 14, title, 'start')}{text(x0, 122, '0')}{text(x1, 122, '1')}"
+        f"{text((x0 + x1) / 2, 122, 'p of the label')}"
+    )
+
+
+# ------------------------------------------------------------------------------------ docstrings
+
+
+class Docstrings(griffe.Extension):
+    """Docstrings as this house writes them, in Markdown."""
+
+    def on_package(self, *, pkg: griffe.Module, **more: Any) -> None:
+        """Rewrite each docstring of a package, once it is loaded."""
+        things: list[griffe.Object] = [pkg]
+        while things:
+            thing = things.pop()
+            if thing.docstring:
+                parameters = getattr(thing, "parameters", ())
+                named = {*thing.members, *(of.name.lstrip("*") for of in parameters)}
+                thing.docstring.value = docstring(thing.docstring.value, named)
+            things += [own for own in thing.members.values() if isinstance(own, griffe.Object)]
+
+
+ITEM = re.compile(r"(?:^|(?<=; ))(\w+(?:, \w+)*)((?: \[[^]]*\])?): ", re.MULTILINE)
+STAR = re.compile(r"`[^`]*`|\*")
+
+
+def docstring(text: str, named: set[str]) -> str:
+    """A docstring as Markdown: what `name: words` says of names that there are is a list, examples
+    are code."""
+    return "\n\n".join(_paragraph(part, named) for part in text.split("\n\n"))
+
+
+def _paragraph(text: str, named: set[str]) -> str:
+    if text.startswith(">>>"):
+        return f"```pycon\n{text}\n```"
+    if text.startswith("    "):  # code already
+        return text
+
+    def item(found: re.Match[str]) -> str:
+        known = set(found[1].split(", ")) <= named
+        return f"\n- **{found[1]}**{found[2]}: " if known else found[0]
+
+    text = STAR.sub(lambda found: r"\*" if found[0] == "*" else found[0], text)
+    lines: list[str] = []
+    in_list = False
+    for line in filter(None, ITEM.sub(item, text).split("\n")):
+        if line.startswith("- "):
+            if lines:
+                lines[-1] = lines[-1].rstrip("; ")
+            lines += [line] if in_list else ["", line]
+            in_list = True
+        elif in_list and line[0].isupper() and lines[-1].endswith("."):
+            lines += ["", line]  # a sentence on all of it
+            in_list = False
+        else:
+            lines.append(f"    {line}" if in_list else line)
+    return "\n".join(lines)

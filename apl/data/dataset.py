@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from apl.ddp import ALONE, Group
 from apl.errors import BadInput
 from apl.noise import IntArray, Labels
 
@@ -97,6 +98,7 @@ class Batches:
     crop_size: pixels a side of random crops, 0 for none; resized, or plain squares of that size.
     colour: strength of the random brightness, contrast and saturation, 0 for none.
     views: how many times each image is drawn, augmented anew.
+    group: the processes that share each batch; an image is the same one as without them.
 
     Nothing depends on what ran before: order and augmentation of an epoch follow from
     (seed, epoch) alone, so that a run interrupted anywhere goes on exactly.
@@ -115,13 +117,14 @@ class Batches:
         plain: bool = False,
         colour: float = 0.0,
         views: int = 1,
+        group: Group = ALONE,
     ) -> None:
         if data.train.images.ndim == 2 and (augment or crop_size or colour):
             raise BadInput("a table has no pixels: leave augment, crop_size and colour out")
         self.data, self.seed, self.augment, self.device = data, seed, augment, device
         self.crop_size, self.plain, self.colour, self.views = crop_size, plain, colour, views
         self.images = place(data.train.images, device)
-        self.bounds = batch_bounds(len(self.images), batch_size)
+        self.bounds, self.group = batch_bounds(len(self.images), batch_size), group
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -129,21 +132,22 @@ class Batches:
     def of(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch from the `first` on: which samples [B], and their images as
         float [B, C, H, W]; several views of them as [V, B, C, H, W], the first of which is what
-        one view would be; rows of a table as [B, F]."""
+        one view would be; rows of a table as [B, F].  In a group: all samples of the batch, but
+        the images of this process's share alone."""
         generator = _generator(self.seed, epoch)
         order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
         drawn = [self._draw(generator) for _ in range(self.views)]
         for start, end in self.bounds[first:]:
-            chosen = order[start:end]
-            batch = self.images.index_select(0, chosen).to(self.device)
+            share = self.group.share(start, end)
+            batch = self.images.index_select(0, order[share]).to(self.device)
             views = [
-                self._augmented(batch, {name: each[start:end] for name, each in view.items()})
+                self._augmented(batch, {name: each[share] for name, each in view.items()})
                 for view in drawn
             ]
             images = self.data.to_float(views[0] if self.views == 1 else torch.cat(views))
             if self.views > 1:
-                images = images.unflatten(0, (self.views, end - start))
-            yield chosen.to(self.device), images
+                images = images.unflatten(0, (self.views, -1))
+            yield order[start:end].to(self.device), images
 
     def _draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """What is random in one view of each image, in the order of the epoch."""

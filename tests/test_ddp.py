@@ -1,0 +1,231 @@
+"""One run in two processes, as torchrun starts them: the curve of one, and the bytes of one never
+killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Cli
+from hypothesis import given
+from hypothesis import strategies as st
+from kill_stress import differing
+
+from apl.data.dataset import Batches
+from apl.data.sources import load_data
+from apl.ddp import Group, synchronise
+from apl.errors import BadInput
+from apl.machine import choose_device
+from apl.networks import make_network
+from apl.runs import CHECKPOINT, LOCK, Run
+
+posix = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
+
+# Without batch norm, which on a CPU takes the statistics of each process's own images.
+NETWORK = """
+from torch import nn
+
+class Plain(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, num_classes))
+"""
+# ELR remembers what it saw of each sample; of 1,347 images in batches of 21 the last has 3, too few
+# to be shared.
+ARGUMENTS = (
+    *("train", "--network", "nets:Plain", "--loss", "elr", "--epochs", "6", "--batch-size", "21"),
+    *("--warm-start", "2", "--clip", "1", "--l1", "1e-5", "--threads", "1", "--lr", "0.05"),
+)
+
+
+def torchrun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`torchrun ... apl ...` in two processes in a folder."""
+    (folder / "nets.py").write_text(NETWORK)
+    start = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "apl")
+    return subprocess.Popen(
+        [sys.executable, "-m", *start, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_in(folder: Path) -> Path:
+    (found,) = folder.glob("results/*/runs/*")
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a run in two processes, and what they printed."""
+    folder = tmp_path_factory.mktemp("two")
+    process = torchrun(folder, *ARGUMENTS)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder, out
+
+
+def test_two_processes_train_as_one(
+    undisturbed: tuple[Path, str], cli: Cli, tmp_path: Path
+) -> None:
+    folder, out = undisturbed
+    (tmp_path / "nets.py").write_text(NETWORK)
+    alone = cli(*ARGUMENTS)
+    one, two = Run(run_in(tmp_path)), Run(run_in(folder))
+    curves = [np.array([list(row.values()) for row in run.history]) for run in (one, two)]
+    np.testing.assert_allclose(*curves, rtol=1e-5)
+    assert one.result.test_accuracy > 0.8
+    weights = [run.weights(run.config) for run in (one, two)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-5)
+    # The first process alone speaks and writes, and the machine's part tells of both.
+    assert out.splitlines() == alone.stdout.splitlines()
+    assert two.environment["processes"] == 2
+    assert "processes" not in one.environment
+    assert {file.name for file in one.file("x").parent.iterdir()} == {
+        file.name for file in two.file("x").parent.iterdir()
+    }
+
+
+def workers(of: subprocess.Popen[str]) -> list[int]:
+    """The processes that torchrun started."""
+    tasks = Path(f"/proc/{of.pid}/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+
+def checkpoints(folder: Path) -> Iterator[None]:
+    """Waits for the next checkpoint in a folder, each time it is asked."""
+    seen = 0
+    while True:
+        deadline = time.monotonic() + 120
+        while True:
+            assert time.monotonic() < deadline
+            found = list(folder.glob(f"results/*/runs/*/{CHECKPOINT}"))
+            now = max((file.stat().st_mtime_ns for file in found if file.exists()), default=0)
+            if now > seen:
+                break
+            time.sleep(0.01)
+        seen = now
+        yield
+
+
+@posix
+def test_killed_and_stopped_it_ends_in_the_same_bytes(
+    undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    written = checkpoints(tmp_path)
+    process = torchrun(tmp_path, *ARGUMENTS)
+    next(written)
+    os.kill(workers(process)[-1], signal.SIGKILL)
+    process.communicate(timeout=120)  # the other one was ended too
+    assert process.returncode != 0
+
+    process = torchrun(tmp_path, *ARGUMENTS)
+    next(written)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert errors.count("stopped; to go on: the same torchrun command") == 1, errors
+    assert (run_in(tmp_path) / CHECKPOINT).exists()
+
+    process = torchrun(tmp_path, *ARGUMENTS)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert differing(run_in(tmp_path), run_in(undisturbed[0])) == []
+
+
+def test_what_the_first_process_can_not_do_is_told_once(undisturbed: tuple[Path, str]) -> None:
+    folder, _ = undisturbed
+    with filelock.FileLock(run_in(folder) / LOCK):
+        process = torchrun(folder, *ARGUMENTS)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert errors.count("apl: another process is training in") == 1, errors
+    root_cause = errors.partition("Root Cause")[2]
+    assert "exitcode  : 2 " in root_cause, errors
+    assert "terminate called" not in errors
+
+
+# ---------------------------------------------------------------------------- in one process
+
+
+def as_rank(rank: int, size: int = 2) -> dict[str, str]:
+    """The environment that torchrun gives."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    numbers = map(str, (rank, rank, size, size))
+    return {"TORCHELASTIC_RUN_ID": "none", **dict(zip(names, numbers, strict=True))}
+
+
+@given(start=st.integers(0, 1000), count=st.integers(0, 1000), size=st.integers(1, 9))
+def test_shares_are_the_whole_in_order(start: int, count: int, size: int) -> None:
+    whole = list(range(start + count))
+    shares = [whole[Group(rank, size).share(start, start + count)] for rank in range(size)]
+    if count < 2 * size:
+        assert shares == [whole[start:]] * size
+        return
+    assert [each for share in shares for each in share] == whole[start:]
+    lengths = [len(share) for share in shares]
+    assert max(lengths) - min(lengths) <= 1
+    assert min(lengths) >= 2
+
+
+@pytest.mark.parametrize("recipe", [{}, {"crop_size": 6, "colour": 0.4, "views": 2}])
+def test_the_shares_of_a_batch_are_the_batch_of_one_process(recipe: dict[str, Any]) -> None:
+    data = load_data("digits")
+    given = (data, 67, 3, True, torch.device("cpu"))
+    alone = Batches(*given, **recipe).of(2)
+    shared = [Batches(*given, **recipe, group=Group(rank, 3)).of(2) for rank in range(3)]
+    for (chosen, images), *shares in zip(alone, *shared, strict=True):
+        for samples, _ in shares:
+            assert torch.equal(samples, chosen)
+        together = torch.cat([part for _, part in shares], dim=1 if "views" in recipe else 0)
+        torch.testing.assert_close(together, images, rtol=0, atol=0)
+
+
+def test_each_process_has_the_device_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in as_rank(1).items():
+        monkeypatch.setenv(name, value)
+    assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(BadInput, match=r"device is 'cuda:1'; accepted: auto, cuda, cpu under"):
+        choose_device("cuda:1")
+    if torch.cuda.device_count() < 2:
+        with pytest.raises(BadInput, match=r"2 processes on a machine with \d GPUs; accepted: a"):
+            choose_device("cuda")
+    else:
+        assert choose_device("auto") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_torchrun_is_for_training(cli: Cli, rank: int) -> None:
+    done = cli("study", code=2, **as_rank(rank))
+    line = "apl: torchrun was given apl study; accepted: apl train (a study"
+    assert done.stderr.count(line) == (rank == 0)
+    assert done.stdout == ""
+
+
+def test_batch_norm_of_torch_alone_is_synchronised() -> None:
+    network = make_network("cnn4", (8, 8, 1), 10, 8)
+    before = network.state_dict()
+    kinds = {type(layer).__name__ for layer in synchronise(network).modules()}
+    assert "SyncBatchNorm" in kinds
+    assert not any(kind.startswith("BatchNorm") for kind in kinds)
+    after = network.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+    class WithActivation(torch.nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(BadInput, match=r"1 is a WithActivation.*accepted under torchrun"):
+        synchronise(torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), WithActivation(4)))
