@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from apl.presets import (
     COMMON,
     DATASETS,
     FEWEST_STEPS,
+    HUMAN,
     METHODS,
     NETWORK,
     NETWORKS,
@@ -27,6 +28,8 @@ from apl.presets import (
     OTHER_WIDTH,
     PRECISIONS,
     PRESETS,
+    PUBLISHED_BY_NOISE,
+    PUBLISHED_WEIGHTS,
     SIDE,
     check_rate,
     own_network,
@@ -326,10 +329,12 @@ def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     chosen = PRESETS[preset]
     dataset = given.get("dataset", chosen.dataset)
     if given.get("dataset_sha256"):
-        # As for the preset's own data set, but all images, and a network of their size.
+        # As for the preset's own data set, but all images, and a network of their size; unless
+        # it is a published one that the preset knows.
         usual = chosen.per_dataset.get(chosen.dataset, {})
         network = own_network(given.get("image_size", 0))
         of_dataset = {**usual, "train_size": 0, "warm_start": chosen.own_warm_start, **network}
+        of_dataset |= chosen.per_dataset.get(dataset, {})
         # Their labels are noisy as they are: more is added only where it is asked for.
         of_dataset["noise"] = "sym" if given.get("rate") else "none"
     else:
@@ -395,10 +400,12 @@ def make_config(
     if kind.maps and not settings["map"]:
         raise BadInput(f"{settings['noise']} noise needs --map FILE: {kind.file}")
     if settings["noise"] == "human":
-        dataset = settings["dataset"]
-        human = dataset == "cifar10" and not settings.get("dataset_sha256")
-        require(human, "dataset", dataset, "cifar10 with human noise")
-    if kind.maps and settings["map"] not in kind.names:
+        named = str(settings["dataset"])
+        human = named in HUMAN and not settings.get("dataset_sha256")
+        require(human, "dataset", named, f"{' or '.join(HUMAN)} with human noise")
+        names = HUMAN[named]
+        require(settings["map"] in names, "map", settings["map"], ", ".join(names))
+    elif kind.maps and settings["map"] not in kind.names:
         require(bool(kind.file), "map", settings["map"], kind.maps)
         settings["map_sha256"] = map_digest(settings["map"], settings["noise"])
     if settings["labels"]:
@@ -459,23 +466,59 @@ def map_digest(file: str, noise: str) -> str:
 # --------------------------------------------------------------------------------- many configs
 
 
+ALL_PUBLISHED = "all-published"
+
+
+def published_losses(dataset: str) -> list[str]:
+    """The losses of ours that papers have figures or settings of for a data set, and those of Ma et
+    al. 2020; of a data set that no paper has, the losses that they have for any."""
+    from apl.report.published import published_rows  # by pandas, which takes a second
+
+    rows = published_rows()
+    known = set(zip(rows["dataset"], rows["method"], strict=True))
+    for table in (PUBLISHED_WEIGHTS, PUBLISHED_BY_NOISE):
+        known |= {(name, loss) for name, losses in table.items() for loss in losses}
+    chosen = {loss for name, loss in known if name == dataset} or {loss for _, loss in known}
+    return [loss for loss in LOSSES if loss in chosen | {*PRESETS["paper"].losses}]
+
+
+def _lacks(config: Config) -> str:
+    """What a run lacks that its loss needs, '' where it has all."""
+    from apl.criteria import needs_of  # by torch, which takes seconds
+
+    blind = (
+        config.noise == "none" and config.dataset_sha256 and "transition" in needs_of(config.loss)
+    )
+    return "the noise of own labels has no known matrix, which it corrects by" if blind else ""
+
+
 def make_grid(
     preset: str,
     losses: Sequence[str] | None = None,
     noises: Sequence[str] | None = None,
     rates: Sequence[float] | None = None,
     seeds: int | None = None,
+    say: Callable[[str], None] = print,
     **overrides: Any,
 ) -> list[Config]:
     """The cells of a study, seed by seed, so that an unfinished one covers the whole grid early.
 
-    None takes the preset's losses, noise types, rates (per noise type) and number of seeds.  A
-    loss parameter in `overrides` goes to the losses that take it.  Raises BadInput for what does
-    not fit, an empty grid or a cell given twice included.
+    None takes the preset's losses, noise types, rates (per noise type) and number of seeds.  Among
+    the losses ALL_PUBLISHED stands for `published_losses` of the data set; one of them that needs
+    what its runs lack is left out, and `say` gets a line of it.  A loss parameter in `overrides`
+    goes to the losses that take it.  Raises BadInput for what does not fit, an empty grid or a cell
+    given twice included.
     """
     require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
     chosen = PRESETS[preset]
-    losses = chosen.losses if losses is None else losses
+    losses = list(chosen.losses if losses is None else losses)
+    published: set[str] = set()  # and not asked for by name
+    if ALL_PUBLISHED in losses:
+        dataset = overrides.get("dataset") or chosen.dataset
+        found = published_losses(dataset if isinstance(dataset, str) else dataset.name)
+        published = {*found} - {*losses}
+        at = losses.index(ALL_PUBLISHED)
+        losses[at : at + 1] = [loss for loss in found if loss in published]
     if noises is None:
         own = not isinstance(overrides.get("dataset", ""), str)
         noises = (("sym",) if rates else ("none",)) if own else tuple(chosen.rates)
@@ -488,11 +531,26 @@ def make_grid(
     for name in sorted(given - set().union(*taken.values())):
         raise BadInput(f"none of {', '.join(losses)} takes the parameter {name!r}")
     cells = []
+    left_out: dict[str, str] = {}
     for seed, noise in itertools.product(range(seeds), noises):
         for rate, loss in itertools.product(_rates(chosen.rates, noise, rates), losses):
             fitting = {k: v for k, v in overrides.items() if k not in given - taken[loss]}
             cell = {**fitting, "loss": loss, "noise": noise, "rate": rate, "seed": seed}
-            cells.append(make_config(preset, **cell))
+            try:
+                config = make_config(preset, **cell)
+                lack = _lacks(config) if loss in published else ""
+            except BadInput as error:
+                if loss not in published:
+                    raise
+                plain = {name: value for name, value in cell.items() if name not in given}
+                make_config(preset, **{**plain, "loss": "ce"})  # raises where no loss is at fault
+                lack = str(error)
+            if lack:
+                left_out.setdefault(loss, f"{loss} is left out under {noise} noise: {lack}")
+            else:
+                cells.append(config)
+    for line in left_out.values():
+        say(line)
     if not cells:
         raise BadInput("the study is empty: give at least one loss, noise type and rate")
     names = [cell.name for cell in cells]

@@ -103,11 +103,17 @@ HUMAN_LABELS = {
 }
 """The label sets of CIFAR-10N, and their keys in its file."""
 
+HUMAN: dict[str, dict[str, str]] = {"cifar100": {"noisy": "noisy_label"}, "cifar10": HUMAN_LABELS}
+"""The labels that people gave to a data set's training images (Wei et al. 2022)."""
+
 SIDE = 64  # pixels a side of images that differ in size or are larger, where none is asked for
 
 SCALES = ("raw", "unit", "normalised")
 """What pixels count as in noise that depends on them: 0 to 255, 0 to 1, or with the training set's
 mean 0 and std 1.  Without that the brightness that all images share favours one wrong label."""
+
+MAPS: dict[tuple[str, str], str] = {("cifar100", "human"): "noisy"}
+"""By (data set, kind of noise): the map where none is given, if it is not the kind's own."""
 
 _POSTERIOR = "a .npy of a network's probabilities for the training images"
 
@@ -147,7 +153,8 @@ class Preset:
     """Settings, and the grid that `apl study` runs by default.
 
     weights: whether losses have their published settings, or those of the loss alone;
-    maps: by (data set, kind of noise), '' for any data set, where the map is not the usual one;
+    per_dataset: of a built-in data set, or one with a published layout (`apl.data.layouts`);
+    maps: as `MAPS`, '' for any data set;
     own_warm_start: the epochs of ce before the loss on data of the user's own.
     """
 
@@ -165,7 +172,7 @@ class Preset:
     def map_of(self, dataset: str, noise: str) -> str:
         """The map that a kind of noise has where none is given."""
         anywhere = self.maps.get(("", noise), NOISES[noise].map)
-        return self.maps.get((dataset, noise), anywhere)
+        return {**MAPS, **self.maps}.get((dataset, noise), anywhere)
 
 
 COMMON: dict[str, Any] = {
@@ -226,6 +233,14 @@ WARM_START = 2.0  # epochs of ce where budgets are short, see docs/warm-start.md
 
 OTHER_WIDTH = 64  # of a network that is not the preset's, where none is given
 
+_RESNET50 = {"network": "torchvision:resnet50", "width": OTHER_WIDTH}
+# Ye et al. 2023, `dataset.py` and config/webvision_*.json: resized crops, the hue besides.
+_WEBVISION: dict[str, Any] = {
+    **{**_RESNET50, "crop_size": 224, "augment": True, "colour": 0.4},
+    **{"epochs": 250, "batch_size": 512, "lr": 0.4, "schedule": "x0.97", "nesterov": True},
+    "weight_decay": 3e-5,
+}
+
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
         "seconds a run: digits, a small CNN that memorises",
@@ -272,6 +287,25 @@ PRESETS: dict[str, Preset] = {
             "mnist": {"epochs": 50, "weight_decay": 1e-3},
             "cifar10": {"epochs": 120, "augment": True},
             "cifar100": {"epochs": 200, "lr": 0.1, "weight_decay": 1e-5, "augment": True},
+            "webvision_mini": _WEBVISION,
+            "ilsvrc12_val50": _WEBVISION,
+            # Wang et al. 2024 (eps-softmax), `main_real_world.py`
+            "clothing1m": {
+                **{**_RESNET50, "weights": "default", "crop_size": 224, "crop": "plain"},
+                **{"augment": True, "epochs": 10, "batch_size": 256, "lr": 5e-3},
+                **{"schedule": "x0.1@5", "weight_decay": 1e-3, "clip": 0.0},
+            },
+            # Zhang et al. 2021 (PLC), `train.py` of each; ANIMAL-10N's images are only mirrored
+            "animal10n": {
+                **{"network": "torchvision:vgg19_bn", "width": OTHER_WIDTH, "augment": True},
+                **{"crop_size": 64, "crop": "plain", "epochs": 100, "lr": 0.1, "momentum": 0.0},
+                **{"schedule": "x0.2@50,75", "weight_decay": 1e-3, "clip": 0.0},
+            },
+            "food101n": {
+                **{**_RESNET50, "weights": "default", "crop_size": 224, "crop": "plain"},
+                **{"augment": True, "epochs": 30, "batch_size": 32, "lr": 0.005, "momentum": 0.0},
+                **{"schedule": "x0.1@10,20", "weight_decay": 1e-3, "clip": 0.0},
+            },
         },
         ("ce", "fl", "gce", "sce", "nce", "nfl", "mae", "rce", *_NINE[5:]),
         {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
@@ -292,9 +326,15 @@ PRESETS: dict[str, Preset] = {
     ),
 }
 
-# The parameters of each loss in the configuration files of the paper's code and of its successors'
-# (Zhou et al. 2021, Ye et al. 2023, Wang et al. 2024 and 2025, Liu et al. 2020, Zhu et al. 2023,
-# Englesson & Azizpour 2021), and the settings of the training that are part of a method.
+# The parameters of each loss in the configuration files of the paper's code and of its successors',
+# and the settings of the training that are part of a method.  The sums with MAE and RCE, SCE: the
+# paper's, as eps-softmax and ANL have them too (ALFs has others).  AGCE, AUL, AEL and NCE with
+# them: `lnl/config.py` of ALFs (Zhou et al. 2021).  ANL: its config/*.json (Ye et al. 2023; +ER:
+# the journal version).  JAL: its `config.py` (Wang et al. 2025).  CE_eps+MAE, LDR-KL, CE+LC (eps):
+# `config.py` of eps-softmax (Wang et al. 2024).  PHuber: dmizr/phuber, after Menon et al. 2020.
+# ELR: its configs (Liu et al. 2020).  SR: `config.py` and `main.py` of lnl_sr (Zhou et al. 2021).
+# JS, GJS: their yaml files (Englesson & Azizpour 2021).  The quantile of forward_est: `models.py`
+# of loss-correction (Patrini et al. 2017).
 # Their MAE is half of ours, so a scale or beta of 1 for it is 0.5 here (see docs/losses.md); in
 # CE_eps+MAE theirs is ours.
 PUBLISHED_WEIGHTS: dict[str, dict[str, dict[str, float]]] = {
@@ -311,6 +351,7 @@ PUBLISHED_WEIGHTS: dict[str, dict[str, dict[str, float]]] = {
         "phuber_ce": {"tau": 10.0},
         "phuber_gce": {"tau": 10.0, "q": 0.7},
         "ldr_kl": {"margin": 0.1, "lam": 10.0},
+        "forward_est": {"quantile": 0.97},
         "sr": {"temp": 0.1, "s": 0.1, "lam": 4.0, "rho": 2.0, "every": 5.0},
         "sce": {"alpha": 0.01, "beta": 1.0},
         "nce_mae": {"alpha": 1.0, "beta": 5.0},
@@ -336,6 +377,7 @@ PUBLISHED_WEIGHTS: dict[str, dict[str, dict[str, float]]] = {
         "jal_fl": {"alpha": 1.0, "beta": 1.0, "a": 30.0, "l1": 5e-5, "weight_decay": 0.0},
         "eps_softmax_mae": {"alpha": 0.01, "beta": 5.0, "m": 1e5},
         "ldr_kl": {"margin": 0.1, "lam": 10.0},
+        "forward_est": {"quantile": 0.97},
         "elr": {"ema": 0.7, "lam": 3.0},
         "sr": {"temp": 0.5, "s": 0.1, "lam": 1.2, "rho": 1.03},
         "anl_ce_er": {"alpha": 5.0, "beta": 5.0, "lam": 2.0, "l1": 5e-5, "weight_decay": 0.0},
@@ -364,6 +406,7 @@ PUBLISHED_WEIGHTS: dict[str, dict[str, dict[str, float]]] = {
         "jal_fl": {"alpha": 5.0, "beta": 1.0, "a": 20.0, "l1": 5e-6, "weight_decay": 0.0},
         "eps_softmax_mae": {"beta": 1.0, "m": 1e4},
         "ldr_kl": {"margin": 0.1, "lam": 1.0},
+        "forward_est": {"quantile": 1.0},
         "elr": {"ema": 0.9, "lam": 7.0},
         "sr": {"temp": 0.5, "s": 0.01, "lam": 4.0, "rho": 1.02},
         "anl_ce_er": {"alpha": 10.0, "beta": 1.0, "lam": 0.01, "l1": 5e-7, "weight_decay": 0.0},
@@ -375,6 +418,36 @@ PUBLISHED_WEIGHTS: dict[str, dict[str, dict[str, float]]] = {
         "nce_rce": {"alpha": 10.0, "beta": 0.1},
         "nfl_rce": {"alpha": 10.0, "beta": 0.1},
         "ngce_rce": {"alpha": 10.0, "beta": 0.1},
+    },
+}
+
+# ANL by its own config, the others by eps-softmax's and JAL's.  JS and GJS leave out a factor here.
+_ON_WEBVISION: dict[str, dict[str, float]] = {
+    "gce": {"q": 0.7},
+    "sce": {"alpha": 10.0, "beta": 1.0},
+    "agce": {"a": 1e-5, "q": 0.5},
+    "nce_rce": {"alpha": 50.0, "beta": 0.1},
+    "nce_agce": {"alpha": 50.0, "beta": 0.1, "a": 2.5, "q": 3.0},
+    "anl_ce": {"alpha": 20.0, "beta": 1.0, "l1": 5e-6, "weight_decay": 0.0},
+    "jal_ce": {"alpha": 50.0, "beta": 1.0, "a": 30.0},
+    "eps_softmax_mae": {"alpha": 0.015, "beta": 0.3, "m": 1e3},
+    "ldr_kl": {"margin": 0.1, "lam": 1.0},
+    "ce_lc_eps": {"delta": 1.2},
+    "js": {"pi": 0.1},
+    "gjs": {"pi": 0.1},
+}
+PUBLISHED_WEIGHTS |= {
+    "webvision_mini": _ON_WEBVISION,
+    "ilsvrc12_val50": _ON_WEBVISION,
+    "clothing1m": {
+        "gce": {"q": 0.6},
+        "nce_rce": {"alpha": 10.0, "beta": 1.0},
+        "nce_agce": {"alpha": 50.0, "beta": 0.1, "a": 2.5, "q": 3.0},
+        "anl_ce": {"alpha": 5.0, "beta": 0.1, "p_min": 1e-8},  # by JAL, which adds no L1 here
+        "jal_ce": {"alpha": 5.0, "beta": 0.1, "a": 5.0},
+        "eps_softmax_mae": {"alpha": 0.012, "beta": 0.1, "m": 1e3},
+        "ldr_kl": {"margin": 0.1, "lam": 1.0},
+        "elr": {"ema": 0.7, "lam": 3.0},  # of ELR+, with two networks
     },
 }
 
@@ -411,6 +484,8 @@ PUBLISHED_BY_NOISE: dict[str, dict[str, dict[str, dict[str, float]]]] = {
             **{"sym 0.6": {"alpha": 0.00125}, "sym 0.8": {"alpha": 0.0075}},
             **{"asym 0.1": {"alpha": 0.015, "m": 1e2}, "asym 0.2": {"alpha": 0.007, "m": 1e2}},
             **{"asym 0.3": {"alpha": 0.005, "m": 1e2}, "asym 0.4": {"alpha": 0.004, "m": 1e2}},
+            **{"idn-uniform 0.2": {"alpha": 0.05}, "idn-uniform 0.4": {"alpha": 0.03}},
+            "idn-uniform 0.6": {"alpha": 0.00125},
             "human": {"alpha": 0.5},
         },
         "ce_lc_eps": {"": {"delta": 0.5}, "asym": {"delta": 2.5}},
@@ -431,7 +506,12 @@ PUBLISHED_BY_NOISE: dict[str, dict[str, dict[str, dict[str, float]]]] = {
 
 def published_settings(dataset: str, loss: str, noise: str, rate: float) -> dict[str, float]:
     """What is published for a loss on a data set under this noise: loss parameters, and settings of
-    the training that are part of the method; {} where nothing is."""
+    the training that are part of the method; {} where nothing is.
+
+    Symmetric over all classes counts as symmetric: authors who draw so call it that, and choose by
+    the rate that they draw at.
+    """
+    noise = "sym" if noise == "sym-all" else noise
     of_noise = PUBLISHED_BY_NOISE.get(dataset, {}).get(loss, {})
     settings = dict(PUBLISHED_WEIGHTS.get(dataset, {}).get(loss, {}))
     for kind in ("", noise, f"{noise} {rate:g}"):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import heapq
 import signal
+import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from apl.config import Config
@@ -25,6 +27,8 @@ from apl.workers import Processes, Ray
 
 SUMMARY_SECONDS = 30.0  # between two writings of the record while a study runs
 BUSY_SECONDS = 2.0  # before asking again for a cell that another study is training
+LEFT_SECONDS = 0.2  # between two estimates of the time left: of many cells they take a while
+RECENT = 50  # epochs of a loss, and cells, that the time left is estimated from
 
 
 @dataclasses.dataclass
@@ -75,7 +79,7 @@ def run_study(
     asleep: dict[str, tuple[Config, float]] = {}  # trained by another study; when to ask again
     crashed: set[str] = set()
     clock = _Clock(waiting, folders)
-    last_summary = time.monotonic()
+    last_summary = last_estimate = time.monotonic()
     with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
         pool = engine(min(workers, len(waiting)), machine)
         stack.callback(_end, tracked)
@@ -105,7 +109,7 @@ def run_study(
                     progress.messages.append(f"{cell.name}: {content}")
                     continue
                 progress.running.pop(cell.name, None)
-                clock.drop(cell)
+                clock.drop(cell, lost=kind in ("lost", "died"))
                 if kind == "no disk":
                     raise content
                 if kind == "result":
@@ -123,7 +127,9 @@ def run_study(
                 else:
                     log = folders[cell.name] / LOG
                     progress.failed[cell.name] = f"{content}; see {log}"
-            progress.seconds_left = clock.seconds_left()
+            if time.monotonic() - last_estimate > LEFT_SECONDS:
+                progress.seconds_left = clock.seconds_left()
+                last_estimate = time.monotonic()
             observe(progress)
             if time.monotonic() - last_summary > SUMMARY_SECONDS:
                 _summarise(study, progress)
@@ -182,35 +188,94 @@ def _summarise(study: Path, progress: Progress) -> None:
 
 
 class _Clock:
-    """Time left: the epochs that the cells still need of us, at the pace of the epochs seen so far
-    (of the last 200, as cells differ)."""
+    """Time left: the cells to come are dealt out to the workers in their order, each at the seconds
+    an epoch of its loss has taken so far.
 
-    def __init__(self, cells: Sequence[Config] | deque[Config], folders: dict[str, Path]) -> None:
-        self.folders = folders
-        self.left: dict[str, float] = {}
-        self.ticks: deque[float] = deque(maxlen=200)
+    What lies between the last epoch of a cell and the first of the next (the final scores, the
+    labels of the next cell, a compiler) is counted once for each cell to come, as seen so far.  How
+    many workers there are is seen from the epochs that come in: a Ray cluster grows and shrinks.
+    now: the time in seconds.
+    """
+
+    def __init__(
+        self,
+        cells: Iterable[Config],
+        folders: dict[str, Path],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folders, self.now = folders, now
+        self.waiting: dict[str, tuple[str, float]] = {}  # of each its epochs to come, in order
+        self.at_work: dict[str, tuple[str, float, float]] = {}  # and when its last epoch ended
+        self.idle: list[float] = []  # since when, of the workers between two cells
+        self.epochs: dict[str, deque[float]] = {}  # seconds each
+        self.between: deque[tuple[str, float]] = deque(maxlen=RECENT)  # the first epoch included
+        self.ours: set[str] = set()
+        self.theirs: set[str] = set()  # cells that others trained, or train
         for cell in cells:
             self.add(cell)
 
     def add(self, cell: Config) -> None:
         """A cell that is to be trained, less the epochs that its checkpoint has."""
-        self.left[cell.name] = cell.epochs - Run(self.folders[cell.name]).epochs_done()
-
-    def drop(self, cell: Config) -> None:
-        """A cell that is done, or that another process trains."""
-        self.left.pop(cell.name, None)
+        left = cell.epochs - Run(self.folders[cell.name]).epochs_done()
+        self.waiting[cell.name] = _kind(cell), left
+        self.theirs.discard(cell.name)
 
     def tick(self, cell: Config, epoch: float) -> None:
         """A cell has `epoch` epochs behind it."""
-        self.left[cell.name] = cell.epochs - epoch
-        self.ticks.append(time.monotonic())
+        now, kind, left = self.now(), _kind(cell), cell.epochs - epoch
+        if cell.name in self.at_work:
+            _, before, since = self.at_work[cell.name]
+            if before > left:
+                taken = self.epochs.setdefault(kind, deque(maxlen=RECENT))
+                taken.append((now - since) / (before - left))
+        elif self.idle:
+            self.between.append((kind, now - self.idle.pop()))
+        self.waiting.pop(cell.name, None)
+        self.at_work[cell.name] = kind, left, now
+        self.ours.add(cell.name)
+        self.theirs.discard(cell.name)
+
+    def drop(self, cell: Config, *, lost: bool = False) -> None:
+        """A cell is done, or another process trains it; lost: its worker is gone."""
+        if cell.name in self.at_work:
+            *_, since = self.at_work.pop(cell.name)
+            if not lost:
+                self.idle.append(since)
+        elif self.waiting.pop(cell.name, None) and not lost:
+            self.theirs.add(cell.name)
 
     def seconds_left(self) -> float | None:
-        """None while there is no pace yet."""
-        if len(self.ticks) < 2:
+        """None while there is no pace yet, and where nothing is left for us."""
+        if not (self.waiting or self.at_work) or not (self.epochs or self.between):
             return None
-        pace = (self.ticks[-1] - self.ticks[0]) / (len(self.ticks) - 1)
-        return sum(self.left.values()) * pace
+        pace = {kind: statistics.fmean(taken) for kind, taken in self.epochs.items()}
+        usual = statistics.fmean(pace.values()) if pace else 0.0  # of a loss not seen yet
+        extra = [taken - pace.get(kind, usual) for kind, taken in self.between]
+        between = max(0.0, statistics.fmean(extra)) if extra else 0.0
+        # Where another study takes cells of the same folder, it will go on to.
+        share = len(self.ours) / max(1, len(self.ours) + len(self.theirs))
+        # Seconds of work that each worker has, and since when; when it will be free, from now on.
+        slots = [(0.0, since) for since in self.idle]
+        slots += [
+            (left * pace.get(kind, usual), since) for kind, left, since in self.at_work.values()
+        ]
+        now = self.now()
+        free = [max(work - (now - since), 0.0 if work else -between) for work, since in slots]
+        free = free or [0.0]  # every worker died
+        heapq.heapify(free)
+        for kind, left in self.waiting.values():
+            seconds = share * (between + left * pace.get(kind, usual))
+            heapq.heapreplace(free, free[0] + seconds)
+        return max(0.0, *free)
+
+
+_COSTS_NOTHING = ("noise", "rate", "map", "map_sha256", "method", "seed", "epochs")
+
+
+def _kind(cell: Config) -> str:
+    """What cells share whose epochs take the same time: all but labels, seed and length."""
+    fields = (f.name for f in dataclasses.fields(cell) if f.name not in _COSTS_NOTHING)
+    return "|".join(str(getattr(cell, name)) for name in fields)
 
 
 @contextlib.contextmanager

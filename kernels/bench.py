@@ -19,6 +19,7 @@ import functools
 import importlib
 import os
 import statistics
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -405,7 +406,10 @@ DIGITS = {"ms": 4, "peak": 2}
 
 
 def table(case: Case, rows: Sequence[Row]) -> str:
-    """The rows of a case as lines of less than 80 characters."""
+    """The rows of a case as lines of less than 80 characters.
+
+    Why a path has no figures stands below it, and a loss with a long name above its own line.
+    """
     columns = [
         name for name in max(rows, key=len) if name not in ("logits", "type", "loss", "path")
     ]
@@ -413,15 +417,24 @@ def table(case: Case, rows: Sequence[Row]) -> str:
     how += f", gradient times {case.scale:g}" if case.scale != 1.0 else ""
     how += ", in compiled code" if case.inside else ""
     head = f"{rows[0]['logits']} {rows[0]['type']}{how}"
-    lines = [f"{head:40}" + "".join(f"{name:>{max(8, 1 + len(name))}}" for name in columns)]
+    lines = [head] if len(head) > 39 else []
+    heads = "".join(f"{name:>{max(8, 1 + len(name))}}" for name in columns)
+    lines.append(f"{'' if lines else head:40}{heads}")
     for row in rows:
-        line = f"  {row['loss']:13}{row['path']:25}"
+        loss, path = row["loss"], row["path"]
+        if len(loss) > 12:  # no room beside its path
+            lines += textwrap.wrap(loss, 76, initial_indent="  ", subsequent_indent="  ")
+            loss = ""
+        line = f"  {loss:13}{path:25}"
+        why = ""
         for name in columns:
             value = row.get(name, "")
             if isinstance(value, float):
-                value = f"{value:.{DIGITS.get(name, 1)}f}"
-            line += f"{value[:38]:>{max(8, 1 + len(name))}}"
+                line += f"{value:{max(8, 1 + len(name))}.{DIGITS.get(name, 1)}f}"
+            else:
+                why += value
         lines.append(line)
+        lines += textwrap.wrap(why, 76, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from apl.config import make_config
 from apl.data.dataset import Dataset
 from apl.data.files import read_path
 from apl.data.layouts import ANIMALS, RECORD, TEST_SETS, list_layout
 from apl.data.listing import Listing
+from apl.data.sources import load_data
 from apl.errors import BadInput
+from apl.machine import Machine
+from apl.runs import Run
+from apl.train import load_network, look, outputs, train
 
 
 def picture(path: Path, shade: int = 0, size: tuple[int, int] = (12, 9)) -> None:
@@ -61,6 +68,7 @@ def imagenet_by_number(root: Path) -> None:
 
 def test_webvision_takes_the_first_fifty_classes(tmp_path: Path) -> None:
     found = listed(dividemix(tmp_path))
+    assert found.name == "webvision_mini"
     assert rows(found, "train") == {
         f"google/q{label:04}/{k}.jpg": (str(label), "") for label in (0, 1, 49) for k in (1, 2)
     }
@@ -79,6 +87,7 @@ def test_which_test_set_is_a_choice_where_there_are_two(tmp_path: Path) -> None:
         BadInput, match=r"test_set is ''; accepted: webvision or imagenet for .* two"
     ):
         list_layout(tmp_path)
+    assert listed(tmp_path, "imagenet").name == "ilsvrc12_val50"
     tests = {name: rows(listed(tmp_path, name), "test") for name in TEST_SETS}
     assert next(iter(tests["webvision"])).startswith("val_images_256/")
     assert tests["imagenet"] == {
@@ -368,6 +377,29 @@ def test_each_test_set_is_a_data_set_of_its_own(
     assert len({data.digest for data in made.values()}) == 2
     with pytest.raises(BadInput, match=r"test_set is ''; accepted: webvision or imagenet"):
         read(tmp_path)
+
+
+def test_a_network_is_scored_on_the_other_test_set_and_on_its_five_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/data.md does it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    imagenet_by_number(dividemix(tmp_path / "webvision"))
+    shutil.rmtree(tmp_path / "webvision/imagenet/val/2")  # a class with no training image
+    trained, other = (
+        load_data(tmp_path / "webvision", image_size=8, test_set=name, say=lambda line: None)
+        for name in ("imagenet", "webvision")
+    )
+    assert (trained.mean, trained.class_names) == (other.mean, other.class_names)
+    config = make_config("quick", dataset=trained, network="mlp", width=4, epochs=1)
+    train(config, tmp_path / "run", data=trained, say=lambda line: None)
+    run = Run(tmp_path / "run")
+    network = load_network(run, run.config, other, Machine())
+    scores = look(network, other, other.test.images, run.config)
+    assert scores.labelled.sum() == len(other.test) == 3
+    five = outputs(network, other.test.images, other, run.config).topk(3).indices
+    true = torch.from_numpy(other.test.labels.true)
+    assert float((five == true[:, None]).any(1).float().mean()) >= scores.accuracy
 
 
 def test_records_go_to_the_cache_as_they_are(

@@ -1028,6 +1028,7 @@ def test_cifar10_as_png_trains_to_the_same_bytes(cifar10: str, tmp_path: Path) -
     assert files.moments(built_in.train.images.numpy()) == (built_in.mean, built_in.std)
     same = dataclasses.replace(data, mean=small.mean, std=small.std)
     settings = {"noise": "sym", "rate": 0.4, "epochs": 2, "network": "cnn4", "width": 8}
+    settings["warm_start"] = 0.0  # which built-in data do not have
     weights = []
     for chosen in (same, small):
         config = make_config(dataset=chosen, augment=True, **settings)
@@ -1076,7 +1077,7 @@ def test_the_config_of_own_data_holds_no_path(tmp_path: Path) -> None:
         assert make_config(preset, dataset=data).train_size == 0
     # Short budgets begin with ce, so that no class is given up; the paper's protocol does not.
     assert [make_config(preset, dataset=data).warm_start for preset in PRESETS] == [2, 2, 0, 0]
-    without = make_config(dataset=data, warm_start=0.0)
+    without = make_config(dataset=data, epochs=20, warm_start=0.0)
     assert without.overrides == {"image_size": 8, "warm_start": 0.0}
     with pytest.raises(BadInput, match=r"dataset is 'my'; accepted: digits"):
         make_config(dataset="my")

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import lr_scheduler
 from typer.testing import CliRunner
 
-from apl.cli import _published_losses, app
-from apl.config import Config, make_config, make_grid, study_commands
+from apl.cli import app
+from apl.config import ALL_PUBLISHED, Config, make_config, make_grid, study_commands
+from apl.data.dataset import Dataset
+from apl.data.sources import human_labels, load_data
 from apl.errors import BadInput
 from apl.losses import LOSSES, params_of
-from apl.presets import NOISES, PUBLISHED_BY_NOISE, PUBLISHED_WEIGHTS, published_settings
+from apl.presets import (
+    NOISES,
+    PRESETS,
+    PUBLISHED_BY_NOISE,
+    PUBLISHED_WEIGHTS,
+    published_settings,
+)
 from apl.train import learning_rate, train
 
 TRAINING = {"l1", "weight_decay"}
@@ -36,6 +48,10 @@ def test_settings_follow_the_noise_where_their_authors_did() -> None:
     eps = published_settings("cifar10", "eps_softmax_mae", "asym", 0.4)
     assert eps == {"alpha": 0.02, "beta": 5.0, "m": 1e3}
     assert published_settings("cifar100", "ce_lc_eps", "sym", 0.2) == {"delta": 0.5}
+    eps = published_settings("cifar100", "eps_softmax_mae", "idn-uniform", 0.4)
+    assert eps == {"alpha": 0.03, "beta": 1.0, "m": 1e4}
+    # GJS draws from all classes, and calls that symmetric.
+    assert published_settings("cifar10", "gjs", "sym-all", 0.4) == {"pi": 0.9}
     assert published_settings("digits", "js", "sym", 0.6) == {}
 
 
@@ -66,19 +82,113 @@ def test_cifar100_is_flipped_in_blocks_as_everybodys_code_does() -> None:
 
 
 @pytest.mark.parametrize("preset", ["quick", "laptop", "paper"])
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "mnist"])
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "mnist"])
 def test_all_published_losses_make_a_study(preset: str, dataset: str) -> None:
-    losses = _published_losses(dataset)
-    assert {"ce", "gce", "nce_rce", "agce", "anl_ce", "ldr_kl", "sr"} <= set(losses)
-    cells = make_grid(preset, losses, ["sym", "asym"], [0.4], 1, dataset=dataset)
-    assert len(cells) == 2 * len(losses)
+    said: list[str] = []
+    asked = (preset, [ALL_PUBLISHED], ["none", "sym", "asym"], [0.4], 1)
+    cells = make_grid(*asked, dataset=dataset, say=said.append)
+    losses = {cell.loss for cell in cells}
+    assert {"ce", "gce", "nce_rce", "agce", "anl_ce", "ldr_kl", "sr"} <= losses
+    assert {*PRESETS["paper"].losses} <= losses
+    assert ("gjs" in losses) == (dataset != "mnist")
+    assert len(cells) == 3 * len(losses)
     assert {cell.variant for cell in cells} == {""}
+    (line,) = said
+    assert line.startswith("forward_est is left out under none noise: warm_start is 0.0; accepted")
+    warm = make_grid(*asked, dataset=dataset, warm_start=2.0, say=said.append)
+    assert {cell.loss for cell in warm} == losses | {"forward_est"}
+    assert said == [line]
 
 
-def test_of_a_data_set_that_no_paper_has_nothing_is_published() -> None:
-    done = CliRunner().invoke(app, ["study", "--losses", "all-published", "--seeds", "1"])
-    line = "nothing is published of digits; accepted with all-published: cifar10, cifar100, mnist"
-    assert line in str(done.exception or done.output)
+def test_a_loss_by_name_stands_beside_the_published_ones_once() -> None:
+    asked = [ALL_PUBLISHED, "ce", "nnce"]
+    cells = make_grid("laptop", asked, ["sym"], [0.4], 1, say=lambda line: None)
+    names = [cell.loss for cell in cells]
+    assert names[-2:] == ["ce", "nnce"]
+    assert names.count("ce") == 1
+    with pytest.raises(BadInput, match=r"warm_start is 0\.0"):  # asked for, so not left out
+        make_grid("laptop", [ALL_PUBLISHED, "forward_est"], ["sym"], [0.4], 1)
+    with pytest.raises(BadInput, match="lr is -1"):  # no loss is at fault
+        make_grid("laptop", [ALL_PUBLISHED], ["sym"], [0.4], 1, lr=-1.0)
+
+
+def test_own_labels_have_no_known_matrix(own: Dataset) -> None:
+    said: list[str] = []
+    cells = make_grid("quick", [ALL_PUBLISHED], seeds=1, dataset=own, say=said.append)
+    assert {"gjs", "elr", "forward_est"} <= {cell.loss for cell in cells}
+    assert said == [
+        "forward is left out under none noise: the noise of own labels has no known matrix, which "
+        "it corrects by"
+    ]
+    cells = make_grid("quick", [ALL_PUBLISHED], rates=[0.2], seeds=1, dataset=own)
+    assert "forward" in {cell.loss for cell in cells}
+
+
+def test_the_command_line_takes_all_published(tmp_path: Path) -> None:
+    few = ["--noise", "none", "--seeds", "1", "--train-size", "5", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["study", "--losses", ALL_PUBLISHED, *few, "--lr=-1"])
+    assert "lr is -1.0" in str(done.exception or done.output)
+
+
+# ------------------------------------------------------------- data sets with real noise
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), np.uint8)
+    return load_data((images, np.arange(40) % 4), say=lambda line: None)
+
+
+def test_a_published_data_set_has_its_authors_protocol(own: Dataset) -> None:
+    def chosen(name: str, **given: Any) -> Config:
+        return make_config("paper", dataset=dataclasses.replace(own, name=name), **given)
+
+    web = chosen("ilsvrc12_val50", loss="nce_agce", epochs=250)
+    assert web.params == {"alpha": 50.0, "beta": 0.1, "a": 2.5, "q": 3.0}
+    assert (web.network, web.batch_size, web.lr, web.nesterov, web.schedule) == (
+        *("torchvision:resnet50", 512, 0.4, True, "x0.97"),
+    )
+    assert (web.noise, web.clip, web.weight_decay, web.colour) == ("none", 5.0, 3e-5, 0.4)
+    assert web.variant == "image_size=12"
+    anl = chosen("webvision_mini", loss="anl_ce")
+    assert (anl.l1, anl.weight_decay) == (5e-6, 0.0)
+    clothing = chosen("clothing1m", loss="jal_ce", epochs=10)
+    assert clothing.params == {"alpha": 5.0, "beta": 0.1, "a": 5.0}
+    assert (clothing.weights, clothing.crop, clothing.clip) == ("default", "plain", 0.0)
+    animals = chosen("animal10n", epochs=100)
+    assert (animals.schedule, animals.momentum, animals.crop_size) == ("x0.2@50,75", 0.0, 64)
+    food = chosen("food101n", batch_size=64)
+    assert "batch_size=64" in food.variant
+    for config in (web, anl, clothing, animals, food):
+        assert Config.read(config.to_json()) == config
+    assert chosen("photos").network == "cnn4"
+    assert make_config("quick", dataset=dataclasses.replace(own, name="clothing1m")).lr == 0.05
+
+
+# ------------------------------------------------------------------- labels that people gave
+
+
+def test_cifar100_has_labels_of_people_too(tmp_path: Path) -> None:
+    clean, given = np.arange(100), (np.arange(100) + 7) % 100
+    content = {"clean_label": clean, "noisy_label": given, "clean_coarse_label": clean // 5}
+    torch.save(content, tmp_path / "CIFAR-100_human.pt")
+    assert np.array_equal(human_labels("noisy", clean, tmp_path), given)
+    with pytest.raises(BadInput, match="CIFAR-100's training images in their order"):
+        human_labels("noisy", clean[::-1].copy(), tmp_path)
+    for preset in ("quick", "paper"):
+        config = make_config(preset, dataset="cifar100", noise="human")
+        assert (config.map, config.rate) == ("noisy", 0.0)
+        assert Config.read(config.to_json()) == config
+    assert make_config("laptop", noise="human").map == "worse"
+    for dataset, other in (("cifar100", "worse"), ("cifar10", "noisy")):
+        with pytest.raises(BadInput, match=f"map is '{other}'; accepted: "):
+            make_config("laptop", dataset=dataset, noise="human", map=other)
+    (command,) = study_commands(make_grid("paper", ["ce"], ["human"], seeds=1, dataset="cifar100"))
+    assert "--map" not in command
+
+
+# ----------------------------------------------------------------------- schedules and crops
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import heapq
 import multiprocessing
 import os
 import shlex
@@ -346,31 +348,144 @@ def stopped_after(cell: Config, study: Path, epochs: int) -> None:
     assert Run(run).epochs_done() == epochs
 
 
-def test_the_time_left_is_of_the_epochs_that_are_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seconds = iter(range(0, 10**6, 10))  # each epoch takes ten
-    clock_time = SimpleNamespace(monotonic=lambda: next(seconds))
+def a_clock(cells: list[Config], study: Path) -> tuple[_Clock, SimpleNamespace]:
+    """A clock of a study, and the time that it reads."""
+    watch = SimpleNamespace(now=0.0)
+    folders = {cell.name: study / "runs" / cell.name for cell in cells}
+    return _Clock(cells, folders, lambda: watch.now), watch
+
+
+def test_the_time_left_is_of_the_epochs_that_are_left(tmp_path: Path) -> None:
+    """One worker, an epoch every ten seconds."""
     cells = [make_config(loss=loss, **SMALL | {"epochs": 8}) for loss in ("ce", "mae", "fl")]
     ce, mae, fl = cells
-    stopped_after(ce, tmp_path, 6)
-    clock = _Clock(cells, {cell.name: tmp_path / "runs" / cell.name for cell in cells})
-    monkeypatch.setattr("apl.study.time", clock_time)
+    stopped_after(ce, tmp_path, 5)
+    clock, watch = a_clock(cells, tmp_path)
+
+    def tick(cell: Config, epoch: int) -> None:
+        watch.now += 10
+        clock.tick(cell, epoch)
+
     assert clock.seconds_left() is None
-    clock.tick(ce, 7)  # it went on from its checkpoint
+    tick(ce, 6)  # it went on from its checkpoint
     assert clock.seconds_left() is None
-    clock.tick(mae, 1)
-    assert clock.seconds_left() == 10 * (1 + 7 + 8)
-    clock.drop(fl)  # another process trains it
-    assert clock.seconds_left() == 10 * (1 + 7)
-    clock.tick(ce, 8)
+    tick(ce, 7)
+    assert clock.seconds_left() == 10 * (1 + 8 + 8)
+    watch.now += 4
+    assert clock.seconds_left() == 10 * (1 + 8 + 8) - 4
+    watch.now -= 4
+    tick(ce, 8)
     clock.drop(ce)
-    assert clock.seconds_left() == 10 * 7
-    clock.tick(fl, 5)  # the other process stopped where four were done
-    assert clock.seconds_left() == 10 * (7 + 3)
-    clock.drop(mae)  # its process died without a checkpoint: it begins anew
+    watch.now += 3  # between two cells
+    tick(mae, 1)
+    assert clock.seconds_left() == 10 * 7 + (3 + 10 * 8)
+    clock.drop(mae, lost=True)  # its process died without a checkpoint: it begins anew
     clock.add(mae)
-    assert clock.seconds_left() == 10 * (8 + 3)
+    assert clock.seconds_left() == (3 + 10 * 8) + (3 + 10 * 8)
+    tick(fl, 8)  # another process trained seven epochs of it
+    clock.drop(fl)
+    tick(mae, 7)
+    assert clock.seconds_left() == 10
+    tick(mae, 8)
+    clock.drop(mae)
+    assert clock.seconds_left() is None  # nothing is left
+
+
+def test_where_another_study_takes_every_second_cell_half_of_them_are_left(tmp_path: Path) -> None:
+    cells = make_grid("quick", ["ce"], ["sym"], [0.4], 20, **SMALL | {"epochs": 10})
+    clock, watch = a_clock(cells, tmp_path)
+    for ours, theirs in zip(cells[0:10:2], cells[1:10:2], strict=True):
+        clock.drop(theirs)  # it is being trained, or has been
+        for epoch in range(1, 11):
+            watch.now += 10
+            clock.tick(ours, epoch)
+        clock.drop(ours)
+    assert clock.seconds_left() == pytest.approx(5 * 10 * 10)
+    clock.tick(cells[1], 1)  # they were stopped
+    assert clock.seconds_left() > 6 * 10 * 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A study of which every second is known. seconds: of an epoch, by loss; between: two cells of
+    a worker; starts: when each worker begins its first one."""
+
+    seconds: dict[str, float]
+    settings: int = 10
+    between: float = 0.0
+    starts: tuple[float, ...] = (0.0, 0.0)
+    epochs: int = 10
+
+    def play(self) -> tuple[list[Config], list[tuple[float, Config, int]]]:
+        """The cells, and when each epoch ends; 0 stands for the end of the cell."""
+        config = {"epochs": self.epochs, "train_size": 200}
+        cells = make_grid("quick", list(self.seconds), ["sym"], [0.4], self.settings, **config)
+        free = sorted(self.starts)
+        events = []
+        for cell in cells:
+            begun = heapq.heappop(free) + self.between
+            each = self.seconds[cell.loss]
+            events += [(begun + k * each, cell, k) for k in range(1, self.epochs + 1)]
+            heapq.heappush(free, begun + self.epochs * each)
+            events.append((begun + self.epochs * each, cell, 0))
+        return cells, sorted(events, key=lambda event: event[0])
+
+    def told(self, part: float) -> float:
+        """What the clock tells when a part of the epochs is done, over what is left."""
+        cells, events = self.play()
+        clock, watch = a_clock(cells, Path("nowhere"))
+        until = events[int(part * len(events))][0]
+        for watch.now, cell, epoch in events:
+            if watch.now > until:
+                break
+            if epoch:
+                clock.tick(cell, epoch)
+            else:
+                clock.drop(cell)
+        watch.now = until
+        told = clock.seconds_left()
+        assert told is not None
+        return told / (events[-1][0] - until)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    {
+        "constant": Schedule({"ce": 3.0}, settings=40),
+        "two costs": Schedule({"ce": 2.0, "js": 5.0}, settings=20),
+        "all dear ones last": Schedule({"ce": 2.0, "js": 5.0}, settings=20, starts=(0,) * 4),
+        "workers that start late": Schedule({"ce": 3.0}, settings=40, starts=(0, 0, 25, 25)),
+        "a slow start": Schedule({"ce": 0.1}, settings=100, starts=(8, 9, 10, 11)),
+        "much between cells": Schedule({"ce": 1.0}, settings=40, between=8),
+        "an odd cell at the end": Schedule({"ce": 3.0}, settings=11, starts=(0, 0)),
+        "three rounds": Schedule({"ce": 3.0}, settings=9, starts=(0,) * 4),
+        "cells of one epoch": Schedule({"ce": 20.0}, settings=60, epochs=1),
+        "a whole cell in the first tenth": Schedule({"ce": 3.0}, settings=4, epochs=100),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_the_time_left_is_right_after_a_tenth(schedule: tuple[str, Schedule]) -> None:
+    for part in (0.1, 0.3, 0.5, 0.8):
+        assert schedule[1].told(part) == pytest.approx(1, abs=0.2), part
+
+
+@given(
+    st.lists(st.floats(1, 5), min_size=1, max_size=4),
+    st.integers(10, 20),
+    st.floats(0, 5),
+    st.lists(st.floats(0, 10), min_size=1, max_size=4),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_time_left_of_any_study_is_right_after_a_tenth(
+    seconds: list[float], seeds: int, between: float, starts: list[float]
+) -> None:
+    """Losses of any cost, and what comes between two cells up to half of a cheap one."""
+    by_loss = dict(zip(("ce", "mae", "fl", "gce"), seconds, strict=False))
+    rounds = seeds * len(by_loss) // len(starts)
+    schedule = Schedule(by_loss, seeds, between, tuple(starts))
+    # Before the second round nothing between two cells has been seen.
+    for part in (max(0.1, 1.5 / rounds), 0.5):
+        assert schedule.told(part) == pytest.approx(1, abs=0.2)
 
 
 def test_a_study_that_goes_on_counts_what_is_done_and_what_others_do(

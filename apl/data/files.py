@@ -60,7 +60,7 @@ from apl.data.tables import row_digests, to_columns, to_features
 from apl.errors import BadInput, require
 from apl.machine import cache_folder
 from apl.noise import IntArray, Labels
-from apl.presets import DATASETS
+from apl.presets import DATASETS, PRESETS
 
 FORMAT = 2  # of what lies in the cache, and of how it is decoded; another one is decoded anew
 BLOCK = 1024  # rows at a time where all are read
@@ -113,7 +113,7 @@ def read_path(
             f"image_size is {image_size}, but {path} holds arrays of height "
             f"{listing.pixels.shape[1]}, which are taken as they are: leave it out"
         )
-    name = own_name(path)
+    name = listing.name or own_name(path)
     asked = [FORMAT, name, os.path.abspath(path), image_size, label_column, listing.notes]
     key = json.dumps([asked, listing.broken, listing.samples])
     return _cached(key, listing, name, str(path), image_size, max_broken, say, progress)
@@ -171,11 +171,12 @@ def _cached(
 
 def own_name(path: Path) -> str:
     """What a data set of the user's is called: a single part of a path on every system, and none
-    of the built-in names."""
+    of the names that stand for a data set with settings of its own."""
     path = Path(os.path.abspath(path))
     name = path.name if path.is_dir() else path.stem
     name = re.sub(r"[^\w.+=-]+", "-", name).lstrip(".-")[:60] or "data"
-    return f"{name}-own" if name in DATASETS else name
+    known = {*DATASETS, *PRESETS["paper"].per_dataset}
+    return f"{name}-own" if name in known else name
 
 
 def _build(

@@ -22,7 +22,8 @@ ANIMALS = (
     *("hamster", "guinea pig"),
 )
 RECORD = np.dtype([("id", ">u4"), ("label", ">u4"), ("pixels", "u1", (3, 64, 64))])
-TEST_SETS = ("webvision", "imagenet")
+# What is trained and tested on has a name of its own for each test set: papers mean either.
+TEST_SETS = {"webvision": "webvision_mini", "imagenet": "ilsvrc12_val50"}
 
 
 def list_layout(root: Path, test_set: str = "") -> Listing | None:
@@ -127,6 +128,7 @@ def _webvision(root: Path, test_set: str) -> Listing:
         if label < MINI:
             _add(found, below[chosen] + name, str(label), str(label), "test")
     found.notes.append(f"read as WebVision mini, tested on {chosen}'s validation images")
+    found.name = TEST_SETS[chosen]
     return found
 
 
@@ -175,7 +177,7 @@ def _clothing1m(root: Path, test_set: str) -> Listing:
     place = _annotations(root)
     assert place is not None
     what = f"Clothing1M in {root}"
-    found = Listing(root)
+    found = Listing(root, name="clothing1m")
     noisy, clean = (
         dict(_pairs(found, place / f"{name}_label_kv.txt", what)) for name in ("noisy", "clean")
     )
@@ -228,7 +230,7 @@ def _animal10n(root: Path, test_set: str) -> Listing:
     """Song et al. 2019: images of 64 pixels in training/ and testing/, whose names begin with their
     label and '_'; or data_batch_*.bin and test_batch.bin of records: id and label of four bytes
     each, the first one the highest, then the pixels, channels first (see SELFIE's README)."""
-    found = Listing(root)
+    found = Listing(root, name="animal10n")
     if (root / "test_batch.bin").is_file():
         files = sorted(root.glob("data_batch_*.bin"), key=lambda file: (len(file.name), file.name))
         _records(found, [(file, "train") for file in files] + [(root / "test_batch.bin", "test")])
@@ -289,7 +291,7 @@ def _food101n(root: Path, test_set: str) -> Listing:
     Its verification labels say of some images whether their label is right, not which one is; so
     they are told, and no true label is known.
     """
-    found = Listing(root)
+    found = Listing(root, name="food101n")
     what = f"Food-101N in {root}"
     places = (root / "food-101", root.parent / "food-101")
     food101 = next((place for place in places if (place / "meta" / "test.txt").is_file()), None)

@@ -58,7 +58,8 @@ class Listing:
 
     root: what the names are relative to; broken: what is left out, by name, and why; notes: lines
     to tell; pixels: the images themselves where arrays hold them, in the samples' order; columns:
-    so the cells of a table, by column, with `decimal` where a number's fraction begins.
+    so the cells of a table, by column, with `decimal` where a number's fraction begins; name: of a
+    data set that is published, '' of others.
     """
 
     root: Path
@@ -68,6 +69,7 @@ class Listing:
     pixels: Pixels | None = None
     columns: dict[str, Sequence[Any]] | None = None
     decimal: str = "."
+    name: str = ""
 
 
 def list_path(path: Path, label_column: str) -> Listing:

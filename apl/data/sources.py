@@ -1,5 +1,5 @@
 """A name, a path or arrays to a `Dataset`: digits, CIFAR, MNIST, what the user has, and the labels
-that people gave to CIFAR-10."""
+that people gave to CIFAR's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from apl.data.listing import Say
 from apl.errors import BadInput, one_line
 from apl.machine import Machine, available, data_folder
 from apl.noise import IntArray, Labels, read_pt
-from apl.presets import DATASETS, HUMAN_LABELS, Source
+from apl.presets import DATASETS, HUMAN, Source
 
 
 def load_data(
@@ -193,20 +193,24 @@ def _check(name: str, part: str, images: Tensor, labels: IntArray, source: Sourc
 
 
 def human_labels(name: str, clean: IntArray, folder: str | Path | None = None) -> IntArray:
-    """CIFAR-10N (Wei et al. 2022): the labels people gave to CIFAR-10's training images, `name`
-    one of HUMAN_LABELS; `clean` are the true labels, which must match the file's."""
-    if name not in HUMAN_LABELS:
-        raise BadInput(f"unknown human labels {name!r}; accepted: {', '.join(HUMAN_LABELS)}")
-    path = data_folder(folder) / "CIFAR-10_human.pt"
+    """CIFAR-10N and CIFAR-100N (Wei et al. 2022): the labels people gave to CIFAR's training
+    images, `name` one of HUMAN's; `clean` are the true labels, which must match the file's."""
+    dataset = next((dataset for dataset, names in HUMAN.items() if name in names), "")
+    if not dataset:
+        accepted = ", ".join(name for names in HUMAN.values() for name in names)
+        raise BadInput(f"unknown human labels {name!r}; accepted: {accepted}")
+    key, classes = HUMAN[dataset][name], DATASETS[dataset].num_classes
+    path = data_folder(folder) / f"CIFAR-{classes}_human.pt"
     if not path.is_file():
-        raise BadInput(f"the CIFAR-10N labels are not there: put CIFAR-10_human.pt at {path}")
+        raise BadInput(f"the CIFAR-{classes}N labels are not there: put {path.name} at {path}")
     try:
         content = read_pt(path)
-        labels = {key: content[key] for key in ("clean_label", HUMAN_LABELS[name])}
+        true, given = content["clean_label"], content[key]
     except Exception as error:  # torch.load raises nearly anything on a damaged file
         problem = one_line(error)[:200]
-        raise BadInput(f"{path} is damaged or is not CIFAR-10N's file: {problem}") from None
-    given = labels[HUMAN_LABELS[name]]
-    if not np.array_equal(labels["clean_label"], clean) or not 0 <= given.min() <= given.max() < 10:
-        raise BadInput(f"{path} does not hold labels of CIFAR-10's training images in their order")
+        raise BadInput(f"{path} is damaged or is not CIFAR-{classes}N's file: {problem}") from None
+    if not np.array_equal(true, clean) or not 0 <= given.min() <= given.max() < classes:
+        raise BadInput(
+            f"{path} does not hold labels of CIFAR-{classes}'s training images in their order"
+        )
     return given

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from rich import box
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from apl.config import Config
 from apl.losses import loss_label
@@ -20,7 +27,14 @@ from apl.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict
 
 if TYPE_CHECKING:
     from apl.find import Findings
+    from apl.study import Progress
 
+FEW_CELLS = 100  # of a study that has a line for each in a log
+FEW_RUNNING = 4  # named in a line
+STATE_WIDTH = 4  # kept for a cell that has no result yet
+NAME_WIDTH = 24  # of a loss beside its figures, before it is folded
+NAMES = ("logits", "loss", "path")  # columns of words among those of figures
+KEYS = ("Method", "Noise")  # columns that say what a row of a table is of
 WORST = 20  # classes shown of so many that they have no confusion matrix
 MANY_CLASSES = 12  # 80 columns have no room for a column for each of more
 
@@ -129,6 +143,41 @@ def epoch_line(row: Mapping[str, float], epochs: int, on: str = "true") -> str:
     )
 
 
+class StudyLog:
+    """What a study says where there is no terminal: called with its progress after every change.
+
+    A line for each finished cell where there are no more than `FEW_CELLS`; of more, or while none
+    ends, a line an hour with what runs, the first as soon as the time left is known.
+
+    say: prints a line.  every: the seconds of that hour.  now: the time in seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        say: Callable[[str], None],
+        every: float = 3600.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total, self.say, self.every, self.now = total, say, every, now
+        self.shown: set[str] = set()
+        self.told: float | None = None  # when the last line was
+
+    def __call__(self, progress: Progress) -> None:
+        """Say what is due."""
+        done, left, now = len(progress.results), progress.seconds_left, self.now()
+        if self.total <= FEW_CELLS:
+            self.told = now if self.told is None else self.told
+            for name in progress.results.keys() - self.shown:
+                self.say(cell_line(name, progress.results[name], done, self.total, left))
+                self.told = now
+                self.shown.add(name)
+        first = self.told is None and left is not None
+        if first or (self.told is not None and now - self.told >= self.every):
+            self.say(running_line(progress.running, len(progress.failed), done, self.total, left))
+            self.told = now
+
+
 def cell_line(name: str, result: Result, done: int, total: int, seconds_left: float | None) -> str:
     """A finished cell of a study as a line, and how far the study is."""
     mark = f"  collapsed ({result.reason})" if result.collapsed else ""
@@ -138,11 +187,19 @@ def cell_line(name: str, result: Result, done: int, total: int, seconds_left: fl
 
 
 def running_line(
-    running: Mapping[str, Mapping[str, float]], done: int, total: int, seconds_left: float | None
+    running: Mapping[str, Mapping[str, float]],
+    failed: int,
+    done: int,
+    total: int,
+    seconds_left: float | None,
 ) -> str:
     """The cells at work and the epochs they have behind them, and how far the study is."""
-    cells = ", ".join(f"{name} epoch {row.get('epoch', 0):g}" for name, row in running.items())
-    return f"{done}/{total}{_time_left(seconds_left)}: running {cells or 'none'}"
+    cells = [f"{name} epoch {row['epoch']:g}" for name, row in running.items() if row]
+    cells += [f"{name} epoch 0" for name, row in running.items() if not row]
+    more = f" and {len(cells) - FEW_RUNNING} more" if len(cells) > FEW_RUNNING else ""
+    what = ", ".join(cells[:FEW_RUNNING]) or "none"
+    bad = f", {failed} failed" if failed else ""
+    return f"{done}/{total}{bad}{_time_left(seconds_left)}: running {what}{more}"
 
 
 def _time_left(seconds: float | None) -> str:
@@ -159,18 +216,23 @@ def study_table(
     running: Mapping[str, Mapping[str, float]],
     failed: Mapping[str, str],
     seconds_left: float | None,
-) -> Table:
+    *,
+    width: int = 80,
+    height: int | None = None,
+) -> Group:
     """A study while it runs: losses by noise settings; results, epochs and failures by the name of
-    the cell."""
-    settings = list(dict.fromkeys((cell.noise, cell.map, cell.rate) for cell in cells))
-    done, total = len(results), len(cells)
-    given = any(result.on != "true" for result in results.values())
-    what = "test accuracy on given labels" if given else "clean test accuracy"
-    table = _compact(f"{done} of {total} cells{_time_left(seconds_left)}; {what} in %")
-    table.add_column("loss", no_wrap=True)
-    for noise, named, rate in settings:
-        below = f"{rate:g}" if NOISES[noise].rated else named if noise == "human" else ""
-        table.add_column(f"{noise}\n{below}".strip(), justify="right")
+    the cell.
+
+    Settings for which `width` has no room stand in a second table, and so on.  Where all of it has
+    more lines than `height`, the tables and then the losses with nothing at work are left out, and
+    a last line says how many.
+    """
+    grid: dict[str, dict[tuple[str, str, float], list[Config]]] = {}
+    for cell in cells:
+        grid.setdefault(cell.loss, {}).setdefault((cell.noise, cell.map, cell.rate), []).append(
+            cell
+        )
+    settings = list(dict.fromkeys(setting for row in grid.values() for setting in row))
 
     def state(same: Sequence[Config]) -> str:
         finished = [results[c.name] for c in same if c.name in results]
@@ -181,18 +243,146 @@ def study_table(
             epoch = running[at_work[0].name].get("epoch", 0)
             return f"[cyan]{epoch:.0f}/{at_work[0].epochs}[/]"
         if not finished:
-            return "[dim]·[/]"
+            return "[dim]·[/]" if same else ""
         mean = sum(result.test_accuracy for result in finished) / len(finished)
         mark = "†" if any(result.collapsed for result in finished) else ""
         return f"{100 * mean:.1f}{mark}" + ("" if len(finished) == len(same) else "[dim]…[/]")
 
-    for loss in dict.fromkeys(cell.loss for cell in cells):
-        of_loss = [
-            [c for c in cells if (c.loss, c.noise, c.map, c.rate) == (loss, *setting)]
-            for setting in settings
+    states = {
+        loss: {setting: state(row.get(setting, ())) for setting in settings}
+        for loss, row in grid.items()
+    }
+    heads = {setting: _setting_head(*setting) for setting in settings}
+    names = {loss: _folded(loss_label(loss)) for loss in grid}
+    busy = {
+        (cell.loss, (cell.noise, cell.map, cell.rate)) for cell in cells if cell.name in running
+    }
+
+    room = width - 2 - max(4, *(cell_len(line) for name in names.values() for line in name))
+    bands: list[list[tuple[str, str, float]]] = [[]]
+    used = 0
+    for setting in settings:
+        texts = [
+            *heads[setting],
+            *(Text.from_markup(row[setting]).plain for row in states.values()),
         ]
-        table.add_row(loss_label(loss), *map(state, of_loss))
-    return table
+        column = 1 + max(STATE_WIDTH, *map(cell_len, texts))
+        if bands[-1] and used + column > room:
+            bands.append([])
+            used = 0
+        bands[-1].append(setting)
+        used += column
+
+    losses = list(grid)
+    # Above the rows of a table stand a blank line, its heads and a rule, below them a blank line.
+    frame = 3 + max(map(len, heads.values()))
+
+    def lines() -> int:
+        return 2 + len(bands) * (frame + sum(len(names[loss]) for loss in losses))
+
+    if height is not None and lines() > height:
+        at_work = {setting for _, setting in busy}
+        bands = [band for band in bands if at_work & set(band)] or bands[:1]
+        while len(losses) > 1 and lines() > height:  # from the end, those at work last of all
+            idle = [loss for loss in losses if not any((loss, s) in busy for s in settings)]
+            losses.remove((idle or losses)[-1])
+    done, total = len(results), len(cells)
+    given = any(result.on != "true" for result in results.values())
+    what = "test accuracy on given labels" if given else "clean test accuracy"
+    parts: list[RenderableType] = [
+        Text(f"{done} of {total} cells{_time_left(seconds_left)}; {what} in %", "italic")
+    ]
+    for band in bands:
+        table = Table(box=box.SIMPLE, padding=0)
+        table.add_column("loss", no_wrap=True)
+        for setting in band:
+            head = "\n".join(heads[setting])
+            table.add_column(head, justify="right", no_wrap=True, min_width=STATE_WIDTH)
+        for loss in losses:
+            row = states[loss]
+            table.add_row(escape("\n".join(names[loss])), *(row[setting] for setting in band))
+        parts.append(table)
+    shown = sum(map(len, bands))
+    if shown < len(settings) or len(losses) < len(grid):
+        some = f"{shown} of {len(settings)} settings, {len(losses)} of {len(grid)} losses"
+        parts.append(Text(f"room for {some}", "dim"))
+    return Group(*parts)
+
+
+def _setting_head(noise: str, named: str, rate: float) -> list[str]:
+    """What stands above the column of a noise setting, in one line or two."""
+    below = f"{rate:g}" if NOISES[noise].rated else named if noise == "human" else ""
+    return [noise, below] if below else [noise]
+
+
+def _folded(name: str) -> list[str]:
+    """The name of a loss in lines that leave room for figures."""
+    return wrap(name, NAME_WIDTH) or [name]
+
+
+def figure_lines(rows: Sequence[Mapping[str, object]], width: int) -> list[str]:
+    """Rows of figures as lines, a blank between two columns; the keys of the longest are the heads.
+
+    Where they are wider than `width`, the first columns stand above the rows that share them, as
+    many as it takes.  A row that lacks columns has words in its last one, why there are no figures.
+    """
+    longest = max(rows, key=len)
+    heads = list(longest)
+    texts = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    whole = [heads, *(row for row in texts if len(row) == len(heads))]
+    widths = [max(map(cell_len, column)) for column in zip(*whole, strict=True)]
+    above = 0
+    while above < len(heads) - 1 and sum(widths[above:]) + len(widths[above:]) - 1 > width:
+        above += 1
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(heads[above:], row[above:], widths[above:], strict=False)
+        padded = (
+            text + " " * (w - cell_len(text))
+            if head in NAMES
+            else " " * (w - cell_len(text)) + text
+            for head, text, w in cells
+        )
+        return " ".join(padded).rstrip()
+
+    lines = [line(heads)]
+    shared: list[str] = []
+    for row in texts:
+        if row[:above] != shared:
+            shared = row[:above]
+            lines.append(" ".join(shared))
+        if len(row) == len(heads):
+            lines.append(line(row))
+        else:
+            *which, why = row
+            lines += [line(which), *wrap(why, width, initial_indent="  ", subsequent_indent="  ")]
+    return lines
+
+
+def fold_tables(markdown: str, width: int) -> str:
+    """The Markdown with each table that is wider put as several, one below the other, all of which
+    have the columns Method and Noise with which it begins."""
+    parts = []
+    for is_table, block in itertools.groupby(markdown.split("\n"), lambda line: line[:1] == "|"):
+        lines = list(block)
+        if not is_table or max(map(cell_len, lines)) <= width:
+            parts += lines
+            continue
+        # With its padding, so that what is joined again lines up.
+        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+        keys = sum(1 for _ in itertools.takewhile(lambda c: c.strip() in KEYS, rows[0]))
+        bands: list[list[int]] = [[]]
+        for k in range(keys, len(rows[0])):
+            columns = [*range(keys), *bands[-1], k]
+            if bands[-1] and 1 + sum(1 + cell_len(rows[0][c]) for c in columns) > width:
+                bands.append([])
+            bands[-1].append(k)
+        for band in bands:
+            columns = [*range(keys), *band]
+            parts += ["|" + "|".join(row[c] for c in columns) + "|" for row in rows]
+            parts.append("")
+        parts.pop()
+    return "\n".join(parts)
 
 
 def findings_table(findings: Findings, names: Sequence[str]) -> Table:
