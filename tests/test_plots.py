@@ -190,13 +190,29 @@ def test_every_picture_is_there_and_no_text_covers_another(full: list[Finished])
         assert set(figures) >= {
             *(f"report_{loss}" for loss in TWELVE),
             *("accuracy_vs_rate", "accuracy_per_epoch", "memorised_recovered"),
-            *("vanilla_vs_normalised", "transition"),
+            *("vanilla_vs_normalised", "transition", "ranking"),
         }
         assert any(name.startswith("confusion_sym") for name in figures)
         assert any(name.startswith("confusion_asym") for name in figures)
         for name, figure in figures.items():
             if not name.startswith("report_") or name == "report_nce_rce":  # those are all alike
                 assert text_faults(figure) == [], name
+
+
+def test_the_ranking_is_over_the_rates_that_a_seed_has_all_of() -> None:
+    runs = study(["ce", "mae", "nce"], GRID[:3])
+    late = [run for run in runs if (run.config.loss, run.config.seed) == ("mae", 2)]
+    runs = [run for run in runs if run is not late[-1]]  # of its last seed one rate is missing
+    summary = summary_of(runs)
+    noisy = summary[(summary["noise"] == "sym") & ~((summary.loss == "mae") & (summary.seed == 2))]
+    means = 100 * noisy.groupby(["loss", "seed"])["test_accuracy"].mean().groupby("loss").mean()
+    with look():
+        figure = dict(draw_study(one_study(runs)))["ranking"]
+    (axes,) = figure.axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == [loss_label(loss) for loss in means.sort_values().index]
+    drawn = [line.get_xdata()[0] for bars in axes.containers for line in [bars.lines[0]]]
+    assert drawn == pytest.approx(means.sort_values().to_list())
 
 
 def test_files_are_pictures_and_the_same_each_time(tmp_path: Path) -> None:

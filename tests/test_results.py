@@ -40,8 +40,12 @@ RESULTS = Path(__file__).parents[1] / "results"
 LAPTOP = RESULTS / "cifar10-laptop"
 STUDIES = [
     *("cifar10-laptop", "cifar10-laptop-warm", "cifar10-paper-50-epochs", "digits-quick"),
-    "report-redone",
+    *("cifar10-field", "report-redone"),
 ]
+SUCCESSORS = (
+    *("nce_agce", "nce_aul", "nce_ael", "anl_ce", "jal_ce", "eps_softmax_mae", "js", "ce_lc"),
+    *("elr", "forward", "bi_tempered", "ls"),
+)
 
 
 @pytest.fixture
@@ -70,6 +74,16 @@ def test_a_whole_study_is_the_presets(record: Path, preset: str) -> None:
 def test_the_warm_study_is_the_same_grid_after_three_epochs_of_ce(record: Path) -> None:
     cells = {cell.name: cell for cell in make_grid("laptop", warm_start=3.0)}
     assert configs_of(read_runs(record)) == cells
+
+
+@pytest.mark.parametrize("record", ["cifar10-field"], indirect=True)
+def test_the_field_has_the_cells_of_the_laptop_study_and_those_of_its_successors(
+    record: Path,
+) -> None:
+    found = configs_of(read_runs(record))
+    laptop = configs_of(read_runs(LAPTOP))
+    later = {cell.name: cell for cell in make_grid("laptop", SUCCESSORS, seeds=2)}
+    assert found == laptop | later
 
 
 @pytest.mark.parametrize("record", ["report-redone"], indirect=True)

@@ -851,6 +851,8 @@ def _commands(name: str, study: Study) -> list[str]:
 
 # ------------------------------------------------------------------------------------ pictures
 
+LARGEST = 4.2e6  # pixels of a picture, which all in all must leave the page at 1.5 MB
+
 _CAPTIONS = {
     "confusion": "What each true class is taken for, a panel a method",
     "transition": "The noise itself: how often each class is given each label",
@@ -865,11 +867,12 @@ def _pictures(study: Study) -> list[Picture]:
         for name, figure in draw_study(study, HEAT_MAPS):
             title, *lines = figure.get_suptitle().splitlines()
             run = " ".join(lines)
-            data = base64.b64encode(_smaller(render(figure, "png"))).decode()
-            width = round(96 * figure.get_size_inches()[0])
+            width, height = figure.get_size_inches()
+            dpi = min(150, math.sqrt(LARGEST / (width * height)))
+            data = base64.b64encode(_smaller(render(figure, "png", dpi))).decode()
             caption = f"{_CAPTIONS[name.partition('_')[0]]}. {title}."
             alt = f"Heat maps. {title}; {run}."
-            found.append(Picture(f"data:image/png;base64,{data}", width, caption, alt))
+            found.append(Picture(f"data:image/png;base64,{data}", round(96 * width), caption, alt))
     return found
 
 

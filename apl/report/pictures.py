@@ -311,6 +311,47 @@ def _accuracy_vs_rate(study: Study) -> Pictures:
     yield "accuracy_vs_rate", figure
 
 
+def _ranking(study: Study) -> Pictures:
+    """The methods in order of their mean over the rates of each kind of noise; of so many that
+    their lines lie on each other only the order can be read."""
+    panels = []
+    for kind in study.kinds:
+        runs = study.runs[(study.runs["kind"] == kind) & study.runs["test_accuracy"].notna()]
+        # Over the same rates for all, so of the seeds that have all of them.
+        each = runs.groupby(["method", "seed", "rank"])["test_accuracy"].mean().unstack()
+        means = each.dropna().mean(axis=1).groupby("method").agg(["mean", "std"]).fillna(0.0)
+        if len(means) > 1:
+            panels.append((kind, runs, means.sort_values("mean")))
+    if not panels:
+        return
+    clean = study.runs[study.runs["kind"] == NOISES["none"].label]
+    without = clean.groupby("method")["test_accuracy"].mean()
+    rows = max(len(means) for _, _, means in panels)
+    size = (4.2, 1.2 + 0.22 * rows)
+    title = f"Methods in order of the mean over the noise rates (last epoch{study.spread})"
+    figure, grid = _canvas(study.caption, title, 1, len(panels), size, sharex=True)
+    for axes, (kind, runs, means) in zip(grid[0], panels, strict=True):
+        for at, method in enumerate(means.index):
+            color = study.styles[method].color
+            mean, std = means.loc[method]
+            axes.errorbar(mean, at, xerr=std, color=color, capsize=2, fmt="o")
+            if method in without.index:
+                axes.plot(without[method], at, "o", mec=color, mfc="white", zorder=1)
+        axes.set_yticks(range(len(means)), means.index)
+        axes.set_ylim(-0.7, len(means) - 0.3)
+        rates = [f"{x:g}" for x in sorted(runs["x"].unique())]
+        name = _panel_title(runs, kind)
+        axes.set_title(name if len(rates) == 1 else f"{name}\nmean over {', '.join(rates)} %")
+        axes.set_xlabel(ACCURACY)
+    if not without.empty and study.kinds != [NOISES["none"].label]:
+        marks = [
+            Line2D([], [], ls="none", marker="o", color="#555555", mfc=fill, label=label)
+            for fill, label in (("#555555", "with noise"), ("white", "clean labels"))
+        ]
+        figure.legend(handles=marks, loc="outside right center")
+    yield "ranking", figure
+
+
 def _panel_title(panel: pd.DataFrame, kind: str) -> str:
     """The kind of noise, with the rate where there is one and the axis does not show it."""
     titles = panel["title"].unique()
@@ -506,6 +547,7 @@ def _transition(study: Study) -> Pictures:
 PICTURES: tuple[Callable[[Study], Pictures], ...] = (
     _report,
     _accuracy_vs_rate,
+    _ranking,
     _accuracy_per_epoch,
     _memorised_recovered,
     _vanilla_vs_normalised,
@@ -569,8 +611,8 @@ def _save(figure: Any, path: Path) -> list[Path]:
 _METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
 
 
-def render(figure: Any, kind: str) -> bytes:
+def render(figure: Any, kind: str, dpi: float = 150) -> bytes:
     """A figure as a 'png' or 'svg' file; the same figure gives the same bytes."""
     data = io.BytesIO()
-    figure.savefig(data, format=kind, dpi=150, metadata=_METADATA[kind])
+    figure.savefig(data, format=kind, dpi=dpi, metadata=_METADATA[kind])
     return data.getvalue()
