@@ -508,7 +508,7 @@ def test_noise_without_a_rate_of_its_own_has_rate_0_whatever_is_asked(tmp_path: 
         ({"seed": -1}, "seed is -1; accepted"),
         ({"loss": "cee"}, "did you mean 'ce'"),
         ({"gamma": 2.0}, "takes no parameter 'gamma'"),
-        ({"noise": "human"}, "accepted: cifar10 with human noise"),
+        ({"noise": "human"}, "accepted: cifar100 or cifar10 with human noise"),
         (
             {"noise": "human", "dataset": "cifar10", "map": "paper"},
             "map is 'paper'; accepted: aggre",
