@@ -102,9 +102,11 @@ def at_write(number: int, folder: Path, act: Any) -> None:
 
 
 def _flags(arguments: tuple[Any, ...]) -> bool:
-    return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR)) and not str(arguments[0]).endswith(
-        ".lock"
-    )
+    """Whether a file of ours is opened to write it: filelock opens its own, and from 4.3 on a
+    nameless one in the folder, to see whether it may."""
+    path, _, flags = arguments
+    ours = not (str(path).endswith(".lock") or os.path.isdir(path))
+    return bool(flags & (os.O_WRONLY | os.O_RDWR)) and ours
 
 
 def every_write(folder: Path, act: Any) -> Iterator[tuple[Path, int]]:
