@@ -123,6 +123,9 @@ def main() -> None:
             f"completed twice: {sum(n > 1 for n in COMPLETED.values())}"
         )
         print(f"driver: {begun:.0f} MB before, {memory():.0f} MB at most")
+        if progress.failed:  # whose process died twice: the same command goes on with them
+            again = run_study(cells, there, workers=len(cells), machine=machine, engine=engine)
+            print(f"the same command again: {len(again.results)} done, {len(again.failed)} failed")
         if given.no_reference:
             return
         start = time.monotonic()

@@ -5,6 +5,7 @@ The cluster is simulated: each node is a raylet of its own on this machine.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import signal
@@ -98,14 +99,16 @@ def test_ray_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) 
 class Simulated:
     """A cluster of a head that trains nothing and nodes of one core each."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, cache: Path) -> None:
         from ray.cluster_utils import Cluster
 
+        self.cache = cache  # of the nodes, which is not this process's
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         self.nodes = [self.add() for _ in range(nodes)]
 
-    def add(self, **more: Any) -> Any:
-        return self.cluster.add_node(num_cpus=1, **more)
+    def add(self, cache: Path | None = None) -> Any:
+        env = {"XDG_CACHE_HOME": str(cache or self.cache)}
+        return self.cluster.add_node(num_cpus=1, env_vars=env)
 
     def kill(self, node: Any) -> None:
         self.cluster.remove_node(node, allow_graceful=False)
@@ -124,13 +127,13 @@ class Apart(Ray):
 
 
 @pytest.fixture(scope="module")
-def simulated() -> Iterator[Simulated]:
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'apl-noisy-labels[ray]'")
     if sys.platform == "win32":
         pytest.skip("Ray simulates no clusters on Windows")
     import ray
 
-    made = Simulated(2)
+    made = Simulated(2, tmp_path_factory.mktemp("cache"))
     # One connection for all, so that the nodes' processes serve all tests: torch is loaded once.
     ray.init(address=made.cluster.address, log_to_driver=False, logging_level="ERROR")
     yield made
@@ -138,7 +141,9 @@ def simulated() -> Iterator[Simulated]:
     made.cluster.shutdown()
 
 
-CELLS = make_grid("quick", ["ce", "nce_rce"], ["sym"], [0.4], 1, train_size=400, epochs=60)
+CELLS = make_grid(
+    "quick", ["ce", "nce_rce"], ["sym"], [0.4], 1, train_size=1200, epochs=150
+)  # some seconds
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +313,7 @@ def test_a_node_without_the_data_is_told_of_once_and_left_out(
     # The nodes at hand were started with another cache folder: none has the data.
     with pytest.raises(BadInput, match=r"no cells go to .*: photos \(sha256 .* is not decoded"):
         run_study(cells, tmp_path / "none", workers=9, engine=simulated.engine())
-    node = simulated.add(env_vars={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    node = simulated.add(tmp_path / "cache")
     try:
         progress = run_study(cells, tmp_path / "some", workers=9, engine=simulated.engine())
         assert set(progress.results) == {cell.name for cell in cells}
@@ -346,9 +351,10 @@ def test_a_study_that_is_stopped_leaves_its_checkpoints(
         raise KeyboardInterrupt
 
     observe, _ = once(both_past(5), stop)
+    cells = [dataclasses.replace(cell, epochs=5000) for cell in CELLS]  # so that both train at once
     with pytest.raises(KeyboardInterrupt):
-        run_study(CELLS, tmp_path, workers=9, engine=simulated.engine(), observe=observe)
-    for cell in CELLS:
+        run_study(cells, tmp_path, workers=9, engine=simulated.engine(), observe=observe)
+    for cell in cells:
         assert Run(tmp_path / "runs" / cell.name).epochs_done() > 5
         with Run(tmp_path / "runs" / cell.name).lock():  # nobody trains on
             pass
