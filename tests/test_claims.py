@@ -286,6 +286,7 @@ def test_agreement_needs_three_losses_for_tau_and_two_for_a_pair() -> None:
     assert math.isnan(none.overall)
     assert math.isnan(none.overall_apart)
     assert "no two losses" in str(none)
+    assert agreement(ours, published(gce=1.0, mae=2.0)).pairs.empty
     flips = {(loss, "asym", rate, seed): mean for (loss, _, rate, seed), mean in TWO.items()}
     for map, pairs in (("paper", 1), ("report", 0)):  # published ones are of the paper's map
         mapped = recipes(study_of(runs_of(flips, map=map)))

@@ -378,9 +378,10 @@ def agreement(runs: Sequence[tuple[str, pd.DataFrame]], published: pd.DataFrame)
             ours = part.groupby("loss")["test_accuracy"].mean()
             for paper, theirs in rows.groupby("paper", sort=False):
                 one = theirs.drop_duplicates("method").set_index("method")
-                both = one.loc[one.index.isin(ours.index)].assign(ours=ours)
-                if len(both) < 2:
+                one = one[one.index.isin(ours.index)]
+                if len(one) < 2:
                     continue
+                both = one.assign(ours=ours)
                 tau = math.nan
                 if len(both) > 2:
                     tau = float(stats.kendalltau(both["ours"], both["mean"]).statistic)

@@ -1,0 +1,141 @@
+"""Loss, scale or regulariser: plain nce + c (1 - p_y) beside the named methods.
+
+    python benchmarks/scale.py results/cifar10-sweep results/mnist-sweep [--out docs/scale]
+
+Reads the records of studies that `apl study` made with losses such as 'nce + 2.5*mae' (mae is
+2 (1 - p_y), so its weight is c / 2) under weight decay and under an L1 norm, and with the named
+methods at their published settings.  Prints Markdown tables of last epochs and of how far each
+method is from the plain sum of its own c, and draws OUT.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from apl.losses import loss_label
+from apl.runs import read_runs
+
+# -g_y / p_y of the passive part, in units of alpha, between its values at p_y = 0 and 1 (see the
+# table of docs/scale.md); none where the negative part is no function of p_y.
+SCALE = {
+    "cifar10": {
+        **{"nce_mae": 1.0, "nce_rce": 9.21, "nce_agce": 10.2, "nce_aul": 9.6, "jal_ce": 6.0},
+    },
+    "mnist": {"nce_mae": 10.0, "nce_rce": 92.1},
+}
+PLAIN = re.compile(r"nce \+ (?:([0-9.]+)\*)?mae")
+
+
+def cells(folder: Path) -> pd.DataFrame:
+    """A row a run: data set, setting, method, seed, c, whether L1, test accuracy in percent."""
+    rows = []
+    for run in read_runs(folder):
+        config = run.config
+        plain = PLAIN.fullmatch(config.loss)
+        c = 2 * float(plain[1] or 1) if plain else SCALE[config.dataset].get(config.loss, np.nan)
+        rows.append(
+            {
+                "dataset": config.dataset,
+                "setting": f"{config.noise} {config.rate:g}",
+                "method": "plain" if plain else config.loss,
+                **{"seed": config.seed, "c": c, "l1": config.l1 > 0},
+                "accuracy": 100 * run.result.test_accuracy,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def text(values: pd.Series[float]) -> str:
+    """Mean and standard deviation over the seeds."""
+    spread = f" ± {values.std():.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"
+
+
+def plain_at(frame: pd.DataFrame, c: float) -> pd.Series[float]:
+    """The accuracy of the plain sum at a c that was not run, by seed: linear in log c."""
+    table = frame.pivot_table(index="seed", columns="c", values="accuracy").dropna()
+    scales = np.log(table.columns.to_numpy(float))
+    return table.apply(lambda row: float(np.interp(np.log(c), scales, row.to_numpy())), axis=1)
+
+
+def tell(frame: pd.DataFrame) -> None:
+    """Print the tables of one data set."""
+    settings = sorted(frame["setting"].unique(), key=lambda s: (s.startswith("asym"), s))
+    plain, named = (frame[(frame["method"] == "plain") == is_plain] for is_plain in (True, False))
+    print(f"\n| {frame['dataset'].iloc[0]}, nce + c (1 - p_y) | {' | '.join(settings)} |")
+    print("| --- " * (1 + len(settings)) + "|")
+    for l1 in (False, True):
+        for c, rows in plain[plain["l1"] == l1].groupby("c"):
+            found = [rows.loc[rows["setting"] == s, "accuracy"] for s in settings]
+            name = f"c = {c:g}, {'L1' if l1 else 'L2'}"
+            print(f"| {name} | {' | '.join(text(values) for values in found)} |")
+    print(f"\n| method | c | {' | '.join(f'{s} | less the plain sum' for s in settings)} |")
+    print("| --- " * (2 + 2 * len(settings)) + "|")
+    for method, rows in named.groupby("method"):
+        c, l1 = rows["c"].iloc[0], bool(rows["l1"].iloc[0])
+        columns = []
+        for setting in settings:
+            ours = rows[rows["setting"] == setting].set_index("seed")["accuracy"]
+            beside = plain[(plain["setting"] == setting) & (plain["l1"] == l1)]
+            known = np.isfinite(c) and beside["c"].min() <= c <= beside["c"].max()
+            left = (ours - plain_at(beside, c)).dropna() if known else ours[:0]
+            columns += [text(ours), text(left) if len(left) else ""]
+        kind = "L1" if l1 else "L2"
+        shown = f"{c:g}" if np.isfinite(c) else ""
+        print(f"| {loss_label(str(method))}, {kind} | {shown} | {' | '.join(columns)} |")
+
+
+def draw(frames: list[pd.DataFrame], file: Path) -> None:
+    """Accuracy against c, a row a data set and a column a setting, the methods at their c."""
+    settings = sorted(frames[0]["setting"].unique(), key=lambda s: (s.startswith("asym"), s))
+    size = (4 * len(settings), 3.4 * len(frames))
+    figure, grid = plt.subplots(
+        *(len(frames), len(settings)), figsize=size, squeeze=False, layout="constrained"
+    )
+    for line, frame in zip(grid, frames, strict=True):
+        for axes, setting in zip(line, settings, strict=True):
+            here = frame[frame["setting"] == setting]
+            plain = here[here["method"] == "plain"]
+            for l1, color in ((False, "#0072b2"), (True, "#d55e00")):
+                means = plain[plain["l1"] == l1].groupby("c")["accuracy"].agg(["mean", "std"])
+                label = f"nce + c (1 - p), {'L1' if l1 else 'L2'}"
+                axes.errorbar(
+                    *(means.index, means["mean"], means["std"]),
+                    **{"marker": "o", "ms": 4, "color": color, "capsize": 2, "label": label},
+                )
+            named = here[here["method"] != "plain"].groupby("method")
+            for method, rows in named:
+                c, mean = rows["c"].iloc[0], rows["accuracy"].mean()
+                at = c if np.isfinite(c) else 0.35  # those without one stand at the left
+                color = "#d55e00" if rows["l1"].iloc[0] else "#0072b2"
+                axes.plot(at, mean, "D", color=color, mfc="white", ms=6)
+                axes.annotate(loss_label(str(method)), (at, mean), (5, 4), size=8, **NEAR)
+            axes.set(xscale="log", title=f"{here['dataset'].iloc[0]}, {setting}", xlabel="c")
+            axes.grid(True, color="#dddddd")
+        line[0].set_ylabel("test accuracy (%)")
+    grid[0, 0].legend(loc="lower right", frameon=False, fontsize=8)
+    figure.savefig(file, dpi=130, metadata={"Software": None})
+
+
+NEAR = {"textcoords": "offset points"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("studies", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/scale"))
+    given = parser.parse_args()
+    frames = [cells(folder) for folder in given.studies]
+    for frame in frames:
+        tell(frame)
+    draw(frames, given.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
