@@ -29,6 +29,10 @@ SCALE = {
     },
     "mnist": {"nce_mae": 10.0, "nce_rce": 92.1},
 }
+MARKERS = {
+    **{"ce": "X", "anl_ce": "v", "jal_ce": "^", "nce_mae": "D", "nce_rce": "s", "nce_agce": "P"},
+    "nce_aul": "o",
+}
 PLAIN = re.compile(r"nce \+ (?:([0-9.]+)\*)?mae")
 
 
@@ -109,21 +113,18 @@ def draw(frames: list[pd.DataFrame], file: Path) -> None:
                     *(means.index, means["mean"], means["std"]),
                     **{"marker": "o", "ms": 4, "color": color, "capsize": 2, "label": label},
                 )
-            named = here[here["method"] != "plain"].groupby("method")
-            for method, rows in named:
+            for (method, marker), rows in (
+                (kind, here[here["method"] == kind[0]]) for kind in MARKERS.items()
+            ):
                 c, mean = rows["c"].iloc[0], rows["accuracy"].mean()
                 at = c if np.isfinite(c) else 0.35  # those without one stand at the left
                 color = "#d55e00" if rows["l1"].iloc[0] else "#0072b2"
-                axes.plot(at, mean, "D", color=color, mfc="white", ms=6)
-                axes.annotate(loss_label(str(method)), (at, mean), (5, 4), size=8, **NEAR)
+                axes.plot(at, mean, marker, color=color, mfc="none", ms=8, label=loss_label(method))
             axes.set(xscale="log", title=f"{here['dataset'].iloc[0]}, {setting}", xlabel="c")
             axes.grid(True, color="#dddddd")
         line[0].set_ylabel("test accuracy (%)")
-    grid[0, 0].legend(loc="lower right", frameon=False, fontsize=8)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.savefig(file, dpi=130, metadata={"Software": None})
-
-
-NEAR = {"textcoords": "offset points"}
 
 
 def main() -> None:

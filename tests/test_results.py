@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -40,7 +41,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 LAPTOP = RESULTS / "cifar10-laptop"
 STUDIES = [
     *("cifar10-laptop", "cifar10-laptop-warm", "cifar10-paper-50-epochs", "digits-quick"),
-    *("cifar10-field", "report-redone"),
+    *("cifar10-field", "cifar10-human", "cifar10-paper-ce", "cifar10-sweep", "mnist-laptop"),
+    *("mnist-sweep", "report-redone"),
 ]
 SUCCESSORS = (
     *("nce_agce", "nce_aul", "nce_ael", "anl_ce", "jal_ce", "eps_softmax_mae", "js", "ce_lc"),
@@ -76,14 +78,33 @@ def test_the_warm_study_is_the_same_grid_after_three_epochs_of_ce(record: Path) 
     assert configs_of(read_runs(record)) == cells
 
 
+@pytest.mark.parametrize("record", ["mnist-laptop"], indirect=True)
+def test_the_study_of_mnist_is_the_same_grid_on_mnist(record: Path) -> None:
+    cells = {cell.name: cell for cell in make_grid("laptop", dataset="mnist")}
+    assert configs_of(read_runs(record)) == cells
+
+
+def human(**settings: Any) -> dict[str, Config]:
+    """The cells of the three sets of CIFAR-10N, for the losses of the field."""
+    losses = (*PRESETS["laptop"].losses, *SUCCESSORS)
+    return {
+        cell.name: cell
+        for name in ("aggre", "random1", "worse")
+        for cell in make_grid("laptop", losses, ("human",), map=name, **settings)
+    }
+
+
 @pytest.mark.parametrize("record", ["cifar10-field"], indirect=True)
-def test_the_field_has_the_cells_of_the_laptop_study_and_those_of_its_successors(
-    record: Path,
-) -> None:
+def test_the_field_has_the_laptop_study_its_successors_and_peoples_labels(record: Path) -> None:
     found = configs_of(read_runs(record))
     laptop = configs_of(read_runs(LAPTOP))
-    later = {cell.name: cell for cell in make_grid("laptop", SUCCESSORS, seeds=2)}
-    assert found == laptop | later
+    later = {cell.name: cell for cell in make_grid("laptop", SUCCESSORS)}
+    assert found == laptop | later | human()
+
+
+@pytest.mark.parametrize("record", ["cifar10-human"], indirect=True)
+def test_the_study_of_peoples_labels_holds_some_of_them_out(record: Path) -> None:
+    assert configs_of(read_runs(record)) == human(seeds=2, select="noisy", eval_every=1)
 
 
 @pytest.mark.parametrize("record", ["report-redone"], indirect=True)

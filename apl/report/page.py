@@ -621,7 +621,7 @@ def _agreement(dataset: str, found_recipes: Recipes) -> tuple[list[Block], str]:
     published = own_protocol(published_rows())
     published = published[published["dataset"] == dataset]
     if published.empty:
-        line = f"no paper has figures for {dataset} under the protocol of Ma et al. 2020"
+        line = f"no row known here is of {dataset} under the protocol of Ma et al. 2020"
         return [Block(text=[f"N{line[1:]}."])], line
     by_paper = {
         str(paper): agreement(found_recipes, rows)
@@ -851,7 +851,7 @@ def _commands(name: str, study: Study) -> list[str]:
 
 # ------------------------------------------------------------------------------------ pictures
 
-LARGEST = 4.2e6  # pixels of a picture, which all in all must leave the page at 1.5 MB
+LARGEST = 2.2e6  # pixels of a picture, which all in all must leave the page at 1.5 MB
 
 _CAPTIONS = {
     "confusion": "What each true class is taken for, a panel a method",
