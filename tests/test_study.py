@@ -493,9 +493,9 @@ def test_a_study_that_goes_on_counts_what_is_done_and_what_others_do(
 ) -> None:
     """Most of the epochs stand in a checkpoint; another cell is being trained by somebody else,
     and is asked for again and again in the meantime."""
-    mine = make_config(loss="ce", **SMALL | {"epochs": 200})
+    mine = make_config(loss="ce", **SMALL | {"epochs": 400})
     theirs = make_config(loss="mae", **SMALL | {"epochs": 10**6})
-    stopped_after(mine, tmp_path, 170)
+    stopped_after(mine, tmp_path, 340)
     run = tmp_path / "runs" / theirs.name
     run.mkdir(parents=True)
     monkeypatch.setattr("apl.study.BUSY_SECONDS", 0.1)
@@ -511,13 +511,13 @@ def test_a_study_that_goes_on_counts_what_is_done_and_what_others_do(
     with filelock.FileLock(run / LOCK), pytest.raises(KeyboardInterrupt):
         run_study([theirs, mine], tmp_path, workers=1, observe=observe)
     epochs, times, lefts = np.array(seen).T
-    assert epochs.min() > 170  # it went on
+    assert epochs.min() > 340  # it went on
     assert len(set(epochs)) > 10
     pace = (times[-1] - times[0]) / (epochs[-1] - epochs[0])
-    middle = np.flatnonzero(epochs <= 185)
-    # With those of the checkpoint it would be ten times as much, with theirs 10^5 times.
-    assert (lefts[middle] < 4 * pace * (200 - epochs[middle])).mean() > 0.5
-    assert lefts.max() < 100 * pace * 200
+    middle = np.flatnonzero(epochs <= 385)
+    # With those of the checkpoint it would be seven times as much, with theirs 10^5 times.
+    assert (lefts[middle] < 4 * pace * (400 - epochs[middle])).mean() > 0.5
+    assert lefts.max() < 100 * pace * 400
 
 
 def _study_command(folder: Path, *more: str) -> list[str]:
