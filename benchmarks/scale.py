@@ -19,40 +19,31 @@ import numpy as np
 import pandas as pd
 
 from apl.losses import loss_label
+from apl.report.table import studies
 from apl.runs import read_runs
 
 # -g_y / p_y of the passive part, in units of alpha, between its values at p_y = 0 and 1 (see the
 # table of docs/scale.md); none where the negative part is no function of p_y.
 SCALE = {
-    "cifar10": {
-        **{"nce_mae": 1.0, "nce_rce": 9.21, "nce_agce": 10.2, "nce_aul": 9.6, "jal_ce": 6.0},
-    },
+    "cifar10": {"nce_mae": 1.0, "nce_rce": 9.21, "nce_agce": 10.2, "nce_aul": 9.6, "jal_ce": 6.0},
     "mnist": {"nce_mae": 10.0, "nce_rce": 92.1},
 }
-MARKERS = {
-    **{"ce": "X", "anl_ce": "v", "jal_ce": "^", "nce_mae": "D", "nce_rce": "s", "nce_agce": "P"},
-    "nce_aul": "o",
-}
+MARKERS = {"ce": "X", "anl_ce": "v", "jal_ce": "^", "nce_mae": "D", "nce_rce": "s"}
+MARKERS |= {"nce_agce": "P", "nce_aul": "o"}
+COLORS = {"L2": "#0072b2", "L1": "#d55e00"}
 PLAIN = re.compile(r"nce \+ (?:([0-9.]+)\*)?mae")
 
 
 def cells(folder: Path) -> pd.DataFrame:
-    """A row a run: data set, setting, method, seed, c, whether L1, test accuracy in percent."""
-    rows = []
-    for run in read_runs(folder):
-        config = run.config
-        plain = PLAIN.fullmatch(config.loss)
-        c = 2 * float(plain[1] or 1) if plain else SCALE[config.dataset].get(config.loss, np.nan)
-        rows.append(
-            {
-                "dataset": config.dataset,
-                "setting": f"{config.noise} {config.rate:g}",
-                "method": "plain" if plain else config.loss,
-                **{"seed": config.seed, "c": c, "l1": config.l1 > 0},
-                "accuracy": 100 * run.result.test_accuracy,
-            }
-        )
-    return pd.DataFrame(rows)
+    """The runs of a study, as `apl.report.table.studies` has them, with 'plain' as the loss of the
+    plain sums, and c (nan for a method without one) and the norm of the weights."""
+    (study,) = studies(read_runs(folder))
+    runs = study.runs.sort_values("rank", kind="stable")
+    plain = runs["loss"].map(PLAIN.fullmatch)
+    named = runs["loss"].map(SCALE[runs["dataset"].iloc[0]])
+    runs["c"] = [2 * float(m[1] or 1) if m else c for m, c in zip(plain, named, strict=True)]
+    runs["norm"] = ["L1" if config.l1 > 0 else "L2" for config in runs["config"]]
+    return runs.assign(loss=runs["loss"].where(plain.isna(), "plain"))
 
 
 def text(values: pd.Series[float]) -> str:
@@ -63,41 +54,38 @@ def text(values: pd.Series[float]) -> str:
 
 def plain_at(frame: pd.DataFrame, c: float) -> pd.Series[float]:
     """The accuracy of the plain sum at a c that was not run, by seed: linear in log c."""
-    table = frame.pivot_table(index="seed", columns="c", values="accuracy").dropna()
+    table = frame.pivot_table(index="seed", columns="c", values="test_accuracy").dropna()
     scales = np.log(table.columns.to_numpy(float))
     return table.apply(lambda row: float(np.interp(np.log(c), scales, row.to_numpy())), axis=1)
 
 
 def tell(frame: pd.DataFrame) -> None:
     """Print the tables of one data set."""
-    settings = sorted(frame["setting"].unique(), key=lambda s: (s.startswith("asym"), s))
-    plain, named = (frame[(frame["method"] == "plain") == is_plain] for is_plain in (True, False))
+    settings = frame["setting"].unique()
+    plain, named = (frame[(frame["loss"] == "plain") == is_plain] for is_plain in (True, False))
     print(f"\n| {frame['dataset'].iloc[0]}, nce + c (1 - p_y) | {' | '.join(settings)} |")
     print("| --- " * (1 + len(settings)) + "|")
-    for l1 in (False, True):
-        for c, rows in plain[plain["l1"] == l1].groupby("c"):
-            found = [rows.loc[rows["setting"] == s, "accuracy"] for s in settings]
-            name = f"c = {c:g}, {'L1' if l1 else 'L2'}"
-            print(f"| {name} | {' | '.join(text(values) for values in found)} |")
+    for norm in COLORS:
+        for c, rows in plain[plain["norm"] == norm].groupby("c"):
+            found = [rows.loc[rows["setting"] == s, "test_accuracy"] for s in settings]
+            print(f"| c = {c:g}, {norm} | {' | '.join(map(text, found))} |")
     print(f"\n| method | c | {' | '.join(f'{s} | less the plain sum' for s in settings)} |")
     print("| --- " * (2 + 2 * len(settings)) + "|")
-    for method, rows in named.groupby("method"):
-        c, l1 = rows["c"].iloc[0], bool(rows["l1"].iloc[0])
+    for loss, rows in named.groupby("loss"):
+        c, norm = rows[["c", "norm"]].iloc[0]
         columns = []
         for setting in settings:
-            ours = rows[rows["setting"] == setting].set_index("seed")["accuracy"]
-            beside = plain[(plain["setting"] == setting) & (plain["l1"] == l1)]
-            known = np.isfinite(c) and beside["c"].min() <= c <= beside["c"].max()
-            left = (ours - plain_at(beside, c)).dropna() if known else ours[:0]
-            columns += [text(ours), text(left) if len(left) else ""]
-        kind = "L1" if l1 else "L2"
+            ours = rows[rows["setting"] == setting].set_index("seed")["test_accuracy"]
+            beside = plain[(plain["setting"] == setting) & (plain["norm"] == norm)]
+            known = beside["c"].min() <= c <= beside["c"].max()  # not where c is nan
+            columns += [text(ours), text((ours - plain_at(beside, c)).dropna()) if known else ""]
         shown = f"{c:g}" if np.isfinite(c) else ""
-        print(f"| {loss_label(str(method))}, {kind} | {shown} | {' | '.join(columns)} |")
+        print(f"| {loss_label(str(loss))}, {norm} | {shown} | {' | '.join(columns)} |")
 
 
 def draw(frames: list[pd.DataFrame], file: Path) -> None:
     """Accuracy against c, a row a data set and a column a setting, the methods at their c."""
-    settings = sorted(frames[0]["setting"].unique(), key=lambda s: (s.startswith("asym"), s))
+    settings = frames[0]["setting"].unique()
     size = (4 * len(settings), 3.4 * len(frames))
     figure, grid = plt.subplots(
         *(len(frames), len(settings)), figsize=size, squeeze=False, layout="constrained"
@@ -105,21 +93,23 @@ def draw(frames: list[pd.DataFrame], file: Path) -> None:
     for line, frame in zip(grid, frames, strict=True):
         for axes, setting in zip(line, settings, strict=True):
             here = frame[frame["setting"] == setting]
-            plain = here[here["method"] == "plain"]
-            for l1, color in ((False, "#0072b2"), (True, "#d55e00")):
-                means = plain[plain["l1"] == l1].groupby("c")["accuracy"].agg(["mean", "std"])
-                label = f"nce + c (1 - p), {'L1' if l1 else 'L2'}"
+            plain = here[here["loss"] == "plain"]
+            for norm, color in COLORS.items():
+                means = plain[plain["norm"] == norm].groupby("c")["test_accuracy"]
+                means = means.agg(["mean", "std"])
                 axes.errorbar(
                     *(means.index, means["mean"], means["std"]),
-                    **{"marker": "o", "ms": 4, "color": color, "capsize": 2, "label": label},
+                    **{"marker": "o", "ms": 4, "color": color, "capsize": 2},
+                    label=f"nce + c (1 - p), {norm}",
                 )
-            for (method, marker), rows in (
-                (kind, here[here["method"] == kind[0]]) for kind in MARKERS.items()
-            ):
-                c, mean = rows["c"].iloc[0], rows["accuracy"].mean()
+            for loss, marker in MARKERS.items():
+                rows = here[here["loss"] == loss]
+                c, norm = rows[["c", "norm"]].iloc[0]
                 at = c if np.isfinite(c) else 0.35  # those without one stand at the left
-                color = "#d55e00" if rows["l1"].iloc[0] else "#0072b2"
-                axes.plot(at, mean, marker, color=color, mfc="none", ms=8, label=loss_label(method))
+                axes.plot(
+                    *(at, rows["test_accuracy"].mean(), marker),
+                    **{"color": COLORS[norm], "mfc": "none", "ms": 8, "label": loss_label(loss)},
+                )
             axes.set(xscale="log", title=f"{here['dataset'].iloc[0]}, {setting}", xlabel="c")
             axes.grid(True, color="#dddddd")
         line[0].set_ylabel("test accuracy (%)")

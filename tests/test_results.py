@@ -64,23 +64,17 @@ def configs_of(runs: list[Finished]) -> dict[str, Config]:
 
 
 @pytest.mark.parametrize(
-    ("record", "preset"),
-    [("cifar10-laptop", "laptop"), ("digits-quick", "quick")],
+    ("record", "preset", "settings"),
+    [
+        ("cifar10-laptop", "laptop", {}),
+        ("digits-quick", "quick", {}),
+        ("cifar10-laptop-warm", "laptop", {"warm_start": 3.0}),  # epochs of ce first
+        ("mnist-laptop", "laptop", {"dataset": "mnist"}),
+    ],
     indirect=["record"],
 )
-def test_a_whole_study_is_the_presets(record: Path, preset: str) -> None:
-    assert configs_of(read_runs(record)) == {cell.name: cell for cell in make_grid(preset)}
-
-
-@pytest.mark.parametrize("record", ["cifar10-laptop-warm"], indirect=True)
-def test_the_warm_study_is_the_same_grid_after_three_epochs_of_ce(record: Path) -> None:
-    cells = {cell.name: cell for cell in make_grid("laptop", warm_start=3.0)}
-    assert configs_of(read_runs(record)) == cells
-
-
-@pytest.mark.parametrize("record", ["mnist-laptop"], indirect=True)
-def test_the_study_of_mnist_is_the_same_grid_on_mnist(record: Path) -> None:
-    cells = {cell.name: cell for cell in make_grid("laptop", dataset="mnist")}
+def test_a_whole_study_is_the_presets(record: Path, preset: str, settings: Any) -> None:
+    cells = {cell.name: cell for cell in make_grid(preset, **settings)}
     assert configs_of(read_runs(record)) == cells
 
 
