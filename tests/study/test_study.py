@@ -105,7 +105,11 @@ def test_bad_grids(arguments: dict[str, Any], message: str) -> None:
         {"preset": "paper", "losses": ["ce", "nce_rce"], "alpha": 2.5, "augment": False},
         {"preset": "report", "noises": ["asym"], "map": "paper", "lr": 5e-5, "clip": 1.0},
         {"preset": "laptop", "noises": ["human", "sym"], "rates": [0.3]},
-        {"preset": "quick", "noises": ["matrix"], "map": str(ROOT / "tests/format1/matrix.csv")},
+        {
+            "preset": "quick",
+            "noises": ["matrix"],
+            "map": str(ROOT / "tests/runs/format1/matrix.csv"),
+        },
     ],
     ids=["preset", "own loss", "data set", "settings", "map", "human", "matrix"],
 )

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,6 @@ from apl.kernels.bases import BASES, REDUCTIONS, Term
 from apl.kernels.reference import reference_loss
 from apl.losses import SUMS, loss_terms
 
-ROOT = Path(__file__).parents[1]
 CPU = ("eager", "compiled", "reference")
 
 
@@ -37,7 +36,7 @@ def test_kernels_under_the_interpreter():
     pytest.importorskip("triton")
     done = run(
         *("-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-W", "ignore"),
-        "tests/kernel_checks.py",
+        "tests/kernels/kernel_checks.py",
         TRITON_INTERPRET="1",
         OMP_NUM_THREADS="1",
     )

@@ -288,7 +288,8 @@ def test_a_driver_killed_and_started_again_ends_in_the_same_bytes(
 ) -> None:
     script = DRIVER if kind == "Ray" else "import apl.workers as w; w.SHIP_SECONDS = 0.2" + DRIVER
     arguments = [sys.executable, "-c", script, simulated.cluster.address, kind, str(tmp_path)]
-    driver = subprocess.Popen(arguments, cwd=ROOT / "tests")
+    paths = os.pathsep.join(map(str, (ROOT / "tests", ROOT / "tests" / "study")))
+    driver = subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": paths})
     run = Run(tmp_path / "runs" / CELLS[0].name)
     try:
         end = time.monotonic() + SECONDS

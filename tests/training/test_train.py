@@ -427,7 +427,7 @@ def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
         "image_size",
         "label_column",
         "test_set",
-    }  # tests/test_own_data.py
+    }  # tests/data/test_own_data.py
     of_files = {"map", "map_sha256", "labels", "labels_sha256", "code_sha256"}
     elsewhere = {"preset", "params"} | of_files | of_own_data
     assert set(others) == told - elsewhere | {"alpha", "beta", "A"}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import ROOT
 
 from apl.config import Config, make_grid
 from apl.presets import PRESETS
@@ -37,7 +38,7 @@ from apl.runs import (
     write_study,
 )
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = ROOT / "results"
 LAPTOP = RESULTS / "cifar10-laptop"
 STUDIES = [
     *("cifar10-laptop", "cifar10-laptop-warm", "cifar10-paper-50-epochs", "digits-quick"),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.text import Text
@@ -581,7 +582,7 @@ def test_every_published_row_says_its_protocol_once() -> None:
     assert rows["source"].str.len().min() > 10
 
 
-REFERENCE = Path(__file__).parents[2] / "shared/reference/published_more.csv"
+REFERENCE = ROOT.parent / "shared/reference/published_more.csv"
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason="the reference is not here to compare with")
