@@ -846,43 +846,12 @@ def track_import(
     out.print(f"{to}: told of {told} runs, had {had}")
 
 
-bench = typer.Typer(help="Measure what this machine makes of the kernels.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
-
-
-@bench.command("kernels")
-def bench_kernels(
-    static: Annotated[
-        bool, typer.Option("--static", help="read the compiled code instead; needs no GPU")
-    ] = False,
-    arch: Annotated[
-        int, typer.Option(help="--static: compile for sm_ARCH: 80, 86, 89, 90, 100 or 120")
-    ] = 90,
-    loss: Annotated[
-        str | None, typer.Option(help="the loss to time [default: nce_rce] or to show [all]")
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="time for each size")] = 3.0,
-) -> None:
-    """Time the kernels on a GPU beside the other ways, or show what the compiler made of them.
-
-    The times: milliseconds, GB/s and percent of the measured copy bandwidth.  --static:
-    instructions a logit, loads and stores, sectors a row, barriers, registers, spills, bytes on
-    their way to a multiprocessor, and the rows at work against the L2 cache.
-
-    Example: `apl bench kernels --static --arch 90 --loss nce_rce`
-    """
-    from apl.doctor import kernel_table
-    from apl.report.terminal import figure_lines
-
-    rows = kernel_table(loss, static, arch, seconds)
-    out = _console()
-    if static:
-        from apl.kernels.static import LEGEND
-
-        out.print(f"sm_{arch}\n{LEGEND}\n", markup=False)
-    else:
-        out.print(f"{loss or 'nce_rce'}, forward plus backward", markup=False)
-    out.print("\n".join(figure_lines(rows, out.width)), markup=False)
+@app.command(
+    hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def bench() -> None:
+    """Say where `apl bench kernels` went."""
+    raise BadInput("see benchmarks/kernel_times.py, for --static kernel_code.py, in a checkout")
 
 
 # ------------------------------------------------------------------------------------ the door

@@ -815,7 +815,7 @@ _IN_FLIGHT = 32_000
 _REGISTERS_OF = {None: 104, "linear": 104, "power": 128}
 _SECTOR = 32  # bytes: what memory gives at the least
 # Said, not left to a default that differs between releases (triton 3.10 turns it off): a fused
-# multiply-add rounds once, and the figures of `apl.kernels.static` are those with it.
+# multiply-add rounds once, and the figures of benchmarks/kernel_code.py are those with it.
 _FP_FUSION = True
 
 

@@ -33,7 +33,6 @@ FEW_CELLS = 100  # of a study that has a line for each in a log
 FEW_RUNNING = 4  # named in a line
 STATE_WIDTH = 4  # kept for a cell that has no result yet
 NAME_WIDTH = 24  # of a loss beside its figures, before it is folded
-NAMES = ("logits", "loss", "path")  # columns of words among those of figures
 KEYS = ("Method", "Noise")  # columns that say what a row of a table is of
 WORST = 20  # classes shown of so many that they have no confusion matrix
 MANY_CLASSES = 12  # 80 columns have no room for a column for each of more
@@ -318,45 +317,6 @@ def _setting_head(noise: str, named: str, rate: float) -> list[str]:
 def _folded(name: str) -> list[str]:
     """The name of a loss in lines that leave room for figures."""
     return wrap(name, NAME_WIDTH) or [name]
-
-
-def figure_lines(rows: Sequence[Mapping[str, object]], width: int) -> list[str]:
-    """Rows of figures as lines, a blank between two columns; the keys of the longest are the heads.
-
-    Where they are wider than `width`, the first columns stand above the rows that share them, as
-    many as it takes.  A row that lacks columns has words in its last one, why there are no figures.
-    """
-    longest = max(rows, key=len)
-    heads = list(longest)
-    texts = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    whole = [heads, *(row for row in texts if len(row) == len(heads))]
-    widths = [max(map(cell_len, column)) for column in zip(*whole, strict=True)]
-    above = 0
-    while above < len(heads) - 1 and sum(widths[above:]) + len(widths[above:]) - 1 > width:
-        above += 1
-
-    def line(row: Sequence[str]) -> str:
-        cells = zip(heads[above:], row[above:], widths[above:], strict=False)
-        padded = (
-            text + " " * (w - cell_len(text))
-            if head in NAMES
-            else " " * (w - cell_len(text)) + text
-            for head, text, w in cells
-        )
-        return " ".join(padded).rstrip()
-
-    lines = [line(heads)]
-    shared: list[str] = []
-    for row in texts:
-        if row[:above] != shared:
-            shared = row[:above]
-            lines.append(" ".join(shared))
-        if len(row) == len(heads):
-            lines.append(line(row))
-        else:
-            *which, why = row
-            lines += [line(which), *wrap(why, width, initial_indent="  ", subsequent_indent="  ")]
-    return lines
 
 
 def fold_tables(markdown: str, width: int) -> str:

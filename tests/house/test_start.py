@@ -93,7 +93,7 @@ def test_help_loads_nothing_heavy(command: tuple[str, ...], tmp_path: Path) -> N
 
 
 def test_the_commands_are_found() -> None:
-    assert {(), ("train",), ("study",), ("noise",), ("bench", "kernels")} <= set(COMMANDS)
+    assert {(), ("train",), ("study",), ("noise",), ("track", "import")} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", ["losses", "datasets"])

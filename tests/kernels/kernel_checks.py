@@ -5,6 +5,7 @@ made when triton is imported, and `test_kernels_static.py` needs the compiler);
 `test_kernels_gpu.py` runs it on a GPU.  Everything is compared with the float64 reference.
 """
 
+import itertools
 import re
 import warnings
 
@@ -12,10 +13,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kernel_times import LOSSES, Case, compare
 
 from apl.kernels import dispatch
 from apl.kernels.bases import BASES, REDUCTIONS, Term
-from apl.kernels.bench import measure
 from apl.kernels.reference import reference_loss
 from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, correct_, loss_and_grad, plan
 
@@ -687,6 +688,7 @@ def test_autocast_gives_float32():
 
 
 def test_benchmark_runs():
-    table = measure(shapes=((8, 10), (4, 33)), seconds=0.0, device=ON)
-    assert {row["path"] for row in table} >= {"triton", "reference", "F.cross_entropy"}
-    assert all(row["ms"] > 0 and row["GB/s"] > 0 for row in table)
+    for shape, dtype in itertools.product(((8, 10), (4, 33)), (torch.bfloat16, torch.float32)):
+        rows = compare(LOSSES, Case(shape, dtype), ON, seconds=0.0)
+        assert {row["path"] for row in rows} >= {"triton", "reference", "F.cross_entropy"}
+        assert all(row["ms"] > 0 and row["GB/s"] > 0 for row in rows)

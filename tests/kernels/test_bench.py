@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 
+import kernel_times
 import pytest
 import torch
 from conftest import ROOT
 
-from apl.kernels import bench
+from apl.kernels.bases import Term
 from apl.losses import loss_terms
 
 NOT_NEEDED = "typer rich pandas scipy sklearn matplotlib PIL torchvision yaml safetensors"
@@ -34,66 +36,82 @@ def test_the_script_needs_torch_and_triton_only() -> None:
     out = python(
         "-c",
         f"import sys; sys.modules.update(dict.fromkeys({NOT_NEEDED!r}.split()))\n"
-        "from apl.kernels import bench\n"
-        "bench.main(['--device', 'cpu', '--minutes', '0.5', '--loss', 'norm(fl)+mae'])",
+        "sys.path.insert(0, 'benchmarks')\n"
+        "import kernel_times\n"
+        "kernel_times.main(['--device', 'cpu', '--minutes', '0.5', '--loss', 'nfl+mae'])",
     )
     assert "Error" not in out
     assert "left out" not in out
     lines = out.splitlines()
     assert max(map(len, lines)) < 80
-    parts = [line for line in lines if line in bench.PARTS]
-    assert parts == [part for part in bench.PARTS if part != "memory"]  # torch counts CUDA's
-    assert sum("norm(fl)+mae triton" in line for line in lines) == 7
+    parts = [line for line in lines if line in kernel_times.PARTS]
+    assert parts == [part for part in kernel_times.PARTS if part != "memory"]  # torch counts CUDA's
+    assert sum("nfl+mae      triton" in line for line in lines) == 7
 
 
-def test_it_ends_in_time_and_runs_in_a_checkout_that_is_not_installed() -> None:
-    out = python("-m", "kernels.bench", "--device", "cpu", "--minutes", "0", "--parts", "table")
+def test_it_ends_in_time() -> None:
+    asked = ("--device", "cpu", "--minutes", "0", "--parts", "table")
+    out = python("benchmarks/kernel_times.py", *asked)
     assert out.count("left out, the time is over: Case(shape=(2, 5)") == 2
 
 
-def test_a_loss_in_words_is_that_of_apl() -> None:
-    assert bench.terms_of("norm(ce) + rce")(10) == loss_terms("nce_rce", 10)
-    for classes in (10, 1000):
-        spec = "norm(mae)+norm(gce)+fl"
-        assert bench.terms_of(spec)(classes) == loss_terms(spec, classes)
-    for bad in ("nce", "norm(ce", "ce+", "2*ce"):
-        with pytest.raises(ValueError, match=r"cannot read .* accepted: a sum of ce, fl"):
-            bench.terms_of(bad)
+def test_what_is_no_loss_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for bad, named in (("nosuch", "nosuch"), ("ce+", "ce+"), ("norm(ce", "ce")):
+        with pytest.raises(SystemExit, match="2"):
+            kernel_times.main(["--device", "cpu", "--loss", "ce", bad])
+        assert named in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_terms_are_those_of_each_number_of_classes() -> None:
     asked = []
 
-    def of(classes: int) -> tuple[bench.Term, ...]:
+    def of(classes: int) -> tuple[Term, ...]:
         asked.append(classes)
         return loss_terms("nmae", classes)
 
-    bench.measure({"nmae": of}, ((3, 4), (2, 5)), (torch.float32,), 0.0, "cpu")
+    for shape in ((3, 4), (2, 5)):
+        kernel_times.compare({"nmae": of}, kernel_times.Case(shape, torch.float32), "cpu", 0.0)
     assert asked == [4, 5]
 
 
 def test_a_path_that_cannot_run_says_so_and_the_others_go_on() -> None:
     """As triton here: this process has neither a GPU nor the interpreter."""
-    rows = bench.measure(bench.LOSSES, ((3, 4),), (torch.float32,), 0.0, "cpu")
+    case = kernel_times.Case((3, 4), torch.float32)
+    rows = kernel_times.compare(kernel_times.LOSSES, case, "cpu", 0.0)
     triton = [row for row in rows if row["path"] == "triton"]
-    assert len(triton) == len(bench.LOSSES)
+    assert len(triton) == len(kernel_times.LOSSES)
     for row in rows:
         if row["path"] == "triton" and not torch.cuda.is_available():
             assert row["ms"].startswith("RuntimeWarning: the Triton loss cannot run")
         elif row["path"] != "triton":
             assert row["ms"] > 0
-    text = bench.table(bench.Case((3, 4), torch.float32), rows)
+    text = kernel_times.table(case, rows)
     assert max(map(len, text.splitlines())) < 80
 
 
 def test_every_rival_in_compiled_code_is_compiled() -> None:
     """However many there are: torch.compile would leave those above a limit as they are."""
-    losses = {base: bench.terms_of(base) for base in ("ce", "fl", "mae", "rce", "gce")}
-    losses |= {f"norm({base})": bench.terms_of(f"norm({base})") for base in losses}
-    case = bench.Case((3, 4), torch.float32, inside=True)
+    bases = ("ce", "fl", "mae", "rce", "gce")
+    names = [*bases, *(f"norm({base})" for base in bases)]
+    losses = {name: functools.partial(loss_terms, name) for name in names}
+    case = kernel_times.Case((3, 4), torch.float32, inside=True)
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        rows = bench.compare(losses, case, "cpu", 0.0)
+        rows = kernel_times.compare(losses, case, "cpu", 0.0)
     rivals = [row for row in rows if row["path"] in ("F.cross_entropy", "reference")]
     assert len(rivals) == 11
     for row in rivals:
         assert isinstance(row["ms"], float), row
+
+
+def test_why_there_are_no_figures_is_told_whole() -> None:
+    why = "RuntimeError: " + "the compiler of this path has a lot to say " * 4
+    name = "norm(gce) + 0.25*rce + 3*norm(fl)"
+    rows: list[kernel_times.Row] = [
+        {"logits": "65536x1000", "type": "bf16", "loss": name, "path": "triton", "ms": 1.25},
+        {"logits": "65536x1000", "type": "bf16", "loss": "ce", "path": "compiled", "ms": why},
+    ]
+    case = kernel_times.Case((65536, 1000), torch.bfloat16, scale=1024.0, inside=True)
+    lines = kernel_times.table(case, [{**rows[0], "GB/s": 3.0}, rows[1]]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert " ".join(why.split()) in " ".join(" ".join(lines).split())
+    assert name in " ".join(lines)

@@ -1,13 +1,15 @@
 """The checks of the Triton kernels on a GPU: `pytest -m gpu`, and for the times also `-n0 -s`."""
 
 import os
+import re
 
+import kernel_times
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
 from apl.config import make_config
-from apl.kernels import bench, dispatch
+from apl.kernels import dispatch
 from apl.kernels.bases import Term
 from apl.kernels.reference import reference_loss
 from apl.machine import Machine
@@ -108,13 +110,13 @@ def test_a_compiled_step_is_captured_with_its_loss():
     assert not counters["inductor"]["cudagraph_skips"]
 
 
-@pytest.mark.parametrize("part", bench.PARTS)
+@pytest.mark.parametrize("part", kernel_times.PARTS)
 def test_every_part_of_the_benchmark_runs(part):
-    run = {"host": bench.host, "memory": bench.memory}.get(part, bench.compare)
+    run = {"host": kernel_times.host, "memory": kernel_times.memory}.get(part, kernel_times.compare)
     for case in {
-        case._replace(shape=(64, 12, 3, 5)[: len(case.shape)]) for case in bench.PARTS[part]
+        case._replace(shape=(64, 12, 3, 5)[: len(case.shape)]) for case in kernel_times.PARTS[part]
     }:
-        rows = run(bench.LOSSES, case, "cuda", 0.0)
+        rows = run(kernel_times.LOSSES, case, "cuda", 0.0)
         assert {row["path"] for row in rows} >= {"F.cross_entropy", "triton"}
         for row in rows:
             figures = [value for value in row.values() if isinstance(value, float)]
@@ -123,11 +125,13 @@ def test_every_part_of_the_benchmark_runs(part):
 
 
 @pytest.mark.skipif("PYTEST_XDIST_WORKER" in os.environ, reason="times are taken alone: -n0 -s")
-def test_the_table_of_apl_bench_kernels():
+def test_the_table_of_times(capsys):
     """Prints it; a time that is bad fails nothing."""
-    from apl.doctor import kernel_table
-
-    rows = kernel_table("nce_rce", static=False, arch=90, seconds=0.5)
-    for row in rows:
-        print({name: f"{v:.3g}" if isinstance(v, float) else v for name, v in row.items()})
-    assert {row["path"] for row in rows} >= {"triton", "F.cross_entropy", "copy"}
+    kernel_times.main(["--loss", "nce_rce", "--parts", "table", "--seconds", "0.5"])
+    shown = capsys.readouterr().out
+    with capsys.disabled():
+        print(shown)
+    assert "left out" not in shown
+    for path in ("triton", r"F\.cross_entropy", "copy"):
+        found = re.findall(rf"^  \w* +{path} ", shown, re.M)
+        assert len(found) == len(kernel_times.PARTS["table"])

@@ -1,16 +1,16 @@
 """What the compiled kernels hold, read from their machine code: runs without a GPU."""
 
 import math
+import re
 import warnings
 
 import pytest
 import torch
 
 pytest.importorskip("triton.backends.nvidia")
+import kernel_code
 import triton
 
-from apl.cli import run
-from apl.kernels import static
 from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, Chip, plan
 from apl.losses import loss_terms
 
@@ -23,10 +23,10 @@ def specialisations(arch):
     """What is compiled for which architecture: all for sm_90.  For the others, where all would
     take minutes, each kernel with the terms that keep most in registers."""
     if arch == 90:
-        return static.shipped()
+        return kernel_code.shipped()
     terms = tuple(loss_terms("nfl_rce", 10))
     return [
-        static.Specialisation(terms, *rest)
+        kernel_code.Specialisation(terms, *rest)
         for rest in (
             (10, FP32),
             (10, BF16),
@@ -43,7 +43,11 @@ def specialisations(arch):
 @pytest.fixture(scope="session")
 def reports():
     """Every specialisation that is compiled, for every architecture."""
-    return [r for arch in static.ARCHITECTURES for r in static.inspect(specialisations(arch), arch)]
+    return [
+        r
+        for arch in kernel_code.ARCHITECTURES
+        for r in kernel_code.inspect(specialisations(arch), arch)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +88,7 @@ def hold(bad: list[str], oldest: tuple[int, int] = (3, 4)) -> None:
 
 
 def test_a_worse_figure_fails_on_a_verified_release_and_warns_on_a_newer_one(monkeypatch):
-    (report,) = static.inspect(static.shipped()[:1], 90)
+    (report,) = kernel_code.inspect(kernel_code.shipped()[:1], 90)
     bad = ids([report])
     numbers = f"{report.registers} registers, {report.spills} bytes spilled"
     for verified in ("3.4.0", "3.8.1"):
@@ -199,7 +203,7 @@ def test_neighbouring_rows_share_at_most_a_sector(reports):
 
 def test_half_of_the_l2_cache_holds_the_long_rows_that_are_at_work(reports):
     long = [r for r in reports if r.spec.num_classes > LONGEST_ROW]
-    assert {r.arch for r in long} == set(static.ARCHITECTURES)
+    assert {r.arch for r in long} == set(kernel_code.ARCHITECTURES)
     hold(ids(r for r in long if r.l2_share > 0.5))
 
 
@@ -208,7 +212,7 @@ def test_half_of_the_l2_cache_holds_the_long_rows_that_are_at_work(reports):
 
 def code(*lines):
     """Lines of machine code at addresses 0, 0x10, 0x20 ..."""
-    return static.parse(
+    return kernel_code.parse(
         "\n".join(f"  /*{16 * i:04x}*/   {line} ;   /* 0x0123 */" for i, line in enumerate(lines))
     )
 
@@ -233,13 +237,13 @@ def test_straight_code_counts_once_and_what_stands_behind_the_end_not_at_all():
     assert straight[1].read == ["R3", "R4"]
     assert straight[4].read == ["R2", "R6"]  # of an address and what is stored, not of desc
     assert straight[4].width == 8
-    assert static.loops(straight) == []
-    assert static.times(straight, [], tile_bytes=8, tiles=5) == [1.0] * 6
+    assert kernel_code.loops(straight) == []
+    assert kernel_code.times(straight, [], tile_bytes=8, tiles=5) == [1.0] * 6
 
 
 def test_both_sides_of_a_branch_count():
     branching = code("@P0 BRA 0x30", "FADD R1, R1, R2", "BRA 0x40", "FMUL R1, R1, R2", "EXIT")
-    assert static.times(branching, [], tile_bytes=8, tiles=1) == [1.0] * 5
+    assert kernel_code.times(branching, [], tile_bytes=8, tiles=1) == [1.0] * 5
 
 
 @pytest.mark.parametrize(
@@ -249,12 +253,12 @@ def test_both_sides_of_a_branch_count():
 def test_a_loop_runs_until_it_has_loaded_the_tile(back, unrolled):
     lines = ["MOV R2, c[0x0][0x210]", *["LDG.E.128 R4, desc[UR6][R2.64]"] * unrolled]
     looped = code(*lines, "BAR.SYNC 0x0", back, "EXIT")
-    loads, stores = static.row_accesses(looped, 0x210, 0x240)
+    loads, stores = kernel_code.row_accesses(looped, 0x210, 0x240)
     assert loads == list(range(1, unrolled + 1))
     assert stores == []
-    assert static.loops(looped) == [(1, unrolled + 2)]
+    assert kernel_code.loops(looped) == [(1, unrolled + 2)]
     turns = 12 / unrolled
-    assert static.times(looped, loads, tile_bytes=12 * 16, tiles=1) == [
+    assert kernel_code.times(looped, loads, tile_bytes=12 * 16, tiles=1) == [
         *(1, *[turns] * (unrolled + 2), 1)
     ]
 
@@ -268,9 +272,9 @@ def test_what_stands_before_a_loop_over_tiles_is_shared_by_them():
         "@!P1 BRA 0x10",
         "EXIT",
     )
-    loads, _ = static.row_accesses(persistent, 0x210, 0x240)
-    assert static.loops(persistent) == [(2, 3), (1, 4)]
-    assert static.times(persistent, loads, tile_bytes=64, tiles=10) == [0.1, 1, 4, 4, 1, 0.1]
+    loads, _ = kernel_code.row_accesses(persistent, 0x210, 0x240)
+    assert kernel_code.loops(persistent) == [(2, 3), (1, 4)]
+    assert kernel_code.times(persistent, loads, tile_bytes=64, tiles=10) == [0.1, 1, 4, 4, 1, 0.1]
 
 
 def test_code_moved_behind_the_end_is_no_loop_and_parted_warps_are_not_counted():
@@ -285,7 +289,7 @@ def test_code_moved_behind_the_end_is_no_loop_and_parted_warps_are_not_counted()
         "BRA 0x30",
     )
     assert [x.name for x in moved] == ["BRA", "FADD", "BRA", "EXIT", "FMUL", "BRA"]
-    assert static.loops(moved) == []
+    assert kernel_code.loops(moved) == []
 
 
 def test_an_access_belongs_to_the_argument_that_its_address_comes_from():
@@ -305,8 +309,8 @@ def test_an_access_belongs_to_the_argument_that_its_address_comes_from():
         "LDGSTS.E.BYPASS.LTC128B.128 [R3], desc[UR8][UR4.64], P0",  # 12: logits
         "EXIT",
     )
-    assert static.row_accesses(mixed, 0x380, 0x398) == ([4, 12], [9])
-    assert static.row_accesses(mixed, 0x388, 0x398) == ([6], [9])
+    assert kernel_code.row_accesses(mixed, 0x380, 0x398) == ([4, 12], [9])
+    assert kernel_code.row_accesses(mixed, 0x388, 0x398) == ([6], [9])
     assert [mixed[i].width for i in (4, 9, 12)] == [8, 2, 16]
 
 
@@ -316,8 +320,8 @@ def test_an_address_is_followed_through_a_spill():
         *("LDL R8, [R1+0x4]", "LDG.E R4, desc[UR6][R8.64]"),
         *("LDL R8, [R1]", "LDG.E R4, desc[UR6][R8.64]", "EXIT"),
     )
-    assert static.row_accesses(spilled, 0x210, 0x220) == ([5], [])
-    assert static.row_accesses(spilled, 0x218, 0x220) == ([7], [])
+    assert kernel_code.row_accesses(spilled, 0x210, 0x220) == ([5], [])
+    assert kernel_code.row_accesses(spilled, 0x218, 0x220) == ([7], [])
 
 
 def test_bytes_are_in_flight_until_a_register_they_fill_is_read():
@@ -329,14 +333,14 @@ def test_bytes_are_in_flight_until_a_register_they_fill_is_read():
         *("LDG.E.128 R4, desc[UR6][R2.64]", "LDG.E.128 R8, desc[UR6][R2.64]"),
         *("FADD R0, R7, R1", "FADD R0, R8, R1", "EXIT"),
     )
-    assert static.bytes_in_flight(apart, [0, 2]) == 16
-    assert static.bytes_in_flight(together, [0, 1]) == 32
+    assert kernel_code.bytes_in_flight(apart, [0, 2]) == 16
+    assert kernel_code.bytes_in_flight(together, [0, 1]) == 32
     # What one turn of a loop leaves for the next is under way beside what that one asks for.
     ahead = code(
         *("LDG.E.64 R4, desc[UR6][R2.64]", "LDG.E.64 R6, desc[UR6][R2.64]"),
         *("FADD R0, R4, R1", "MOV R4, R6", "@P0 BRA 0x10", "EXIT"),
     )
-    assert static.bytes_in_flight(ahead, [0, 1]) == 16
+    assert kernel_code.bytes_in_flight(ahead, [0, 1]) == 16
 
 
 def test_copies_are_in_flight_until_a_barrier_of_their_group():
@@ -346,22 +350,22 @@ def test_copies_are_in_flight_until_a_barrier_of_their_group():
         *("DEPBAR.LE SB0, 0x1", "LDGSTS.E.128 [R3], desc[UR8][R2.64]", "LDGDEPBAR"),  # 0x40
         *("@P0 BRA 0x40", "DEPBAR.LE SB0, 0x0", "EXIT"),
     )
-    assert static.bytes_in_flight(copies, [0, 2, 5]) == 32
+    assert kernel_code.bytes_in_flight(copies, [0, 2, 5]) == 32
 
 
 def test_registers_are_given_out_in_each_quarter_of_a_multiprocessor():
     # 106 registers are 14 times 256 a warp, of which a quarter of 16,384 holds 4: 16 programs of
     # one warp, though 65,536 would hold 18.
-    assert static._resident(106, 0, 1, 90) == 16
-    assert static._resident(32, 0, 1, 90) == 32
-    assert static._resident(32, 0, 1, 86) == 16
-    assert static._resident(32, 0, 8, 89) == 6
-    assert static._resident(32, 100 << 10, 1, 90) == 2
+    assert kernel_code._resident(106, 0, 1, 90) == 16
+    assert kernel_code._resident(32, 0, 1, 90) == 32
+    assert kernel_code._resident(32, 0, 1, 86) == 16
+    assert kernel_code._resident(32, 0, 8, 89) == 6
+    assert kernel_code._resident(32, 100 << 10, 1, 90) == 2
 
 
 def test_a_sector_counts_for_each_program_that_fetches_it():
     def per_row(shape, strides, rows):
-        return static.sectors(shape, strides, 2, rows)
+        return kernel_code.sectors(shape, strides, 2, rows)
 
     assert per_row((1, 64, 16), (0, 16, 1), 1) == (1, 1)  # a row is a sector
     assert per_row((1, 64, 24), (0, 24, 1), 1) == (2, 1.5)  # every second begins within one
@@ -376,43 +380,57 @@ def test_a_sector_counts_for_each_program_that_fetches_it():
 def test_the_default_of_the_compiler_does_not_decide_on_fused_multiply_adds(monkeypatch):
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
     # A size that no other test compiles: triton would not read the default for one it has.
-    spec = static.Specialisation(static.structures()[-1], 7, FP32)
-    with static._compile_only(90):
-        _, kernel = static._compile(spec, 90)
+    spec = kernel_code.Specialisation(kernel_code.structures()[-1], 7, FP32)
+    with kernel_code._compile_only(90):
+        _, kernel = kernel_code._compile(spec, 90)
     assert kernel.metadata.enable_fp_fusion
 
 
 def test_the_table_fits_into_80_columns(reports, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    assert run(["bench", "kernels", "--static", "--arch", "90", "--loss", "nfl_rce"]) == 0
+    kernel_code.main(["--arch", "90", "--loss", "nfl_rce"])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in "".join(lines)
     _legend, table = "\n".join(lines).split("\n\n")
     heads, *rows = table.splitlines()
-    assert len(rows) == len(static.shipped(loss_terms("nfl_rce", 10)))
+    assert len(rows) == len(kernel_code.shipped(loss_terms("nfl_rce", 10)))
     assert all(row.startswith("nfl_rce ") for row in rows)
     # The widest cell of every column, over all specialisations, with a blank between columns.
-    cells = static.table(r for r in reports if r.arch == 90)
-    assert len(cells) == len(static.shipped())
+    cells = kernel_code.table(r for r in reports if r.arch == 90)
+    assert len(cells) == len(kernel_code.shipped())
     widest = [max(len(name), *(len(row[name]) for row in cells)) for name in cells[0]]
     assert heads.split() == list(cells[0])
     assert sum(widest) + len(widest) - 1 <= 80
 
 
 def test_what_the_table_cannot_show_is_one_line(capsys):
-    assert run(["bench", "kernels", "--static", "--loss", "nosuch"]) == 2
-    assert "nosuch" in capsys.readouterr().err
-    assert run(["bench", "kernels", "--static", "--arch", "75"]) == 2
-    assert "arch is 75; accepted: 80, 86, 89, 90, 100, 120" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        kernel_code.main(["--loss", "nosuch"])
+    assert "nosuch" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit, match="2"):
+        kernel_code.main(["--arch", "75"])
+    assert re.search(r"75 .*80, 86, 89, 90, 100, 120", capsys.readouterr().err.splitlines()[-1])
+
+
+def test_columns_without_room_stand_above_their_rows():
+    name = "nce_mae_rce_gce_fl"
+    row = {"loss": name, "K": "131072=", "ld": "4+12x16", "wide": "x" * 50, "figure": "2.5"}
+    rows = [row, {**row, "K": "10"}, {**row, "loss": "ce"}]
+    assert kernel_code.table_lines(rows, 100)[1] == f"{name} 131072= 4+12x16 {'x' * 50}    2.5"
+    lines = kernel_code.table_lines(rows, 80)
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["K", "ld", "wide", "figure"]
+    assert lines[1] == name
+    assert [line.split()[0] for line in lines[2:]] == ["131072=", "10", "ce", "131072="]
 
 
 @pytest.mark.parametrize("num_classes", [7, 5000])
 def test_another_number_of_rows_compiles_nothing(num_classes):
     # The last batch of an epoch: odd, one row, a multiple of 16.  A size no other test compiles.
-    terms = static.structures()[0]
+    terms = kernel_code.structures()[0]
     kernels = set()
-    with static._compile_only(90):
+    with kernel_code._compile_only(90):
         for rows in (1, 17, 64):
             logits = torch.empty(rows, num_classes, 1, device="meta")
             losses = torch.empty(rows, 1, device="meta")

@@ -22,9 +22,8 @@ from rich.live import Live
 from rich.markdown import Markdown
 
 from apl.config import Config, make_grid
-from apl.kernels import bench
 from apl.losses import LOSSES, loss_label
-from apl.report.terminal import StudyLog, figure_lines, fold_tables, study_table
+from apl.report.terminal import StudyLog, fold_tables, study_table
 from apl.runs import RECORD, TABLE
 from apl.scores import Result
 from apl.study import Progress
@@ -284,34 +283,3 @@ def test_a_markdown_table_is_folded_by_columns_and_loses_nothing() -> None:
     shown = "\n".join(lines_of(console.file.getvalue()))
     assert shown.count("±") == 24
     assert all(f"{k}{n}.34 ± 0.56" in shown for k in range(12) for n in range(2))
-
-
-def test_columns_without_room_stand_above_their_rows() -> None:
-    name = "nce_mae_rce_gce_fl"
-    row = {"loss": name, "K": "131072=", "ld": "4+12x16", "wide": "x" * 50, "figure": 2.5}
-    rows = [row, {**row, "K": "10"}, {**row, "loss": "ce"}]
-    assert figure_lines(rows, 100)[1] == f"{name} 131072= 4+12x16 {'x' * 50}    2.5"
-    lines = figure_lines(rows, 80)
-    assert max(map(len, lines)) <= 80
-    assert lines[0].split() == ["K", "ld", "wide", "figure"]
-    assert lines[1] == name
-    assert [line.split()[0] for line in lines[2:]] == ["131072=", "10", "ce", "131072="]
-
-
-def test_why_there_are_no_figures_is_told_whole() -> None:
-    why = "RuntimeError: " + "the compiler of this path has a lot to say " * 4
-    name = "norm(gce) + 0.25*rce + 3*norm(fl)"
-    rows: list[bench.Row] = [
-        {"logits": "65536x1000", "type": "bf16", "loss": name, "path": "triton", "ms": 1.25},
-        {"logits": "65536x1000", "type": "bf16", "loss": "ce", "path": "compiled", "ms": why},
-    ]
-    import torch
-
-    case = bench.Case((65536, 1000), torch.bfloat16, scale=1024.0, inside=True)
-    for lines in (
-        bench.table(case, [{**rows[0], "GB/s": 3.0}, rows[1]]).splitlines(),
-        figure_lines([{**rows[0], "GB/s": 3.0}, rows[1]], 80),
-    ):
-        assert max(map(len, lines)) <= 80
-        assert " ".join(why.split()) in " ".join(" ".join(lines).split())
-        assert name in " ".join(lines)

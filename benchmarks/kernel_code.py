@@ -1,5 +1,8 @@
 """What the compiled kernels look like, read from their machine code: no GPU needed.
 
+    python benchmarks/kernel_code.py [--loss nce_rce] [--arch 90]
+
+Prints a row for each specialisation, of every loss unless one is given, and what the columns are.
 Every specialisation goes through the launch code of `apl.kernels.triton_loss` up to the point
 where a kernel would start, is compiled for a given NVIDIA architecture, and is taken apart with
 the cuobjdump of triton's own wheel.
@@ -7,8 +10,10 @@ the cuobjdump of triton's own wheel.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import re
+import shutil
 import subprocess
 import tempfile
 from bisect import bisect_left
@@ -29,8 +34,9 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime import driver
 
-from . import triton_loss
-from .bases import BASES, Form, Term
+from apl.kernels import triton_loss
+from apl.kernels.bases import BASES, Form, Term
+from apl.losses import loss_terms
 
 
 class Card(NamedTuple):
@@ -216,6 +222,33 @@ def table(reports: Iterable[Report]) -> list[dict[str, str]]:
 
 def _widths(counts: dict[int, int]) -> str:
     return "+".join(f"{n}x{width}" if n > 1 else str(width) for width, n in sorted(counts.items()))
+
+
+def table_lines(rows: Sequence[dict[str, str]], width: int) -> list[str]:
+    """The rows of `table` as lines, a blank between two columns.
+
+    Where they are wider than `width`, the first columns stand above the rows that share them, as
+    many as it takes.
+    """
+    heads = list(rows[0])
+    cells = [list(row.values()) for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    above = 0
+    while above < len(heads) - 1 and sum(widths[above:]) + len(widths[above:]) - 1 > width:
+        above += 1
+
+    def line(row: Sequence[str]) -> str:
+        words = zip(heads[above:], row[above:], widths[above:], strict=True)
+        return " ".join(f"{word:{'<' if head == 'loss' else '>'}{w}}" for head, word, w in words)
+
+    lines = [line(heads)]
+    shared: list[str] = []
+    for row in cells:
+        if row[:above] != shared:
+            shared = row[:above]
+            lines.append(" ".join(shared))
+        lines.append(line(row))
+    return lines
 
 
 # --- Compiling without a device ---
@@ -636,3 +669,25 @@ def sectors(
         distinct.append(found)
         seen += len(row)
     return fetched / seen, len(torch.unique(torch.cat(distinct))) / seen
+
+
+# --- The script ---
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The script: prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--loss", help="the loss to show [all]")
+    parser.add_argument("--arch", type=int, default=90, choices=ARCHITECTURES, help="sm_ARCH")
+    asked = parser.parse_args(arguments)
+    try:
+        terms = None if asked.loss is None else loss_terms(asked.loss, 10)
+    except ValueError as error:
+        parser.error(str(error))
+    rows = table(inspect(shipped(terms), asked.arch))
+    lines = table_lines(rows, shutil.get_terminal_size().columns)
+    print(f"sm_{asked.arch}", LEGEND, "", *lines, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

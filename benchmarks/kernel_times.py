@@ -1,8 +1,9 @@
 """Time and memory of value plus gradient, every way there is to compute them, side by side.
 
-    python -m apl.kernels.bench [--minutes 8] [--loss 'norm(ce)+rce' ...] [--parts table host ...]
+    python benchmarks/kernel_times.py [--minutes 8] [--loss nce_rce ...] [--parts table host ...]
+                                      [--seconds 4]
 
-Needs torch and triton only; in a checkout that is not installed it is `python -m kernels.bench`.
+Of what apl depends on it needs torch and triton alone: `pip install --no-deps -e .` is enough.
 
 The loss must read the logits once and write their gradient once, and a copy of them does exactly
 that: so the yardstick is the copy, timed on the same logits in the same rounds.  On CUDA all times
@@ -29,8 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import dispatch
-from .bases import BASES, Form, Reduction, Term, simplify
+from apl.kernels import dispatch
+from apl.kernels.bases import Reduction, Term
+from apl.losses import loss_terms
 
 LossOf = Callable[[int], tuple[Term, ...]]
 """The terms of a loss for a number of classes, on which sums that are constant depend."""
@@ -41,25 +43,9 @@ Run = Callable[[], object]
 Row = dict[str, Any]
 
 
-def terms_of(text: str) -> LossOf:
-    """'norm(ce)+rce': a sum of bases with their default parameters, plain or normalised.
-
-    Raises ValueError for what is not one.
-    """
-    terms = []
-    for name in text.replace(" ", "").split("+"):
-        base = name.removeprefix("norm(").removesuffix(")")
-        if name not in (base, f"norm({base})") or base not in BASES:
-            raise ValueError(
-                f"cannot read {name!r} in the loss {text!r}; accepted: a sum of "
-                f"{', '.join(BASES)}, each as it is or as in norm(ce)"
-            )
-        form: Form = "at" if name == base else "norm"
-        terms.append(Term(base, 1.0, form, tuple(BASES[base].params.values())))
-    return functools.partial(simplify, terms)
-
-
-LOSSES: dict[str, LossOf] = {text: terms_of(text) for text in ("ce", "norm(ce)+rce")}
+LOSSES: dict[str, LossOf] = {
+    name: functools.partial(loss_terms, name) for name in ("ce", "nce_rce")
+}
 
 
 class Case(NamedTuple):
@@ -223,18 +209,6 @@ def compare(losses: Mapping[str, LossOf], case: Case, device: str, seconds: floa
     return rows + [_row(case, name, ms=why) for name, why in ready.items() if isinstance(why, str)]
 
 
-def measure(
-    losses: Mapping[str, LossOf] = LOSSES,
-    shapes: Sequence[tuple[int, ...]] = SHAPES,
-    dtypes: Sequence[torch.dtype] = (BF16, FP32),
-    seconds: float = 3.0,
-    device: str = "cuda",
-) -> list[Row]:
-    """The rows of `compare` at every shape and type, `seconds` each."""
-    cases = [Case(shape, dtype) for dtype in dtypes for shape in shapes]
-    return [row for case in cases for row in compare(losses, case, device, seconds)]
-
-
 def _times(runs: Mapping[Name, Run], device: str, seconds: float) -> dict[Name, list[float]]:
     """Seconds of each run, round by round."""
     round_of = _Device(runs.values()).round if device == "cuda" else _on_host
@@ -389,7 +363,7 @@ class _Nothing(torch.autograd.Function):
 
 @contextlib.contextmanager
 def _no_launches() -> Iterator[None]:
-    from .triton_loss import Launch
+    from apl.kernels.triton_loss import Launch
 
     launch = Launch.run
     Launch.run = lambda self: None  # type: ignore[method-assign]
@@ -442,9 +416,11 @@ def run(
     losses: Mapping[str, LossOf],
     parts: Sequence[str] = tuple(PARTS),
     minutes: float = 8.0,
+    seconds: float = 4.0,
     device: str = "cuda",
 ) -> None:
-    """Prints the parts, each case as soon as it is measured; ends within so many minutes."""
+    """Prints the parts, each case as soon as it is measured, in so many seconds; ends within so
+    many minutes."""
     # Nothing interrupts a compiler: an eighth is kept for what is under way when the time is over.
     end = time.monotonic() + 60 * minutes * 7 / 8
     work = [
@@ -461,7 +437,7 @@ def run(
             continue
         measured = {"host": host, "memory": memory}.get(part, compare)
         try:  # half for what is to be compiled
-            print(table(case, measured(losses, case, device, min(4.0, left / 2))), flush=True)
+            print(table(case, measured(losses, case, device, min(seconds, left / 2))), flush=True)
         except torch.OutOfMemoryError:
             print(f"does not fit into memory: {case}", flush=True)
 
@@ -470,12 +446,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The script: prints what it runs on, and `run`s."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=8.0, help="for all of it, compiling too")
-    parser.add_argument("--loss", nargs="+", default=list(LOSSES), help="such as 'norm(ce)+rce'")
+    parser.add_argument("--loss", nargs="+", default=list(LOSSES), help="by name, or as 'nce+rce'")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each size, at the most")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     asked = parser.parse_args(arguments)
     try:
-        losses = {text: terms_of(text) for text in asked.loss}
+        for name in asked.loss:
+            loss_terms(name, 10)
     except ValueError as error:
         parser.error(str(error))
     if asked.device == "cpu":
@@ -485,11 +463,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif torch.cuda.is_available():
         name = torch.cuda.get_device_name()
     else:
-        parser.error("there is no CUDA device; --device cpu runs in triton's interpreter")
+        parser.error(
+            "there is no CUDA device; --device cpu runs in triton's interpreter, kernel_code.py "
+            "shows the compiled code without one, and losses.py times the CPU"
+        )
     import triton
 
     print(f"{name}, torch {torch.__version__}, triton {triton.__version__}", flush=True)
-    run(losses, asked.parts, asked.minutes, asked.device)
+    losses = {name: functools.partial(loss_terms, name) for name in asked.loss}
+    run(losses, asked.parts, asked.minutes, asked.seconds, asked.device)
 
 
 if __name__ == "__main__":
