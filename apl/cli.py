@@ -701,7 +701,10 @@ def report(
     path = out_file or folders[0] / ("comparison.html" if several else REPORT)
     if path.is_dir():
         raise BadInput(f"out is {path}, a folder; accepted: the name of a file")
-    named = [(folder.resolve().name, read_study(folder)) for folder in folders]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):  # as results/NAME beside results/evidence/NAME
+        names = [folder.as_posix() for folder in folders]
+    named = [(name, read_study(folder)) for name, folder in zip(names, folders, strict=True)]
     made = make_comparison(named) if several else make_report(*named[0])
     out = _console()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,15 @@
 """The report's experiments with losses that learn, beside the accuracies it printed.
 
-    python benchmarks/report_redone.py
+    python benchmarks/report_redone.py results/report-redone
 
-Reads summary.csv and printed.csv of results/report-redone and writes beside.md there, which says
-how the study was made.  printed.csv holds the "Overall Accuracy" of the report's tables 3 to 17 (it
-prints none for MAE).
+Reads summary.csv of that study and writes beside.md there, which says how the study was made.
+printed.csv of results/evidence/report-redone holds the "Overall Accuracy" of the report's tables 3
+to 17 (it prints none for MAE).
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +18,7 @@ from apl.losses import loss_label
 from apl.presets import PRESETS
 from apl.runs import write_atomic
 
-FOLDER = Path("results", "report-redone")
-
+PRINTED = Path(__file__).parents[1] / "results/evidence/report-redone/printed.csv"
 
 INTRODUCTION = """\
 # The report's experiments, with losses that learn
@@ -37,7 +37,7 @@ difference. The same losses with a gradient, on a tenth of the images:
 
     apl study --preset report --network cnn5 --width 32 --train-size 5000 --batch-size 128 \\
         --lr 0.032 --eval-every 5 --out results/report-redone
-    python benchmarks/report_redone.py
+    python benchmarks/report_redone.py results/report-redone
 """
 
 
@@ -66,15 +66,18 @@ def table(summary: pd.DataFrame, printed: pd.DataFrame, noise: str) -> list[str]
 
 
 def main() -> None:
-    summary = pd.read_csv(FOLDER / "summary.csv")
-    printed = pd.read_csv(FOLDER / "printed.csv")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path, help="the folder of the study")
+    study = parser.parse_args().study
+    summary = pd.read_csv(study / "summary.csv")
+    printed = pd.read_csv(PRINTED)
     lines = [
         INTRODUCTION,
         *table(summary, printed, "sym"),
         "",
         *table(summary, printed, "asym"),
     ]
-    write_atomic(FOLDER / "beside.md", ("\n".join(lines) + "\n").encode())
+    write_atomic(study / "beside.md", ("\n".join(lines) + "\n").encode())
     print("\n".join(lines))
 
 

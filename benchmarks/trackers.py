@@ -27,7 +27,7 @@ def main() -> None:
     study = Path(tempfile.mkdtemp(prefix=f"apl-{given.tracker}-"))
     os.environ["TRACKIO_DIR"] = str(study / "trackio")
     try:
-        with (ROOT / "results/cifar10-laptop" / RECORD).open() as lines:
+        with (ROOT / "results/evidence/cifar10-laptop" / RECORD).open() as lines:
             (study / RECORD).write_text("".join(islice(lines, given.runs)))
         record = (study / RECORD).stat().st_size
         first = read_runs(study)[0]

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,13 @@ def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     assert "\\begin{tabular}" in (study / "report.tex").read_text()
     twice = cli("report", str(study), str(study), code=2).stderr
     assert "two or more, each once" in twice
+    shutil.copytree(study, tmp_path / "results/evidence/digits-quick")
+    cli("report", "results/digits-quick", "results/evidence/digits-quick", "--out", "same.html")
+    page = (tmp_path / "same.html").read_text()
+    assert "results/digits-quick beside results/evidence/digits-quick" in page
+    found = cli("plot", "results/").stdout
+    for folder in ("results/digits-quick", "results/evidence/digits-quick"):
+        assert f"wrote {folder}/runs.jsonl" in found
     study.rename(tmp_path / "mine")
     cli("study", *arguments[:2], "--noise", "none", *FAST, "--seeds", "1", "--no-pictures")
     cli("report", "mine", str(study), "--out", "both.html")

@@ -5,9 +5,12 @@ Everything is read from the record of a study, as in a fresh clone: run folders 
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +41,8 @@ from apl.runs import (
     write_study,
 )
 
-RESULTS = ROOT / "results"
-LAPTOP = RESULTS / "cifar10-laptop"
+EVIDENCE = ROOT / "results" / "evidence"
+LAPTOP = EVIDENCE / "cifar10-laptop"
 STUDIES = [
     *("cifar10-laptop", "cifar10-laptop-warm", "cifar10-paper-50-epochs", "digits-quick"),
     *("cifar10-field", "cifar10-human", "cifar10-paper-ce", "cifar10-sweep", "mnist-laptop"),
@@ -56,7 +59,7 @@ def record(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """A study folder with a committed record and nothing else."""
     folder = tmp_path / request.param
     folder.mkdir()
-    shutil.copy(RESULTS / request.param / RECORD, folder)
+    shutil.copy(EVIDENCE / request.param / RECORD, folder)
     return folder
 
 
@@ -112,7 +115,7 @@ def test_the_report_redone_is_the_presets_grid_with_other_settings(record: Path)
 
 @pytest.mark.parametrize("record", STUDIES, indirect=True)
 def test_summary_and_table_follow_from_the_record(record: Path) -> None:
-    committed = RESULTS / record.name
+    committed = EVIDENCE / record.name
     runs = write_study(record)
     for name in (RECORD, SUMMARY):
         assert (record / name).read_bytes() == (committed / name).read_bytes()
@@ -151,7 +154,7 @@ def test_the_laptop_study_shows_what_it_is_for() -> None:
 
 
 def test_the_report_redone_learned() -> None:
-    folder = RESULTS / "report-redone"
+    folder = EVIDENCE / "report-redone"
     ours = pd.read_csv(folder / SUMMARY)
     printed = pd.read_csv(folder / "printed.csv")
     both = ours.merge(printed, on=["loss", "noise", "rate"], validate="one_to_one")
@@ -184,10 +187,10 @@ def test_the_papers_protocol_heads_for_its_figures(record: Path) -> None:
 def git(*arguments: str) -> list[str]:
     """The paths that git names for the repository; skips where there is no git."""
     found = shutil.which("git")
-    if found is None or not (RESULTS.parent / ".git").exists():
+    if found is None or not (ROOT / ".git").exists():
         pytest.skip("there is no git here to say what is committed")
     command = [found, "-c", "safe.directory=*", *arguments]
-    done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr  # 1: check-ignore names nothing
     return done.stdout.splitlines()
 
@@ -198,12 +201,46 @@ def test_few_small_files_are_committed_and_no_weights_or_run_folders() -> None:
     assert not [path for path in tracked if RUNS in path.parts]
     assert not [path for path in tracked if path.suffix in (".safetensors", ".npz", ".pt", ".svg")]
     for study in STUDIES:
-        assert {Path("results", study, name) for name in (RECORD, SUMMARY, TABLE)} <= set(tracked)
+        folder = Path("results", "evidence", study)
+        assert {folder / name for name in (RECORD, SUMMARY, TABLE)} <= set(tracked)
 
 
-def test_what_a_study_leaves_behind_is_not_offered_for_a_commit() -> None:
-    run = f"results/x/{RUNS}/ce_clean_seed0"
+def test_what_is_written_by_default_is_neither_committed_nor_offered_for_it() -> None:
+    tracked = git("ls-files", "results")
+    assert {Path(name).parts[:2] for name in tracked} == {("results", "evidence")}
+    run = f"evidence/x/{RUNS}/ce_clean_seed0"
     left = [f"{run}/{name}" for name in (CONFIG, NOISE, HISTORY, RESULT, WEIGHTS, LOG, CHECKPOINT)]
-    left += ["results/noise/digits_sym-0.4_seed0.npz"]
-    kept = [f"results/x/{name}" for name in (RECORD, SUMMARY, TABLE)]
-    assert git("check-ignore", "--no-index", *left, *kept) == left
+    left += [f"digits-quick/{name}" for name in (RECORD, SUMMARY, TABLE, REPORT)]
+    left += [f"digits-quick-train/{RUNS}/ce_clean_seed0/{CONFIG}", "photos-find/issues.csv"]
+    left += ["noise/digits_sym-0.4_seed0.npz", "noise/digits_sym-0.4_seed0.png"]
+    kept = [f"evidence/x/{name}" for name in (RECORD, SUMMARY, TABLE)]
+    asked = [f"results/{name}" for name in (*left, *kept)]
+    assert git("check-ignore", "--no-index", *asked) == asked[: len(left)]
+
+
+def test_the_first_command_of_the_readme_trains_in_a_fresh_clone(tmp_path: Path) -> None:
+    """What is committed is no study that it would find finished: it is the first of its place."""
+    for name in git("ls-files"):
+        if (ROOT / name).is_file():  # or it is deleted here, and not yet in a commit
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+    block = (ROOT / "README.md").read_text(encoding="utf-8").partition("```sh\n")[2]
+    first = next(line for line in block.splitlines() if not line.startswith("#"))
+    program, *arguments = shlex.split(first.rpartition("&&")[2])
+    assert (Path(program).name, arguments) == ("apl", ["study"])
+    grid = "--losses ce,nce_rce --noise none,sym --rates 0.4 --seeds 1"  # and all else as it is
+    done = subprocess.run(
+        [sys.executable, "cli.py", *arguments, *grid.split()],
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    begin, *_ = done.stdout.splitlines()
+    assert begin.startswith(f"4 cells in {Path('results/digits-quick')}, ")
+    assert "finished" not in begin
+    study = tmp_path / "results" / "digits-quick"
+    assert len(list(study.glob(f"{RUNS}/*/{WEIGHTS}"))) == 4
+    assert len((study / RECORD).read_text(encoding="utf-8").splitlines()) == 4

@@ -65,7 +65,7 @@ def test_a_long_path_is_folded_and_not_cut(cli: Cli, tmp_path: Path) -> None:
 
 def test_the_results_of_a_study_fit_wherever_they_are_printed(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "study").mkdir()
-    shutil.copy(ROOT / "results" / "cifar10-laptop" / RECORD, tmp_path / "study")
+    shutil.copy(ROOT / "results/evidence/cifar10-laptop" / RECORD, tmp_path / "study")
     words = ("study", "--preset", "laptop", "--no-pictures", "--out", "study")
     shown = cli(*words, COLUMNS="80").stdout
     table = lines_of("\n".join(line for line in shown.splitlines() if line.startswith("|")))
