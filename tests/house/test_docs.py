@@ -195,3 +195,17 @@ def test_the_site_is_built_and_asks_for_nothing(tmp_path: Path) -> None:
     assert "<strong>num_classes</strong>" not in api  # it says nothing of it
     assert "<li><strong>ignore_index</strong>: the target of rows" in re.sub(r"</?p>", "", api)
     assert "2*nce + 0.5*mae" in api  # and not in italics
+
+
+def test_the_benchmarks_are_named_where_they_lie() -> None:
+    """All of them by their README, and by no page one that is not there."""
+    folder = ROOT / "benchmarks"
+    listed = re.findall(r"^\| `([\w/]+\.py)", (folder / "README.md").read_text(), re.M)
+    assert sorted(listed) == sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*.py")
+    )
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("results/evidence/*/*.md")]
+    pages += [*DOCS.rglob("*.md"), *folder.rglob("*.py"), *(ROOT / "apl").rglob("*.py")]
+    for page in pages:
+        for named in re.findall(r"benchmarks/([\w/]+\.py)", page.read_text(encoding="utf-8")):
+            assert (folder / named).is_file(), f"{page}: {named}"

@@ -1,6 +1,6 @@
 """The search for the preset `laptop`: recipes tried on CIFAR-10, seed 0.
 
-    python benchmarks/laptop_search.py [--data-dir DIR] [--out docs/laptop-search]
+    python benchmarks/experiments/laptop_search.py [--data-dir DIR] [--out docs/laptop-search]
 
 Trains every recipe and loss that is not yet in OUT.csv, two at a time and one thread each, then
 prints the tables and draws OUT.png.  `seconds` is one process's time for one cell, so that a cell

@@ -1,9 +1,10 @@
 """Wrong labels found from one training, beside cleanlab's five folds of the same recipe.
 
-    python benchmarks/find.py --collect [--cases ..] [--seeds 0,1,2]   trains, once for each file
-    python benchmarks/find.py --folds [--cases ..] [--seeds 0]         cleanlab's five trainings
-    python benchmarks/find.py --own                                    own data: small, many classes
-    python benchmarks/find.py [--out results/find [--pictures]]        the table, from those files
+    python benchmarks/experiments/find.py ...
+        --collect [--cases ..] [--seeds 0,1,2]   trains, once for each file
+        --folds [--cases ..] [--seeds 0]         cleanlab's five trainings
+        --own                                    own data: small, many classes
+        [--out results/find [--pictures]]        the table, from those files
 
 The recipe is that of `apl.find_mislabelled`, the preset `laptop` (MNIST: cnn4 of width 32): the
 first three epochs with CE, the other seven with SCE; cleanlab's trainings have CE alone, and all

@@ -1,6 +1,6 @@
 """The report's experiments with losses that learn, beside the accuracies it printed.
 
-    python benchmarks/report_redone.py results/report-redone
+    python benchmarks/experiments/report_redone.py results/report-redone
 
 Reads summary.csv of that study and writes beside.md there, which says how the study was made.
 printed.csv of results/evidence/report-redone holds the "Overall Accuracy" of the report's tables 3
@@ -18,7 +18,7 @@ from apl.losses import loss_label
 from apl.presets import PRESETS
 from apl.runs import write_atomic
 
-PRINTED = Path(__file__).parents[1] / "results/evidence/report-redone/printed.csv"
+PRINTED = Path(__file__).parents[2] / "results/evidence/report-redone/printed.csv"
 
 INTRODUCTION = """\
 # The report's experiments, with losses that learn
@@ -37,7 +37,7 @@ difference. The same losses with a gradient, on a tenth of the images:
 
     apl study --preset report --network cnn5 --width 32 --train-size 5000 --batch-size 128 \\
         --lr 0.032 --eval-every 5 --out results/report-redone
-    python benchmarks/report_redone.py results/report-redone
+    python benchmarks/experiments/report_redone.py results/report-redone
 """
 
 

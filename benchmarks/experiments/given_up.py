@@ -1,6 +1,6 @@
 """When classes are given up under asymmetric noise: epoch by epoch, by strength of the network.
 
-    python benchmarks/given_up.py [--out docs/given-up] [--seeds 1] [--data-dir DIR]
+    python benchmarks/experiments/given_up.py [--out docs/given-up] [--seeds 1] [--data-dir DIR]
 
 Trains the laptop recipe on CIFAR-10 with NCE+RCE at asymmetric 0.4, with and without three epochs
 of CE first, at several widths and after each epoch takes the predictions on the test images.  A

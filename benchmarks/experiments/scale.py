@@ -1,6 +1,7 @@
 """Loss, scale or regulariser: plain nce + c (1 - p_y) beside the named methods.
 
-    python benchmarks/scale.py results/cifar10-sweep results/mnist-sweep [--out docs/scale]
+    python benchmarks/experiments/scale.py results/cifar10-sweep results/mnist-sweep
+                                           [--out docs/scale]
 
 Reads the records of studies that `apl study` made with losses such as 'nce + 2.5*mae' (mae is
 2 (1 - p_y), so its weight is c / 2) under weight decay and under an L1 norm, and with the named
