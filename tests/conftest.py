@@ -9,6 +9,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,17 @@ import torch
 from apl.machine import available, data_folder
 
 torch.set_num_threads(1)
+
+# What torch compiles for one instruction set, it would take for another one's (ATEN_CPU_CAPABILITY):
+# the key of its cache does not tell them apart.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR",
+    os.path.join(
+        tempfile.gettempdir(),
+        f"torchinductor_tests_{os.getuid() if hasattr(os, 'getuid') else ''}",
+        torch.backends.cpu.get_cpu_capability().replace(" ", ""),
+    ),
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
