@@ -20,7 +20,7 @@ from apl.machine import available, data_folder
 
 torch.set_num_threads(1)
 
-# What torch compiles for one instruction set, it would take for another one's (ATEN_CPU_CAPABILITY):
+# What torch compiles for one instruction set, it would take for another's (ATEN_CPU_CAPABILITY):
 # the key of its cache does not tell them apart.
 os.environ.setdefault(
     "TORCHINDUCTOR_CACHE_DIR",
