@@ -2,32 +2,79 @@
 
 from typing import TYPE_CHECKING, Any
 
+from apl import moved
+
 if TYPE_CHECKING:
-    from apl.criteria import make_loss
+    from apl.config.config import Config, make_config
+    from apl.config.grid import make_grid
+    from apl.data.dataset import Dataset, Split
     from apl.data.sources import load_data
-    from apl.find import LabelMonitor, find_mislabelled
-    from apl.linear import linear_loss
-    from apl.losses import LOSSES
+    from apl.detect.evidence import Findings, find_issues, noise_rate, rank
+    from apl.detect.monitor import LabelMonitor
+    from apl.detect.search import find_mislabelled
+    from apl.errors import BadInput
+    from apl.losses.catalog import LOSSES
+    from apl.losses.linear import linear_loss
+    from apl.losses.modules import NoisyLabelLoss, make_loss
+    from apl.noise.labels import Labels
+    from apl.runs.record import read_runs
+    from apl.runs.scores import Result
+    from apl.study.run import run_study
+    from apl.training.machine import Machine
 
 __version__ = "0.2.0"
 __all__ = [
     "LOSSES",
+    "BadInput",
+    "Config",
+    "Dataset",
+    "Findings",
     "LabelMonitor",
+    "Labels",
+    "Machine",
+    "NoisyLabelLoss",
+    "Result",
+    "Split",
     "__version__",
+    "find_issues",
     "find_mislabelled",
     "linear_loss",
     "load_data",
+    "make_config",
+    "make_grid",
     "make_loss",
+    "noise_rate",
+    "rank",
+    "read_runs",
+    "run_study",
 ]
 
 _HOMES = {
-    "LOSSES": "apl.losses",
-    "LabelMonitor": "apl.find",
-    "find_mislabelled": "apl.find",
-    "linear_loss": "apl.linear",
-    "load_data": "apl.data.sources",
-    "make_loss": "apl.criteria",
+    "LOSSES": "losses.catalog",
+    "BadInput": "errors",
+    "Config": "config.config",
+    "Dataset": "data.dataset",
+    "Findings": "detect.evidence",
+    "LabelMonitor": "detect.monitor",
+    "Labels": "noise.labels",
+    "Machine": "training.machine",
+    "NoisyLabelLoss": "losses.modules",
+    "Result": "runs.scores",
+    "Split": "data.dataset",
+    "find_issues": "detect.evidence",
+    "find_mislabelled": "detect.search",
+    "linear_loss": "losses.linear",
+    "load_data": "data.sources",
+    "make_config": "config.config",
+    "make_grid": "config.grid",
+    "make_loss": "losses.modules",
+    "noise_rate": "detect.evidence",
+    "rank": "detect.evidence",
+    "read_runs": "runs.record",
+    "run_study": "study.run",
 }
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:
@@ -36,4 +83,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'apl' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(f"apl.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

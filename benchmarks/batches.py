@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from apl.data.dataset import Batches, Dataset, Split
-from apl.noise import Labels
+from apl.data.dataset import Dataset, Split
+from apl.noise.labels import Labels
+from apl.training.batches import Batches
 
 BATCH, COLOUR = 128, 0.4
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -24,11 +24,12 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from apl.config import Config, make_grid
-from apl.machine import Machine
-from apl.runs import RECORD
-from apl.study import Progress, run_study
-from apl.workers import Processes, Ray
+from apl.config.config import Config
+from apl.config.grid import make_grid
+from apl.runs.run import RECORD
+from apl.study.processes import Processes, Ray
+from apl.study.run import Progress, run_study
+from apl.training.machine import Machine
 
 ENDINGS: Counter[str] = Counter()
 COMPLETED: Counter[str] = Counter()

@@ -36,7 +36,7 @@ from triton.runtime import driver
 
 from apl.kernels import triton_loss
 from apl.kernels.bases import BASES, Form, Term
-from apl.losses import loss_terms
+from apl.losses.catalog import loss_terms
 
 
 class Card(NamedTuple):

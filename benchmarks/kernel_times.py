@@ -32,7 +32,7 @@ from torch import Tensor
 
 from apl.kernels import dispatch
 from apl.kernels.bases import Reduction, Term
-from apl.losses import loss_terms
+from apl.losses.catalog import loss_terms
 
 LossOf = Callable[[int], tuple[Term, ...]]
 """The terms of a loss for a number of classes, on which sums that are constant depend."""

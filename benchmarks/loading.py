@@ -31,9 +31,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from apl.data.dataset import Batches
 from apl.data.sources import load_data
 from apl.errors import BadInput
+from apl.training.batches import Batches
 
 BATCH, WORKERS = 128, 2
 

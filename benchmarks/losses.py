@@ -27,9 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apl import make_loss
-from apl.config import make_config
-from apl.networks import make_network
-from apl.presets import DATASETS, THREADS
+from apl.config.config import make_config
+from apl.config.presets import THREADS
+from apl.names import DATASETS
+from apl.training.networks import make_network
 
 SHAPES = ((128, 10), (4096, 10), (4096, 100), (4096, 1000))
 

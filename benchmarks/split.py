@@ -16,9 +16,9 @@ import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from apl.config import make_config
-from apl.machine import Machine, keep_freed_memory
-from apl.train import train
+from apl.config.config import make_config
+from apl.training.machine import Machine, keep_freed_memory
+from apl.training.train import train
 
 
 def work(barrier: Barrier, preset: str, epochs: int, threads: int, data_dir: Path | None) -> None:

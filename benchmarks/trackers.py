@@ -13,8 +13,9 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from apl.loggers import TRACKERS, _about, _row, import_runs
-from apl.runs import RECORD, read_runs
+from apl.runs.record import read_runs
+from apl.runs.run import RECORD
+from apl.study.trackers import TRACKERS, _about, _row, import_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -30,12 +30,14 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from apl import make_loss
-from apl.config import Config, make_config
-from apl.data.dataset import crop_and_flip, pad, to_float
+from apl.config.config import Config, make_config
+from apl.data.folders import data_folder
+from apl.data.pixels import crop_and_flip, pad, to_float
 from apl.errors import Interrupted
-from apl.machine import Machine, data_folder, keep_freed_memory
-from apl.networks import make_network
-from apl.train import prepare, train
+from apl.training.machine import Machine, keep_freed_memory
+from apl.training.networks import make_network
+from apl.training.prepare import prepare
+from apl.training.train import train
 
 WARM_UP = 2  # steps of a round that are not counted
 BATCH = 128

@@ -22,8 +22,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from apl.criteria import make_loss, needs_of
-from apl.losses import LOSSES, Loss
+from apl.losses.catalog import LOSSES, Loss
+from apl.losses.modules import make_loss, needs_of
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

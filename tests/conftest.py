@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from apl.machine import available, data_folder
+from apl.data.folders import available, data_folder
 
 torch.set_num_threads(1)
 

@@ -20,9 +20,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from apl.config import Config, make_config
-from apl.runs import HISTORY, NOISE, RESULT, WEIGHTS
-from apl.train import train
+from apl.config.config import Config, make_config
+from apl.runs.run import HISTORY, NOISE, RESULT, WEIGHTS
+from apl.training.train import train
 
 FILES = (WEIGHTS, HISTORY, RESULT, NOISE)
 

@@ -1,1 +1,1 @@
-"""What is learned from: data sets and their batches.  Knows nothing of training."""
+"""What is learned from: data sets, people's own files, what people decided about labels."""

@@ -25,7 +25,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from apl.config.presets import PRESETS
 from apl.data.dataset import Dataset, Split
+from apl.data.folders import cache_folder
 from apl.data.images import (
     DECODING,
     DIGESTS,
@@ -58,9 +60,8 @@ from apl.data.listing import (
 )
 from apl.data.tables import row_digests, to_columns, to_features
 from apl.errors import BadInput, require
-from apl.machine import cache_folder
-from apl.noise import IntArray, Labels
-from apl.presets import DATASETS, PRESETS
+from apl.names import DATASETS
+from apl.noise.labels import IntArray, Labels
 
 FORMAT = 2  # of what lies in the cache, and of how it is decoded; another one is decoded anew
 BLOCK = 1024  # rows at a time where all are read

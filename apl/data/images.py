@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from apl.data.listing import Pixels, why_not
 from apl.errors import one_line
-from apl.presets import SIDE
+from apl.names import SIDE
 
 if TYPE_CHECKING:
     from PIL import Image

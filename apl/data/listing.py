@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apl.errors import BadInput, one_line
-from apl.noise import UNKNOWN, IntArray
+from apl.noise.labels import UNKNOWN, IntArray
 
 Pixels = npt.NDArray[np.uint8]
 Say = Callable[[str], None]

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apl.config import Config, no_dataset
 from apl.data.dataset import Dataset, Split, balanced_subset
-from apl.data.files import find_decoded, from_arrays, from_torch, read_path
+from apl.data.files import from_arrays, from_torch, read_path
+from apl.data.folders import available, data_folder
 from apl.data.images import Progress
 from apl.data.listing import Say
 from apl.errors import BadInput, one_line
-from apl.machine import Machine, available, data_folder
-from apl.noise import IntArray, Labels, read_pt
-from apl.presets import DATASETS, HUMAN, Source
+from apl.names import DATASETS, HUMAN, Source, no_dataset
+from apl.noise.files import read_pt
+from apl.noise.labels import IntArray, Labels
 
 
 def load_data(
@@ -73,28 +73,6 @@ def load_data(
         f"the data is a {type(source).__name__}; accepted: {', '.join(DATASETS)}, a path, "
         "(images, labels), (table, labels), or a torch Dataset"
     )
-
-
-def data_of(config: Config, machine: Machine) -> Dataset:
-    """The data set that a config means.  Data of the user's own are found in the cache by the
-    digest of their content, since a config holds no path.
-
-    Raises BadInput where it is not on this machine.
-    """
-    if not config.dataset_sha256:
-        return _built_in(config.dataset, machine.data_dir, machine.download)
-    return _decoded(config.dataset, config.dataset_sha256, config.image_size)
-
-
-@functools.lru_cache(maxsize=2)
-def _decoded(name: str, digest: str, image_size: int) -> Dataset:
-    found = find_decoded(digest, image_size)
-    if found is None:
-        raise BadInput(
-            f"{name} (sha256 {digest[:12]}, {image_size} pixels) is not decoded on this machine, "
-            "or has changed since: give its path to --dataset"
-        )
-    return found
 
 
 @functools.lru_cache(maxsize=2)  # a study's worker trains many networks on one data set

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from apl.data.listing import Pixels, Say, as_text, some_of
 from apl.errors import BadInput
-from apl.noise import IntArray
+from apl.noise.labels import IntArray
 
 Cells = Sequence[Any]  # of a column: text as in a file, or numbers, a NumPy array among them
 Rows = npt.NDArray[np.float32]

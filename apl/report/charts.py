@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apl.presets import NOISES
+from apl.names import NOISES
 from apl.report.table import EPOCHS, SOLID, Study, Style, bare, method_styles
-from apl.scores import VALIDATION
+from apl.runs.scores import VALIDATION
 
 MOST_EPOCHS = 40  # of a curve: more can't be told apart, and make the page large
 

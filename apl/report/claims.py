@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from apl.config import Config, settings_text
-from apl.losses import PARAMS, loss_label
-from apl.presets import NOISES, PRESETS
-from apl.report.published import published_at
+from apl.config.config import Config, settings_text
+from apl.config.presets import PRESETS
+from apl.config.published import published_at
+from apl.losses.catalog import PARAMS, loss_label
+from apl.names import NOISES
 from apl.report.table import Study, setting_name
 
 CONFIDENCE = 0.95

@@ -28,10 +28,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from apl.config import study_commands
+from apl.config.grid import study_commands
+from apl.config.presets import PRESETS
+from apl.config.published import own_protocol, published_rows
 from apl.errors import BadInput
-from apl.losses import loss_label
-from apl.presets import NOISES, PRESETS
+from apl.losses.catalog import loss_label
+from apl.names import NOISES
 from apl.report.charts import chart_data
 from apl.report.claims import (
     ASYM,
@@ -52,7 +54,6 @@ from apl.report.claims import (
     standard_errors,
 )
 from apl.report.pictures import HEAT_MAPS, draw_study, look, render
-from apl.report.published import own_protocol, published_rows
 from apl.report.table import (
     EPOCHS,
     LOSS_NOTE,
@@ -69,8 +70,9 @@ from apl.report.table import (
     setting_name,
     studies,
 )
-from apl.runs import RECORD, find_studies, read_runs, read_unfinished
-from apl.scores import CAUSES, Scores
+from apl.runs.record import find_studies, read_runs, read_unfinished
+from apl.runs.run import RECORD
+from apl.runs.scores import CAUSES, Scores
 
 MANY_CLASSES = 20  # more of them stand below each other, for want of width
 FEW_ROWS = 30  # a longer table of published figures is folded

@@ -22,12 +22,12 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from apl.losses import LOSSES
-from apl.noise import Labels
-from apl.presets import NOISES
-from apl.report.published import own_protocol, published_at, published_rows
+from apl.config.published import own_protocol, published_at, published_rows
+from apl.files import write_atomic
+from apl.losses.catalog import LOSSES
+from apl.names import NOISES
+from apl.noise.labels import Labels
 from apl.report.table import STYLES, Study, given, method_label
-from apl.runs import write_atomic
 
 # --------------------------------------------------------------------------------------- drawing
 

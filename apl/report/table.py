@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from apl.config import Config, settings_text
+from apl.config.config import Config, settings_text
+from apl.config.published import published_at
 from apl.kernels.bases import BASES
-from apl.losses import LOSSES, PARAMS, is_tolerant, loss_label
-from apl.presets import NOISES
-from apl.report.published import published_at
-from apl.runs import Finished, setting
-from apl.scores import HARDLY_MEMORISED, HISTORY_COLUMNS, SCORES, VALIDATION
+from apl.losses.catalog import LOSSES, PARAMS, is_tolerant, loss_label
+from apl.names import NOISES
+from apl.runs.record import setting
+from apl.runs.run import Finished
+from apl.runs.scores import HARDLY_MEMORISED, HISTORY_COLUMNS, SCORES, VALIDATION
 
 # ---------------------------------------------------------------------------------------- styles
 
@@ -183,7 +184,7 @@ def given(value: object) -> bool:
 
 
 def studies(found: Sequence[Finished], unfinished: Sequence[Config] = ()) -> list[Study]:
-    """The runs of a study folder, as `apl.runs.read_runs` has them, by data set and preset."""
+    """The runs of a study folder, as `read_runs` has them, by data set and preset."""
     runs = pd.DataFrame([_row(run) for run in found])
     measured = [name for name, kind in NOISES.items() if not kind.rated and name != "none"]
     clean = (runs["x"] == 0) & ~runs["noise"].isin(measured)  # those keep their name

@@ -19,15 +19,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from apl.config import Config
-from apl.losses import loss_label
-from apl.noise import Labels
-from apl.presets import NOISES
-from apl.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict
+from apl.config.config import Config
+from apl.losses.catalog import loss_label
+from apl.names import NOISES
+from apl.noise.labels import Labels
+from apl.runs.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict
 
 if TYPE_CHECKING:
-    from apl.find import Findings
-    from apl.study import Progress
+    from apl.detect.evidence import Findings
+    from apl.study.run import Progress
 
 FEW_CELLS = 100  # of a study that has a line for each in a log
 FEW_RUNNING = 4  # named in a line

@@ -37,11 +37,15 @@ from sklearn.metrics import (
 from torch import Tensor, nn
 
 from apl import load_data
-from apl.config import Config
+from apl.config.config import Config
 from apl.data.dataset import Dataset
-from apl.find import Evidence, LabelMonitor, find_issues, find_mislabelled, search_config
-from apl.machine import Machine, cache_folder
-from apl.train import build_network, prepare, train
+from apl.data.folders import cache_folder
+from apl.detect.evidence import Evidence, find_issues
+from apl.detect.monitor import LabelMonitor
+from apl.detect.search import find_mislabelled, search_config
+from apl.training.machine import Machine
+from apl.training.prepare import build_network, prepare
+from apl.training.train import train
 
 MNIST = {"dataset": "mnist", "train_size": 10_000, "epochs": 10, "eval_every": 2}
 CASES: dict[str, dict[str, Any]] = {

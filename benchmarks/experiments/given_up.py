@@ -17,11 +17,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 
-from apl.config import Config, make_config
-from apl.data.sources import data_of
-from apl.machine import Machine, keep_freed_memory
-from apl.networks import make_network
-from apl.train import predict, train
+from apl.config.config import Config, make_config
+from apl.training.evaluate import predict
+from apl.training.machine import Machine, keep_freed_memory
+from apl.training.networks import make_network
+from apl.training.prepare import data_of
+from apl.training.train import train
 
 WIDTHS = (8, 16, 32, 64)
 WARM = (0.0, 3.0)

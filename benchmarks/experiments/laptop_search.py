@@ -22,12 +22,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from apl.config import make_config
-from apl.machine import Machine, keep_freed_memory
-from apl.networks import conv, head, initialise, make_network
-from apl.runs import write_atomic
-from apl.scores import Scores
-from apl.train import train
+from apl.config.config import make_config
+from apl.files import write_atomic
+from apl.runs.scores import Scores
+from apl.training.machine import Machine, keep_freed_memory
+from apl.training.networks import conv, head, initialise, make_network
+from apl.training.train import train
 
 
 class Recipe(NamedTuple):

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from apl.losses import loss_label
-from apl.presets import PRESETS
-from apl.runs import write_atomic
+from apl.config.presets import PRESETS
+from apl.files import write_atomic
+from apl.losses.catalog import loss_label
 
 PRINTED = Path(__file__).parents[2] / "results/evidence/report-redone/printed.csv"
 

@@ -19,9 +19,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from apl.losses import loss_label
+from apl.losses.catalog import loss_label
 from apl.report.table import studies
-from apl.runs import read_runs
+from apl.runs.record import read_runs
 
 # -g_y / p_y of the passive part, in units of alpha, between its values at p_y = 0 and 1 (see the
 # table of docs/scale.md); none where the negative part is no function of p_y.

@@ -19,13 +19,14 @@ from conftest import ROOT, Cli
 from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
-import apl.cli
+import apl.cli.app
 from apl import LOSSES
-from apl.cli import app
-from apl.config import make_config, make_grid
-from apl.losses import loss_label
-from apl.noise import Labels
-from apl.presets import DATASETS
+from apl.cli.app import app
+from apl.config.config import make_config
+from apl.config.grid import make_grid
+from apl.losses.catalog import loss_label
+from apl.names import DATASETS
+from apl.noise.labels import Labels
 from apl.report.terminal import (
     class_table,
     noise_table,
@@ -34,7 +35,7 @@ from apl.report.terminal import (
     study_table,
     verdicts,
 )
-from apl.scores import Result, Scores
+from apl.runs.scores import Result, Scores
 
 FAST = ("--train-size", "300", "--epochs", "3", "--threads", "1")
 COMMANDS = (
@@ -373,7 +374,7 @@ def test_tab_completion_offers_the_losses_without_loading_torch(cli: Cli, shell:
     assert not {"ce", "mae", "nfl_rce"} & offered  # none of them begins with 'nce'
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "typer" in loaded
-    assert not {"torch", "matplotlib", "pandas", "apl.train"} & loaded
+    assert not {"torch", "matplotlib", "pandas", "apl.training.train"} & loaded
 
 
 def test_completion_can_be_installed(cli: Cli) -> None:
@@ -427,7 +428,7 @@ def test_no_word_of_the_help_is_cut(command: str) -> None:
 def test_a_study_in_no_terminal_says_that_it_is_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apl.cli, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(apl.cli.app, "QUIET_SECONDS", 0)
     words = "study --losses ce --noise sym --rates 0.4 --seeds 1 --no-pictures"
     done = CliRunner().invoke(app, [*words.split(), *FAST, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output

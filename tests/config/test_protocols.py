@@ -13,20 +13,18 @@ import torch
 from torch.optim import lr_scheduler
 from typer.testing import CliRunner
 
-from apl.cli import app
-from apl.config import ALL_PUBLISHED, Config, make_config, make_grid, study_commands
+from apl.cli.app import app
+from apl.config.config import Config, make_config
+from apl.config.grid import ALL_PUBLISHED, make_grid, study_commands
+from apl.config.presets import PRESETS
+from apl.config.published import PUBLISHED_BY_NOISE, PUBLISHED_WEIGHTS, published_settings
 from apl.data.dataset import Dataset
 from apl.data.sources import human_labels, load_data
 from apl.errors import BadInput
-from apl.losses import LOSSES, params_of
-from apl.presets import (
-    NOISES,
-    PRESETS,
-    PUBLISHED_BY_NOISE,
-    PUBLISHED_WEIGHTS,
-    published_settings,
-)
-from apl.train import learning_rate, train
+from apl.losses.catalog import LOSSES, params_of
+from apl.names import NOISES
+from apl.training.fit import learning_rate
+from apl.training.train import train
 
 TRAINING = {"l1", "weight_decay"}
 

@@ -13,12 +13,9 @@ from torch.nn import functional
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as vision
 
-from apl.data.dataset import (
+from apl.data.dataset import Dataset, Split
+from apl.data.pixels import (
     BORDER,
-    Batches,
-    Dataset,
-    Split,
-    _generator,
     crop_and_flip,
     jitter,
     middle,
@@ -28,7 +25,8 @@ from apl.data.dataset import (
     resized_crop,
 )
 from apl.errors import BadInput
-from apl.noise import Labels
+from apl.noise.labels import Labels
+from apl.training.batches import Batches, _generator
 
 CPU = torch.device("cpu")
 RECIPES = [

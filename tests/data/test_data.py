@@ -12,21 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apl.config import make_config
-from apl.data.dataset import (
-    BORDER,
-    Batches,
-    balanced_subset,
-    crop_and_flip,
-    pad,
-    to_float,
-)
+from apl.config.config import make_config
+from apl.data.dataset import balanced_subset
+from apl.data.folders import data_folder
+from apl.data.pixels import BORDER, crop_and_flip, pad, to_float
 from apl.data.sources import human_labels, load_data
 from apl.errors import BadInput
-from apl.machine import Machine, data_folder
-from apl.networks import make_network
-from apl.presets import HUMAN_LABELS, NETWORKS
-from apl.train import prepare
+from apl.names import HUMAN_LABELS, NETWORKS
+from apl.training.batches import Batches
+from apl.training.machine import Machine
+from apl.training.networks import make_network
+from apl.training.prepare import prepare
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

@@ -12,16 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-from apl.config import make_config
+from apl.config.config import make_config
 from apl.data.dataset import Dataset
 from apl.data.files import read_path
 from apl.data.layouts import ANIMALS, RECORD, TEST_SETS, list_layout
 from apl.data.listing import Listing
 from apl.data.sources import load_data
 from apl.errors import BadInput
-from apl.machine import Machine
-from apl.runs import Run
-from apl.train import load_network, look, outputs, train
+from apl.runs.run import Run
+from apl.training.evaluate import load_network, look, outputs
+from apl.training.machine import Machine
+from apl.training.train import train
 
 
 def picture(path: Path, shade: int = 0, size: tuple[int, int] = (12, 9)) -> None:

@@ -25,15 +25,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import apl
-from apl.config import make_config, make_grid, study_commands
+from apl.config.config import make_config
+from apl.config.grid import make_grid, study_commands
+from apl.config.presets import PRESETS
 from apl.data import files, images, listing
-from apl.data.dataset import Batches, Dataset
-from apl.data.sources import data_of, load_data
+from apl.data.dataset import Dataset
+from apl.data.folders import cache_folder
+from apl.data.sources import load_data
 from apl.errors import BadInput
-from apl.machine import Machine, cache_folder
-from apl.noise import UNKNOWN
-from apl.presets import PRESETS
-from apl.train import prepare, train
+from apl.noise.labels import UNKNOWN
+from apl.training.batches import Batches
+from apl.training.machine import Machine
+from apl.training.prepare import data_of, prepare
+from apl.training.train import train
 
 HERE = Machine(device="cpu", threads=1)
 
@@ -1040,7 +1044,7 @@ def test_cifar10_as_png_trains_to_the_same_bytes(cifar10: str, tmp_path: Path) -
 
 
 def apl_network(config: Any, data: Dataset) -> torch.nn.Module:
-    from apl.networks import make_network
+    from apl.training.networks import make_network
 
     torch.manual_seed(0)
     shape = tuple(data.train.images.shape[1:])

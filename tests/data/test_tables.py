@@ -16,15 +16,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apl.config import make_config, make_grid, study_commands
+from apl.config.config import make_config
+from apl.config.grid import make_grid, study_commands
 from apl.data.dataset import Dataset
 from apl.data.files import find_decoded
-from apl.data.sources import data_of, load_data
+from apl.data.folders import cache_folder
+from apl.data.sources import load_data
 from apl.data.tables import MOST, to_features
 from apl.errors import BadInput
-from apl.machine import Machine, cache_folder
-from apl.noise import UNKNOWN
-from apl.train import train
+from apl.noise.labels import UNKNOWN
+from apl.training.machine import Machine
+from apl.training.prepare import data_of
+from apl.training.train import train
 
 HERE = Machine(device="cpu", threads=1)
 ROWS = 40

@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from apl import find, load_data
-from apl.errors import BadInput, Interrupted
-from apl.find import (
+from apl.detect.evidence import (
     Evidence,
     Findings,
-    LabelMonitor,
     Rate,
     detection_scores,
     estimate_transition,
     find_issues,
-    find_mislabelled,
     noise_rate,
     rank,
 )
-from apl.noise import UNKNOWN, Labels, symmetric
+from apl.detect.monitor import LabelMonitor
+from apl.detect.search import find_mislabelled
+from apl.errors import BadInput, Interrupted
+from apl.noise.labels import UNKNOWN, Labels
+from apl.noise.matrices import symmetric
 
 seeds = st.integers(0, 2**32 - 1)
 

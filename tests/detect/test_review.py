@@ -23,9 +23,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from apl.data.decisions import Decisions, read_labels
+from apl.detect.evidence import Findings, Rate
+from apl.detect.review import write_review
 from apl.errors import BadInput
-from apl.find import Findings, Rate
-from apl.review import Decisions, read_labels, table_bytes, write_review
+from apl.files import table_bytes
 
 CLASSES = ("cat", "dog", "sea, deep")
 NAMES = ("cat/a.png", 'dog/b, "c".png', "sea, deep/line\nbreak.png", "cat/ é 漢.png", "cat/e.png")
@@ -314,7 +316,7 @@ def test_the_same_findings_give_the_same_bytes(tmp_path: Path) -> None:
 def test_neither_head_loads_torch() -> None:
     code = (
         "import sys, apl.review; assert not {'torch', 'pandas', 'jinja2'} & set(sys.modules); "
-        "import apl.report.gallery; assert 'torch' not in sys.modules"
+        "import apl.detect.gallery; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, Cli
 from PIL import Image
 
-from apl.losses import LOSSES
+from apl.losses.catalog import LOSSES
 
 DOCS = ROOT / "docs"
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))

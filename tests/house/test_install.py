@@ -78,7 +78,7 @@ def test_the_wheel_holds_apl_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names} == {"apl", dist_info}
     assert f"{dist_info}/licenses/LICENSE" in names
     assert "apl = apl.cli:main" in commands
-    assert names >= {"apl/py.typed", "apl/report/published.csv", "apl/report/page.jinja"}
+    assert names >= {"apl/py.typed", "apl/config/published.csv", "apl/report/page.jinja"}
     here = {
         f"{installed}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, installed in (("apl", "apl"), ("kernels", "apl/kernels"))

@@ -27,16 +27,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kill_stress import FILES, differing, in_child, stress, train_quietly
 
-from apl import cli as command_line
-from apl.config import Config, make_config, make_grid
+from apl.cli import app as command_line
+from apl.config.config import Config, make_config
+from apl.config.grid import make_grid
 from apl.data.sources import human_labels, load_data
 from apl.errors import BadInput, Interrupted
-from apl.machine import Machine
-from apl.noise import find_map, read_matrix
-from apl.runs import (
+from apl.files import FORMAT, load_tensors, save_tensors, write_atomic
+from apl.noise.files import read_noise
+from apl.noise.matrices import find_map, read_matrix
+from apl.runs.record import read_record, read_runs
+from apl.runs.run import (
     CHECKPOINT,
     CONFIG,
-    FORMAT,
     HISTORY,
     LOG,
     NOISE,
@@ -46,15 +48,11 @@ from apl.runs import (
     SUMMARY,
     WEIGHTS,
     Run,
-    load_tensors,
-    read_noise,
-    read_record,
-    read_runs,
-    save_tensors,
-    write_atomic,
 )
-from apl.study import run_study
-from apl.train import evaluate_run, train
+from apl.study.run import run_study
+from apl.training.evaluate import evaluate_run
+from apl.training.machine import Machine
+from apl.training.train import train
 
 OFTEN = Machine(checkpoint_minutes=0.0)  # a checkpoint after every step
 
@@ -264,7 +262,7 @@ def test_noise_that_cannot_be_written_is_one_line_and_says_nothing_before(
         def refuse(path: Path, *_: Any) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-        monkeypatch.setattr("apl.runs.write_atomic", refuse)
+        monkeypatch.setattr("apl.files.write_atomic", refuse)
     assert command_line.run(["noise", "--out", str(target)]) == 1
     out, errors = capsys.readouterr()
     assert out == ""

@@ -18,12 +18,14 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from apl.config import Config, make_grid
-from apl.presets import PRESETS
+from apl.config.config import Config
+from apl.config.grid import make_grid
+from apl.config.presets import PRESETS
+from apl.config.published import published_rows
 from apl.report.page import make_report, read_study
-from apl.report.published import published_rows
 from apl.report.table import results_table, studies
-from apl.runs import (
+from apl.runs.record import read_runs, write_study
+from apl.runs.run import (
     CHECKPOINT,
     CONFIG,
     HISTORY,
@@ -37,8 +39,6 @@ from apl.runs import (
     TABLE,
     WEIGHTS,
     Finished,
-    read_runs,
-    write_study,
 )
 
 EVIDENCE = ROOT / "results" / "evidence"

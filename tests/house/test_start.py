@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import typer
 
-from apl.cli import app
+from apl.cli.app import app
 from apl.data.sources import human_labels, load_data
 from apl.errors import BadInput
-from apl.losses import LOSSES
-from apl.networks import make_network
-from apl.noise import MAPS, MATRICES, ROWS
-from apl.presets import DATASETS, HUMAN_LABELS, NETWORKS, NOISES
+from apl.losses.catalog import LOSSES
+from apl.names import DATASETS, HUMAN_LABELS, NETWORKS, NOISES
+from apl.noise.instance import ROWS
+from apl.noise.matrices import MAPS, MATRICES
+from apl.training.networks import make_network
 
 HEAVY = {
     *("torch", "numpy", "pandas", "scipy", "sklearn"),

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 
 from apl.kernels.bases import Term
-from apl.losses import loss_terms
+from apl.losses.catalog import loss_terms
 
 NOT_NEEDED = "typer rich pandas scipy sklearn matplotlib PIL torchvision yaml safetensors"
 

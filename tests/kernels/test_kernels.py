@@ -17,7 +17,7 @@ from apl import make_loss
 from apl.kernels import closed_form, dispatch
 from apl.kernels.bases import BASES, REDUCTIONS, Term
 from apl.kernels.reference import reference_loss
-from apl.losses import SUMS, loss_terms
+from apl.losses.catalog import SUMS, loss_terms
 
 CPU = ("eager", "compiled", "reference")
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from apl.config import make_config
+from apl.config.config import make_config
 from apl.kernels import dispatch
 from apl.kernels.bases import Term
 from apl.kernels.reference import reference_loss
-from apl.machine import Machine
-from apl.train import train
+from apl.training.machine import Machine
+from apl.training.train import train
 
 pytestmark = [
     pytest.mark.gpu,

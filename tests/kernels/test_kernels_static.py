@@ -12,7 +12,7 @@ import kernel_code
 import triton
 
 from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, Chip, plan
-from apl.losses import loss_terms
+from apl.losses.catalog import loss_terms
 
 VERIFIED = (3, 8)  # the newest release of triton whose figures have been held
 LAYS_ALONG_ROWS = (3, 7)  # the oldest that lays out short rows as it is told

@@ -19,11 +19,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from apl import LOSSES, make_loss
-from apl.config import make_config
-from apl.criteria import CRITERIA, RowLoss, estimate_transition, needs_of
+from apl.config.config import make_config
 from apl.errors import BadInput, Interrupted
-from apl.losses import check_params, is_tolerant, loss_label, loss_name, loss_terms, parse_loss
-from apl.train import train
+from apl.losses.catalog import (
+    check_params,
+    is_tolerant,
+    loss_label,
+    loss_name,
+    loss_terms,
+    parse_loss,
+)
+from apl.losses.modules import CRITERIA, RowLoss, estimate_transition, needs_of
+from apl.training.train import train
 
 mpmath.mp.dps = 50
 mpf = mpmath.mpf

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from apl import linear_loss, make_loss
 from apl.kernels.bases import REDUCTIONS
 from apl.kernels.linear import chunk_rows
-from apl.losses import SUMS
+from apl.losses.catalog import SUMS
 
 Layer = tuple[Tensor, Tensor, Tensor | None]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from apl import LOSSES, make_loss
 from apl.kernels.bases import BASES, Term, simplify
-from apl.losses import SUMS, loss_terms, parse_loss
+from apl.losses.catalog import SUMS, loss_terms, parse_loss
 
 mpmath.mp.dps = 50
 
@@ -650,8 +650,8 @@ from apl import LOSSES
 print("torch" in sys.modules)
 from apl import make_loss
 print("torch" in sys.modules)
-import apl.criteria, apl.losses
-print(make_loss is apl.criteria.make_loss, LOSSES is apl.losses.LOSSES)
+import apl.losses.modules, apl.losses
+print(make_loss is apl.losses.modules.make_loss, LOSSES is apl.losses.catalog.LOSSES)
 from apl import losing
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import Cli
 
-from apl.losses import LOSSES, SUMS
-from apl.verify import RATES, Verdict, lattice, verify
+from apl.losses.catalog import LOSSES, SUMS
+from apl.losses.verify import RATES, Verdict, lattice, verify
 
 CLASSES = (2, 3, 10)
 

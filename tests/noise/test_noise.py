@@ -15,31 +15,21 @@ from scipy import stats
 
 from apl import noise
 from apl.errors import BadInput, NoiseWarning
-from apl.noise import (
+from apl.names import METHODS, SCALES
+from apl.noise.draw import corrupt, corrupt_each, mean_by_class
+from apl.noise.files import read_noise, read_posterior, read_published, write_noise
+from apl.noise.instance import ROWS, Inputs, part_dependent, pmd, uniform_dependent
+from apl.noise.labels import UNKNOWN, Labels, Matrix
+from apl.noise.matrices import (
     MAPS,
-    ROWS,
-    UNKNOWN,
-    Inputs,
-    Labels,
-    Matrix,
     asymmetric,
-    corrupt,
-    corrupt_each,
     find_map,
-    mean_by_class,
     pair_flip,
-    part_dependent,
     past_bound,
-    pmd,
     read_matrix,
-    read_posterior,
-    read_published,
     symmetric,
     symmetric_all,
-    uniform_dependent,
 )
-from apl.presets import METHODS, SCALES
-from apl.runs import read_noise, write_noise
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from apl.config import make_config
+from apl.config.config import make_config
+from apl.config.published import own_protocol, published_rows
 from apl.report.claims import (
     CLAIMS,
     CLEAN,
@@ -31,10 +32,9 @@ from apl.report.claims import (
     find,
     recipes,
 )
-from apl.report.published import own_protocol, published_rows
 from apl.report.table import Study, studies
-from apl.runs import Finished
-from apl.scores import Result
+from apl.runs.run import Finished
+from apl.runs.scores import Result
 
 Key = tuple[str, str, float, int]  # loss, noise, rate, seed
 

@@ -16,12 +16,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from apl.config import make_config
-from apl.losses import LOSSES, loss_label
-from apl.noise import corrupt, symmetric
-from apl.presets import NOISES
+from apl.config.config import make_config
+from apl.config.published import published_at, published_rows
+from apl.losses.catalog import LOSSES, loss_label
+from apl.names import NOISES
+from apl.noise.draw import corrupt
+from apl.noise.matrices import symmetric
 from apl.report.pictures import draw_study, look, plot_study, plot_transition
-from apl.report.published import published_at, published_rows
 from apl.report.table import (
     STYLES,
     Beside,
@@ -32,8 +33,8 @@ from apl.report.table import (
     results_table,
     studies,
 )
-from apl.runs import Finished
-from apl.scores import VALIDATION, Result
+from apl.runs.run import Finished
+from apl.runs.scores import VALIDATION, Result
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 TWELVE = "ce fl gce sce mae rce nce nfl nce_mae nce_rce nfl_mae nfl_rce".split()

@@ -23,26 +23,17 @@ from conftest import Cli
 from PIL import Image
 from test_plots import GRID, TWELVE, altered, study, summary_of, unknown, with_curve
 
+from apl.config.published import published_rows
 from apl.errors import BadInput
-from apl.losses import loss_label
-from apl.noise import Labels
+from apl.losses.catalog import loss_label
+from apl.noise.labels import Labels
 from apl.report.charts import MOST_EPOCHS, dark
 from apl.report.claims import CLAIMS
 from apl.report.page import Cell, Table, make_comparison, make_report, read_study
 from apl.report.pictures import HEAT_MAPS, draw_study, look, plot_study
-from apl.report.published import published_rows
 from apl.report.table import STYLES, results_table
-from apl.runs import (
-    CONFIG,
-    RECORD,
-    RESULT,
-    RUNS,
-    SUMMARY,
-    Finished,
-    Run,
-    read_runs,
-    write_study,
-)
+from apl.runs.record import read_runs, write_study
+from apl.runs.run import CONFIG, RECORD, RESULT, RUNS, SUMMARY, Finished, Run
 
 ENVIRONMENT = {"device": "cpu", "python": "3.12.1", "torch": "2.9.0", "git_commit": "0123abc"}
 
@@ -708,7 +699,7 @@ from apl.report.charts import MOST_EPOCHS, dark
 from apl.report.page import Cell, Table, make_comparison, make_report, read_study
 html = make_report("x", read_study(Path(sys.argv[1]))).html
 assert "<!DOCTYPE html>" in html and "data:image/png" in html
-loaded = {"torch", "torchvision", "triton", "sklearn", "apl.train", "apl.study", "apl.criteria"}
+loaded = {"torch", "torchvision", "sklearn", "apl.training.train", "apl.losses.modules"}
 print(sorted(loaded & set(sys.modules)))
 """
 

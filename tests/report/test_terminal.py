@@ -21,12 +21,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
 
-from apl.config import Config, make_grid
-from apl.losses import LOSSES, loss_label
+from apl.config.config import Config
+from apl.config.grid import make_grid
+from apl.losses.catalog import LOSSES, loss_label
 from apl.report.terminal import StudyLog, fold_tables, study_table
-from apl.runs import RECORD, TABLE
-from apl.scores import Result
-from apl.study import Progress
+from apl.runs.run import RECORD, TABLE
+from apl.runs.scores import Result
+from apl.study.run import Progress
 
 LONG = ["2*nce + 0.5*mae", "norm(gce) + 0.25*rce + 3*nfl", "eps_softmax_mae", "bi_tempered"]
 MANY = [*LONG, *(name for name in LOSSES if name not in LONG)][:20]

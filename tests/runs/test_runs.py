@@ -16,14 +16,23 @@ import pandas as pd
 import pytest
 import torch
 
-from apl.config import Config, make_config, make_grid
+from apl.config.config import Config, make_config
+from apl.config.grid import make_grid
 from apl.errors import BadInput, Interrupted
-from apl.machine import Machine
-from apl.noise import UNKNOWN, Labels
-from apl.runs import (
+from apl.files import FORMAT, load_tensors
+from apl.noise.files import read_noise, write_noise
+from apl.noise.labels import UNKNOWN, Labels
+from apl.runs.record import (
+    find_studies,
+    read_record,
+    read_runs,
+    read_unfinished,
+    setting,
+    write_study,
+)
+from apl.runs.run import (
     CHECKPOINT,
     CONFIG,
-    FORMAT,
     HISTORY,
     NOISE,
     PREVIOUS,
@@ -34,19 +43,12 @@ from apl.runs import (
     WEIGHTS,
     Finished,
     Run,
-    find_studies,
-    load_tensors,
-    read_noise,
-    read_record,
-    read_runs,
-    read_unfinished,
-    setting,
-    write_noise,
-    write_study,
 )
-from apl.scores import Result
-from apl.study import run_study
-from apl.train import evaluate_run, train
+from apl.runs.scores import Result
+from apl.study.run import run_study
+from apl.training.evaluate import evaluate_run
+from apl.training.machine import Machine
+from apl.training.train import train
 
 OLD = Path(__file__).parent / "format1"
 HERE = Machine(device="cpu", threads=1)

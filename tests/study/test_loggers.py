@@ -21,12 +21,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apl import loggers
-from apl.config import Config, make_config
+from apl.config.config import Config, make_config
 from apl.errors import BadInput, Interrupted
-from apl.loggers import TRACKERS, About, Begun, Tracking, import_runs, require_tracker
-from apl.runs import RESULT, RUNS, Run, read_runs, write_study
-from apl.train import train
+from apl.runs.record import read_runs, write_study
+from apl.runs.run import RESULT, RUNS, Run
+from apl.study import trackers as loggers
+from apl.study.trackers import TRACKERS, About, Begun, Tracking, import_runs, require_tracker
+from apl.training.train import train
 
 EPOCHS = 4
 
@@ -317,7 +318,7 @@ def listen(event, arguments):  # whom this process speaks to
 sys.addaudithook(listen)
 sys.path.insert(0, os.environ["TESTS"])
 from test_loggers import config, follow, import_runs, run_of
-from apl.loggers import Tracking
+from apl.study.trackers import Tracking
 from apl.runs import Run
 from apl.train import train
 

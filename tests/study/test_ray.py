@@ -23,13 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from apl.config import make_config, make_grid
+from apl.config.config import make_config
+from apl.config.grid import make_grid
 from apl.data.sources import load_data
 from apl.errors import BadInput
-from apl.machine import Machine
-from apl.runs import CHECKPOINT, HISTORY, LOG, NOISE, RECORD, RESULT, SUMMARY, WEIGHTS, Run
-from apl.study import Progress, run_study
-from apl.workers import Ray, default_workers, emptiest, gpus_of, request_of
+from apl.runs.run import CHECKPOINT, HISTORY, LOG, NOISE, RECORD, RESULT, SUMMARY, WEIGHTS, Run
+from apl.study.processes import Ray, default_workers, emptiest, gpus_of, request_of
+from apl.study.run import Progress, run_study
+from apl.training.machine import Machine
 
 SMALL: dict[str, Any] = {"train_size": 200, "epochs": 2}
 SECONDS = 180  # in which what a test waits for must have happened
@@ -219,7 +220,7 @@ def test_a_cell_goes_on_elsewhere_after_its_node_died(
     simulated: Simulated, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its checkpoints came back, and a node that comes in the meantime takes a part."""
-    monkeypatch.setattr("apl.workers.SHIP_SECONDS", 0.2)
+    monkeypatch.setattr("apl.study.processes.SHIP_SECONDS", 0.2)
     brought: list[int] = []
 
     def epochs_brought() -> list[int]:
@@ -286,7 +287,11 @@ run_study(CELLS[:1], Path(sys.argv[3]), workers=9, engine=engine)
 def test_a_driver_killed_and_started_again_ends_in_the_same_bytes(
     simulated: Simulated, alone: Path, tmp_path: Path, kind: str
 ) -> None:
-    script = DRIVER if kind == "Ray" else "import apl.workers as w; w.SHIP_SECONDS = 0.2" + DRIVER
+    script = (
+        DRIVER
+        if kind == "Ray"
+        else "import apl.study.processes as w; w.SHIP_SECONDS = 0.2" + DRIVER
+    )
     arguments = [sys.executable, "-c", script, simulated.cluster.address, kind, str(tmp_path)]
     paths = os.pathsep.join(map(str, (ROOT / "tests", ROOT / "tests" / "study")))
     driver = subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": paths})

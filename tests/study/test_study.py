@@ -26,26 +26,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from apl import cli
-from apl.config import Config, make_config, make_grid, study_commands
+from apl.config.config import Config, make_config
+from apl.config.grid import make_grid, study_commands
+from apl.config.presets import PRESETS
 from apl.errors import BadInput, Interrupted
-from apl.losses import SUMS, parse_loss
-from apl.machine import Machine
-from apl.presets import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS, PRESETS
-from apl.runs import (
-    CHECKPOINT,
-    HISTORY,
-    LOCK,
-    LOG,
-    RESULT,
-    SUMMARY,
-    WEIGHTS,
-    Run,
-    find_studies,
-    read_runs,
-)
-from apl.study import Progress, _Clock, run_study
-from apl.train import train
-from apl.workers import Processes, default_workers
+from apl.losses.catalog import SUMS, parse_loss
+from apl.names import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS
+from apl.runs.record import find_studies, read_runs
+from apl.runs.run import CHECKPOINT, HISTORY, LOCK, LOG, RESULT, SUMMARY, WEIGHTS, Run
+from apl.study.clock import Clock
+from apl.study.processes import Processes, default_workers
+from apl.study.run import Progress, run_study
+from apl.training.machine import Machine
+from apl.training.train import train
 
 SMALL: dict[str, Any] = {"train_size": 200, "epochs": 2}
 
@@ -126,7 +119,7 @@ def made_by(commands: list[str]) -> list[Config]:
         made.extend(cells)
         return Progress(cells)
 
-    with mock.patch("apl.study.run_study", collect):
+    with mock.patch("apl.study.run.run_study", collect):
         for command in commands:
             assert cli.run(shlex.split(command)[1:]) == 0, command
     return made
@@ -352,11 +345,11 @@ def stopped_after(cell: Config, study: Path, epochs: int) -> None:
     assert Run(run).epochs_done() == epochs
 
 
-def a_clock(cells: list[Config], study: Path) -> tuple[_Clock, SimpleNamespace]:
+def a_clock(cells: list[Config], study: Path) -> tuple[Clock, SimpleNamespace]:
     """A clock of a study, and the time that it reads."""
     watch = SimpleNamespace(now=0.0)
     folders = {cell.name: study / "runs" / cell.name for cell in cells}
-    return _Clock(cells, folders, lambda: watch.now), watch
+    return Clock(cells, folders, lambda: watch.now), watch
 
 
 def test_the_time_left_is_of_the_epochs_that_are_left(tmp_path: Path) -> None:
@@ -502,7 +495,7 @@ def test_a_study_that_goes_on_counts_what_is_done_and_what_others_do(
     stopped_after(mine, tmp_path, 340)
     run = tmp_path / "runs" / theirs.name
     run.mkdir(parents=True)
-    monkeypatch.setattr("apl.study.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("apl.study.run.BUSY_SECONDS", 0.1)
     seen: list[tuple[float, float, float]] = []  # epoch, when, seconds left
 
     def observe(progress: Progress) -> None:

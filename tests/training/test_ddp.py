@@ -21,13 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kill_stress import differing
 
-from apl.data.dataset import Batches
 from apl.data.sources import load_data
-from apl.ddp import Group, synchronise
 from apl.errors import BadInput
-from apl.machine import choose_device
-from apl.networks import make_network
-from apl.runs import CHECKPOINT, LOCK, Run
+from apl.runs.run import CHECKPOINT, LOCK, Run
+from apl.training.batches import Batches
+from apl.training.ddp import Group, synchronise
+from apl.training.machine import choose_device
+from apl.training.networks import make_network
 
 posix = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes in /proc")
 

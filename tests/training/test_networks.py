@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-from apl.errors import BadInput, look_up, source_digest
-from apl.networks import make_network, replace_head
+from apl.errors import BadInput
+from apl.training.networks import make_network, replace_head
+from apl.usercode import look_up, source_digest
 
 Write = Callable[..., str]
 numbers = itertools.count()
@@ -216,7 +217,7 @@ def test_pretrained_weights_that_can_not_be_had(tmp_path: Path) -> None:
     """In a process whose connections all go to a proxy that is not there."""
     script = """
         from apl.errors import BadInput
-        from apl.networks import make_network
+        from apl.training.networks import make_network
         try:
             make_network("torchvision:squeezenet1_1", (32, 32, 3), 4, 64, weights="default")
         except BadInput as error:

@@ -12,15 +12,16 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from apl.config import Config, make_config
-from apl.criteria import make_loss
+from apl.config.config import Config, make_config
 from apl.errors import BadInput
 from apl.kernels import dispatch
-from apl.machine import Machine
-from apl.networks import make_network
-from apl.presets import NETWORKS
-from apl.scores import Result
-from apl.train import learning_rate, train
+from apl.losses.modules import make_loss
+from apl.names import NETWORKS
+from apl.runs.scores import Result
+from apl.training.fit import learning_rate
+from apl.training.machine import Machine
+from apl.training.networks import make_network
+from apl.training.train import train
 
 # What makes the host wait for a GPU: a number or a size read from a tensor, or values that come
 # from Python lists (copied from memory that is not pinned).

@@ -16,20 +16,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from apl.config import Config, make_config
-from apl.criteria import make_loss
-from apl.data.dataset import Dataset, Split, batch_bounds
+from apl.config.config import Config, make_config
+from apl.config.presets import PRESETS
+from apl.config.published import PUBLISHED_WEIGHTS
+from apl.data.dataset import Dataset, Split
 from apl.data.sources import load_data
+from apl.detect.monitor import LabelMonitor
 from apl.errors import BadInput, Interrupted
-from apl.find import LabelMonitor
-from apl.losses import LOSSES
-from apl.machine import Machine
-from apl.networks import make_network
-from apl.noise import UNKNOWN, Labels
-from apl.presets import DATASETS, NOISES, PRESETS, PUBLISHED_WEIGHTS
-from apl.runs import Run, load_tensors, read_noise, read_record, write_study
-from apl.scores import (
-    Counts,
+from apl.files import load_tensors
+from apl.losses.catalog import LOSSES
+from apl.losses.modules import make_loss
+from apl.names import DATASETS, NOISES
+from apl.noise.files import read_noise
+from apl.noise.labels import UNKNOWN, Labels
+from apl.runs.record import read_record, write_study
+from apl.runs.run import Run
+from apl.runs.scores import (
     Result,
     Scores,
     budget_verdict,
@@ -37,7 +39,13 @@ from apl.scores import (
     score,
     too_short,
 )
-from apl.train import evaluate_run, hold_out, prepare, train
+from apl.training.batches import batch_bounds
+from apl.training.evaluate import evaluate_run
+from apl.training.fit import Counts
+from apl.training.machine import Machine
+from apl.training.networks import make_network
+from apl.training.prepare import hold_out, prepare
+from apl.training.train import train
 
 
 def small(**given: Any) -> Config:

@@ -1,0 +1,437 @@
+"""What is asked: one `Config` decides the outcome of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apl.config.presets import COMMON, FEWEST_STEPS, NETWORK, OTHER_WIDTH, PRESETS, own_network
+from apl.config.published import published_settings
+from apl.errors import BadInput, require
+from apl.losses.catalog import PARAMS, check_params, loss_name
+from apl.names import (
+    DATASETS,
+    HUMAN,
+    METHODS,
+    NETWORKS,
+    NOISES,
+    PRECISIONS,
+    SIDE,
+    check_rate,
+    no_dataset,
+    option,
+)
+from apl.usercode import is_own, source_digest
+
+if TYPE_CHECKING:
+    from apl.data.dataset import Dataset
+
+
+_MAPS = "; ".join(f"{name}: {kind.maps}" for name, kind in NOISES.items() if kind.maps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What decides the outcome of one run; `make_config` fills it from a preset.
+
+    Every field is an option of `apl train`, and so is every parameter of the losses, by its name.
+    `map_sha256` is of the content of a map's file, which decides and not its name; '' for a map
+    with a name of ours.  `dataset_sha256` is of the content of the user's own data (labels, split
+    and files), '' for a built-in set: their path is no part of what a run is, and what it leads to
+    is.  `image_size` is then what the images have, whether asked for or not.
+    `labels_sha256` is of that file's content, `code_sha256` of the modules that a network and a
+    loss of the user's own were typed from.
+    """
+
+    preset: str = option(f"settings to start from: {', '.join(PRESETS)}")
+    dataset: str = option(
+        f"{', '.join(DATASETS)}; each preset has its own; or the path of your data: a folder of "
+        "classes, a .csv/.jsonl/.parquet list (file_name, label) or table, an .npz; or "
+        "module:function"
+    )
+    loss: str = option(
+        "a name from `apl losses`, a sum such as `2*nce + 0.5*mae`, or module:function of yours"
+    )
+    params: Mapping[str, float] = field(default_factory=dict)
+    noise: str = option(f"label noise: {', '.join(NOISES)}")
+    rate: float = option("noise rate, 0 to 1")
+    map: str = option(_MAPS)
+    map_sha256: str = ""
+    method: str = option(f"how labels are flipped: {', '.join(METHODS)}")
+    seed: int = option("seed of the noise, the initial weights, the order and the augmentation")
+    network: str = option(
+        f"{', '.join(NETWORKS)}, torchvision:NAME, timm:NAME, or module:Class of yours"
+    )
+    width: int = option("width of the network, see `apl datasets`")
+    train_size: int = option("how many training images, class-balanced; 0 for all")
+    epochs: int = option("passes over the training images")
+    batch_size: int = option("images per step")
+    lr: float = option("learning rate at the start, see --schedule")
+    momentum: float = option("momentum of SGD")
+    weight_decay: float = option("weight decay of SGD")
+    clip: float = option("bound on the norm of the gradient; 0 for none")
+    augment: bool = option("random crop (pad 4) and horizontal flip")
+    eval_every: int = option("epochs between two looks at the test images; the last always is one")
+    # Fields that came later, with what runs did before they were there, so that old runs stay.
+    warmup: float = option("epochs over which the learning rate rises from 0", 0.0)
+    precision: str = option(
+        "of the network in training: float32, tf32 (as float32, with CUDA's faster products), "
+        "bf16 (autocast)",
+        "tf32",
+    )
+    dataset_sha256: str = ""
+    image_size: int = option(
+        "pixels a side of your own images, resized and cut to a square; 0: theirs where all are "
+        f"one square of at most {SIDE}, else {SIDE}",
+        0,
+    )
+    label_column: str = option("column of your list that holds the labels", "label")
+    weights: str = option(
+        "default: the network's pretrained weights, where its library can have them", ""
+    )
+    crop_size: int = option(
+        "pixels a side of random resized crops (the middle for the test); 0 for none", 0
+    )
+    colour: float = option("strength of random brightness, contrast and saturation", 0.0)
+    l1: float = option("weight of the sum of all |weights| in the loss", 0.0)
+    warm_start: float = option("epochs of ce before the loss; below 1 a share of the epochs", 0.0)
+    select: str = option(
+        "noisy: hold out a tenth of the training images, labels as given, to choose loss and "
+        "epoch by",
+        "",
+    )
+    labels: str = option(
+        "a .csv with the labels of training samples to correct or leave out (file_name or id, "
+        "label or decision), as `apl find` writes it",
+        "",
+    )
+    labels_sha256: str = ""
+    code_sha256: str = ""
+    test_set: str = option(
+        "which test set of WebVision mini, which has two: webvision or imagenet", ""
+    )
+    schedule: str = option(
+        "of the learning rate: cosine to 0; x0.97: times that after each epoch; x0.1@40,80: after "
+        "40 and after 80 epochs",
+        "cosine",
+    )
+    nesterov: bool = option("Nesterov's form of the momentum", False)
+    crop: str = option(
+        "resized: crops of random size and shape; plain: squares of --crop-size pixels", "resized"
+    )
+
+    def __post_init__(self) -> None:
+        for name, table in (
+            ("preset", PRESETS),
+            ("noise", NOISES),
+            ("method", METHODS),
+            ("precision", PRECISIONS),
+            ("weights", ("", "default")),
+            ("select", ("", "noisy")),
+            ("crop", ("resized", "plain")),
+        ):
+            accepted = ", ".join(filter(None, table))
+            require(getattr(self, name) in table, name, getattr(self, name), accepted)
+        require_network(self.network)
+        if self.dataset_sha256:
+            digest = self.dataset_sha256
+            known = re.fullmatch("[0-9a-f]{64}", digest) is not None
+            require(known, "dataset_sha256", digest, "64 hexadecimal digits")
+            require(self.image_size >= 1, "image_size", self.image_size, "a whole number >= 1")
+        else:
+            if self.dataset not in DATASETS:
+                raise no_dataset(self.dataset)
+            only = "0 with a built-in data set"
+            require(self.image_size == 0, "image_size", self.image_size, only)
+            only = "label with a built-in data set"
+            require(self.label_column == "label", "label_column", self.label_column, only)
+            require(not self.test_set, "test_set", self.test_set, "'' with a built-in data set")
+        check_rate(self.rate)
+        require(2 <= self.width <= 1024, "width", self.width, "a whole number from 2 to 1024")
+        for name in ("epochs", "eval_every"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number >= 1")
+        require(self.batch_size >= 2, "batch_size", self.batch_size, "a whole number >= 2")
+        for name in ("train_size", "seed", "crop_size"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number >= 0")
+        require(self.seed < 2**63, "seed", self.seed, "a whole number below 2^63")
+        for name in ("lr", "weight_decay", "clip", "warmup", "colour", "l1", "warm_start"):
+            value = getattr(self, name)
+            require(math.isfinite(value) and value >= 0, name, value, "a finite number >= 0")
+        whole = self.warm_start < 1 or self.warm_start == int(self.warm_start)
+        accepted = "a share below 1, or a whole number of epochs"
+        require(whole, "warm_start", self.warm_start, accepted)
+        blind = self.loss == "forward_est" and not self.warm_epochs
+        accepted = "at least 1 epoch, after which forward_est estimates the noise"
+        require(not blind, "warm_start", self.warm_start, accepted)
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "a number in [0, 1)")
+        only = "only with momentum"
+        require(self.momentum > 0 or not self.nesterov, "nesterov", self.nesterov, only)
+        require(
+            self.crop_size > 0 or self.crop == "resized", "crop", self.crop, "only with crop_size"
+        )
+        accepted = "cosine, x0.97, or x0.1@40,80 with epochs that grow"
+        require(read_schedule(self.schedule) is not None, "schedule", self.schedule, accepted)
+        try:
+            check_params(self.loss, self.params)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as `read` takes them: those of own data only where it is, and those that
+        came later only where they are used, so that a run's record stays as it was."""
+        fields = dataclasses.asdict(self)
+        if not self.dataset_sha256:
+            fields = {name: value for name, value in fields.items() if name not in _OF_OWN_DATA}
+        return {name: value for name, value in fields.items() if value != _LATER.get(name)}
+
+    @property
+    def warm_epochs(self) -> int:
+        """The epochs that begin with ce, none of a share where it comes to less than half of one;
+        the last one at least is the loss's own."""
+        share = self.warm_start if self.warm_start >= 1 else self.warm_start * self.epochs
+        return min(round(share), self.epochs - 1)
+
+    @classmethod
+    def read(cls, fields: Mapping[str, Any]) -> Config:
+        """A config from what a file holds, written by this apl or any before it.
+
+        Until format 2 the loss parameters were fields of their own, the machine's settings lay
+        beside them, and noise without a rate of its own carried the preset's.
+        Raises TypeError or KeyError for what is no config, BadInput for values that do not fit.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        kept = {name: value for name, value in fields.items() if name in known}
+        unknown = set(fields) - known
+        if "params" not in fields:
+            given = {name: fields.get(name) for name in PARAMS}
+            kept["params"] = {name: value for name, value in given.items() if value is not None}
+            unknown -= {*PARAMS, *_MACHINE_ONCE}
+        if unknown:
+            raise KeyError(sorted(unknown)[0])
+        if not NOISES[kept["noise"]].rated:
+            kept["rate"] = 0.0
+        return cls(**kept)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The settings that are not the preset's, a loss parameter by its own name; noise, rate,
+        map and seed are no settings."""
+        same = ("dataset", "dataset_sha256", "image_size", "loss", "noise", "rate")
+        base = _settings(self.preset, {name: getattr(self, name) for name in same})
+        if self.image_size > 1:  # it chose the network, and is a setting itself, but of a table
+            base["image_size"] = 0
+        usual = base.pop("params")
+        changed = {
+            name: self.params.get(name)
+            for name in PARAMS
+            if self.params.get(name) != usual.get(name)
+        }
+        if self.network != base["network"] and self.width != OTHER_WIDTH:
+            base["width"] = None  # the preset's width is that of its own network
+        own = {name: getattr(self, name) for name in base if name not in _CELL}
+        order = [f.name for f in dataclasses.fields(self) if f.name in own]
+        return {**changed, **{name: own[name] for name in order if own[name] != base[name]}}
+
+    @property
+    def variant(self) -> str:
+        """What differs from the preset, as 'lr=0.5,width=8'; '' where nothing does."""
+        return settings_text(self.overrides)
+
+    @property
+    def name(self) -> str:
+        """A folder name that says all of it: 'nce_rce_sym-0.6_seed0', and what differs."""
+        # Labels of the user's own may be wrong as they are.
+        unchanged = "given" if self.dataset_sha256 else "clean"
+        noise = unchanged if self.noise == "none" else self.noise
+        if self.map:
+            noise += f"-{self.map}"
+        if NOISES[self.noise].rated:
+            noise += f"-{_text(self.rate)}"
+        parts = [self.loss, noise, f"seed{self.seed}", *filter(None, [self.variant])]
+        return _safe("_".join(parts))
+
+    def differs(self, other: Config) -> list[str]:
+        """The fields in which the other config is not this one, as 'name is ..., asked for ...'."""
+        return [
+            f"{f.name} is {getattr(other, f.name)!r}, asked for {getattr(self, f.name)!r}"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+        ]
+
+
+_SCHEDULE = re.compile(r"x(?P<factor>\d*\.?\d+)(@(?P<after>\d+(,\d+)*))?")
+
+
+def read_schedule(text: str) -> tuple[float, tuple[int, ...]] | None:
+    """What a schedule multiplies the learning rate by, and after how many epochs, () for each of
+    them; (0, ()) stands for the cosine.  None for what is none."""
+    if text == "cosine":
+        return 0.0, ()
+    found = _SCHEDULE.fullmatch(text)
+    if found is None:
+        return None
+    after = tuple(int(epoch) for epoch in (found["after"] or "").split(",") if epoch)
+    factor = float(found["factor"])
+    grows = list(after) == sorted(set(after)) and 0 not in after
+    return (factor, after) if 0 < factor <= 1 and grows else None
+
+
+_OF_OWN_DATA = ("dataset_sha256", "image_size", "label_column")
+_LATER = {
+    f.name: f.default
+    for f in itertools.dropwhile(lambda f: f.name != "weights", dataclasses.fields(Config))
+}
+# Which cell of a study a run is.
+_CELL = ("dataset", "dataset_sha256", "loss", "noise", "rate", "map", "seed")
+_MACHINE_ONCE = {"threads", "device", "checkpoint_minutes", "compile"}  # in configs of format 1
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings as 'lr=0.5,width=8', for people to read; nothing reads it back."""
+    return ",".join(f"{name}={_text(value)}" for name, value in settings.items())
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _safe(name: str) -> str:
+    """A single path component on every system: no separators, no leading dot, not too long."""
+    text = re.sub("[/:@]", "-", name.replace("*", "x"))
+    safe = re.sub(r"[^A-Za-z0-9.+=,_-]+", "", text).lstrip(".")
+    if len(safe) > 150:
+        safe = f"{safe[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return safe
+
+
+def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of a config but `preset`: the preset's for the data set, then what is given."""
+    chosen = PRESETS[preset]
+    dataset = given.get("dataset", chosen.dataset)
+    if given.get("dataset_sha256"):
+        # As for the preset's own data set, but all images, and a network of their size; unless
+        # it is a published one that the preset knows.
+        usual = chosen.per_dataset.get(chosen.dataset, {})
+        network = own_network(given.get("image_size", 0))
+        of_dataset = {**usual, "train_size": 0, "warm_start": chosen.own_warm_start, **network}
+        of_dataset |= chosen.per_dataset.get(dataset, {})
+        # Their labels are noisy as they are: more is added only where it is asked for.
+        of_dataset["noise"] = "sym" if given.get("rate") else "none"
+    else:
+        of_dataset = chosen.per_dataset.get(dataset, {})
+    settings = {
+        **COMMON,
+        **NETWORK.get(dataset, {}),
+        **chosen.settings,
+        **of_dataset,
+        "dataset": dataset,
+    }
+    if given.get("network", settings["network"]) != settings["network"]:
+        settings["width"] = OTHER_WIDTH
+    loss = given.get("loss", settings["loss"])
+    published = {}
+    if chosen.weights:
+        noise, rate = ({**settings, **given}[name] for name in ("noise", "rate"))
+        published = published_settings(dataset, loss, noise, rate)
+    params = {**published, **given}
+    settings["params"] = {name: float(params[name]) for name in PARAMS if name in params}
+    settings.update({name: value for name, value in params.items() if name not in PARAMS})
+    return settings
+
+
+def make_config(
+    preset: str = "quick", *, dataset: str | Dataset | None = None, **given: Any
+) -> Config:
+    """A config from a preset: the preset's settings for the data set, then what is `given`.
+
+    dataset: a built-in name, or what `apl.load_data` made of something else; of a small set there
+    are more epochs than the preset's, so that a network can learn it at all.
+    given: fields of `Config`, and loss parameters by name; None means not given.  The presets
+    `paper` and `laptop` use the published weights of each combination, the others each loss's own.
+    Raises BadInput for anything that does not fit.
+    """
+    require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
+    given = {name: value for name, value in given.items() if value is not None}
+    if "loss" in given:
+        given["loss"] = loss_name(given["loss"])
+    count = 0  # of training images, of the user's own data
+    if isinstance(dataset, str):
+        if dataset not in DATASETS and not given.get("dataset_sha256"):
+            raise no_dataset(dataset)
+        given["dataset"] = dataset
+    elif dataset is not None:
+        given["dataset"] = dataset.name
+        if dataset.digest:
+            given.update(dataset_sha256=dataset.digest, image_size=dataset.image_size)
+            count = len(dataset.train)
+    if "network" in given:
+        require_network(given["network"])
+    if "noise" in given:
+        require(given["noise"] in NOISES, "noise", given["noise"], ", ".join(NOISES))
+    settings = _settings(preset, given)
+    if count and "epochs" not in given:  # a small set has few steps in an epoch
+        steps = max(1, (settings["train_size"] or count) // max(settings["batch_size"], 1))
+        settings["epochs"] = max(settings["epochs"], math.ceil(FEWEST_STEPS / steps))
+    kind = NOISES[settings["noise"]]
+    if not kind.rated:
+        settings["rate"] = 0.0
+    usual = PRESETS[preset].map_of(settings["dataset"], settings["noise"])
+    settings["map"] = (settings["map"] or usual) if kind.maps else ""
+    if kind.maps and not settings["map"]:
+        raise BadInput(f"{settings['noise']} noise needs --map FILE: {kind.file}")
+    if settings["noise"] == "human":
+        named = str(settings["dataset"])
+        human = named in HUMAN and not settings.get("dataset_sha256")
+        require(human, "dataset", named, f"{' or '.join(HUMAN)} with human noise")
+        names = HUMAN[named]
+        require(settings["map"] in names, "map", settings["map"], ", ".join(names))
+    elif kind.maps and settings["map"] not in kind.names:
+        require(bool(kind.file), "map", settings["map"], kind.maps)
+        settings["map_sha256"] = map_digest(settings["map"], settings["noise"])
+    if settings["labels"]:
+        settings["labels_sha256"] = labels_digest(settings["labels"])
+    own = [settings[name] for name in ("network", "loss") if is_own(settings[name])]
+    if own:
+        settings["code_sha256"] = code_digest(own)
+    return Config(preset=preset, **settings)
+
+
+def require_network(name: str) -> None:
+    """Raise BadInput unless the name is one of ours, a library's or `module:Class`."""
+    outside = re.fullmatch(r"[\w.]+:[\w./-]+", name) is not None
+    accepted = f"{', '.join(NETWORKS)}, torchvision:NAME, timm:NAME, module:Class"
+    require(name in NETWORKS or outside, "network", name, accepted)
+
+
+def code_digest(names: Sequence[str]) -> str:
+    """The sha256 of the modules that these `module:name`s were typed from."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(source_digest(name).encode())
+    return digest.hexdigest()
+
+
+def labels_digest(file: str) -> str:
+    """The sha256 of a file of labels; BadInput where there is none."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInput(f"no labels at {file!r}: {error.strerror}") from None
+
+
+def map_digest(file: str, noise: str) -> str:
+    """The sha256 of a map's content; BadInput where there is no such file."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        kind = NOISES[noise]
+        known = {"matrix": "transition matrix at", "file": "labels at", "asym": "noise map"}
+        what = known.get(noise, "posterior at")
+        raise BadInput(f"no {what} {file!r}; accepted: {kind.maps}") from None

@@ -1,0 +1,185 @@
+"""The grid of a study: its cells as configs, and the commands that make them."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from apl.config.config import Config, make_config
+from apl.config.presets import PRESETS
+from apl.config.published import PUBLISHED_BY_NOISE, PUBLISHED_WEIGHTS
+from apl.errors import BadInput, require
+from apl.losses.catalog import LOSSES, PARAMS, params_of
+from apl.names import NOISES
+
+# --------------------------------------------------------------------------------- many configs
+
+
+ALL_PUBLISHED = "all-published"
+
+
+def published_losses(dataset: str) -> list[str]:
+    """The losses of ours that papers have figures or settings of for a data set, and those of Ma et
+    al. 2020; of a data set that no paper has, the losses that they have for any."""
+    from apl.config.published import published_rows  # by pandas, which takes a second
+
+    rows = published_rows()
+    known = set(zip(rows["dataset"], rows["method"], strict=True))
+    for table in (PUBLISHED_WEIGHTS, PUBLISHED_BY_NOISE):
+        known |= {(name, loss) for name, losses in table.items() for loss in losses}
+    chosen = {loss for name, loss in known if name == dataset} or {loss for _, loss in known}
+    return [loss for loss in LOSSES if loss in chosen | {*PRESETS["paper"].losses}]
+
+
+def _lacks(config: Config) -> str:
+    """What a run lacks that its loss needs, '' where it has all."""
+    from apl.losses.modules import needs_of  # by torch, which takes seconds
+
+    blind = (
+        config.noise == "none" and config.dataset_sha256 and "transition" in needs_of(config.loss)
+    )
+    return "the noise of own labels has no known matrix, which it corrects by" if blind else ""
+
+
+def make_grid(
+    preset: str,
+    losses: Sequence[str] | None = None,
+    noises: Sequence[str] | None = None,
+    rates: Sequence[float] | None = None,
+    seeds: int | None = None,
+    say: Callable[[str], None] = print,
+    **overrides: Any,
+) -> list[Config]:
+    """The cells of a study, seed by seed, so that an unfinished one covers the whole grid early.
+
+    None takes the preset's losses, noise types, rates (per noise type) and number of seeds.  Among
+    the losses ALL_PUBLISHED stands for `published_losses` of the data set; one of them that needs
+    what its runs lack is left out, and `say` gets a line of it.  A loss parameter in `overrides`
+    goes to the losses that take it.  Raises BadInput for what does not fit, an empty grid or a cell
+    given twice included.
+    """
+    require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
+    chosen = PRESETS[preset]
+    losses = list(chosen.losses if losses is None else losses)
+    published: set[str] = set()  # and not asked for by name
+    if ALL_PUBLISHED in losses:
+        dataset = overrides.get("dataset") or chosen.dataset
+        found = published_losses(dataset if isinstance(dataset, str) else dataset.name)
+        published = {*found} - {*losses}
+        at = losses.index(ALL_PUBLISHED)
+        losses[at : at + 1] = [loss for loss in found if loss in published]
+    if noises is None:
+        own = not isinstance(overrides.get("dataset", ""), str)
+        noises = (("sym",) if rates else ("none",)) if own else tuple(chosen.rates)
+    seeds = chosen.seeds if seeds is None else seeds
+    require(seeds >= 1, "seeds", seeds, "a whole number >= 1")
+    for noise in noises:
+        require(noise in NOISES, "noise", noise, ", ".join(NOISES))
+    given = {name for name in PARAMS if overrides.get(name) is not None}
+    taken = {loss: _params(loss) for loss in losses}
+    for name in sorted(given - set().union(*taken.values())):
+        raise BadInput(f"none of {', '.join(losses)} takes the parameter {name!r}")
+    cells = []
+    left_out: dict[str, str] = {}
+    for seed, noise in itertools.product(range(seeds), noises):
+        for rate, loss in itertools.product(_rates(chosen.rates, noise, rates), losses):
+            fitting = {k: v for k, v in overrides.items() if k not in given - taken[loss]}
+            cell = {**fitting, "loss": loss, "noise": noise, "rate": rate, "seed": seed}
+            try:
+                config = make_config(preset, **cell)
+                lack = _lacks(config) if loss in published else ""
+            except BadInput as error:
+                if loss not in published:
+                    raise
+                plain = {name: value for name, value in cell.items() if name not in given}
+                make_config(preset, **{**plain, "loss": "ce"})  # raises where no loss is at fault
+                lack = str(error)
+            if lack:
+                left_out.setdefault(loss, f"{loss} is left out under {noise} noise: {lack}")
+            else:
+                cells.append(config)
+    for line in left_out.values():
+        say(line)
+    if not cells:
+        raise BadInput("the study is empty: give at least one loss, noise type and rate")
+    names = [cell.name for cell in cells]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadInput(f"the study holds {twice} twice: give each loss, noise type and rate once")
+    return cells
+
+
+def _params(loss: str) -> set[str]:
+    try:
+        return params_of(loss)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
+def _rates(
+    defaults: Mapping[str, tuple[float, ...]], noise: str, rates: Sequence[float] | None
+) -> Sequence[float]:
+    if not NOISES[noise].rated:
+        return (0.0,)
+    return defaults.get(noise, defaults["sym"]) if rates is None else rates
+
+
+def study_commands(cells: Sequence[Config]) -> list[str]:
+    """The `apl study` commands that make these cells, the inverse of `make_grid`: one for each
+    choice of settings and of rates.  Of a grid with holes they make the whole."""
+    alike: dict[tuple[tuple[str, Any], ...], list[Config]] = {}
+    for cell in cells:
+        options = {"preset": cell.preset, "dataset": cell.dataset, **cell.overrides}
+        if cell.map != PRESETS[cell.preset].map_of(cell.dataset, cell.noise):
+            options["map"] = cell.map
+        alike.setdefault(tuple(options.items()), []).append(cell)
+    commands = []
+    for chosen, group in alike.items():
+        options = dict(chosen)
+        preset = PRESETS[options.pop("preset")]
+        if options["dataset"] == preset.dataset:
+            del options["dataset"]
+        for noises, rates in _shared_rates(group, preset.rates):
+            made = [cell for cell in group if cell.noise in noises]
+            losses = {cell.loss for cell in made}
+            words = ["apl", "study", "--preset", group[0].preset]
+            if losses != set(preset.losses):
+                ranks = {loss: rank for rank, loss in enumerate(LOSSES)}
+                ordered = sorted(losses, key=lambda loss: (ranks.get(loss, len(ranks)), loss))
+                words += ["--losses", ",".join(ordered)]
+            if set(noises) != set(preset.rates):
+                words += ["--noise", ",".join(noises)]
+            if rates is not None:
+                words += ["--rates", ",".join(map(str, rates))]
+            seeds = 1 + max(cell.seed for cell in made)
+            if seeds != preset.seeds:
+                words += ["--seeds", str(seeds)]
+            for name, value in options.items():
+                flag = name.replace("_", "-")
+                if isinstance(value, bool):
+                    words.append(f"--{flag}" if value else f"--no-{flag}")
+                else:
+                    words += [f"--{flag}", str(value)]
+            commands.append(shlex.join(words))
+    return commands
+
+
+def _shared_rates(
+    cells: Sequence[Config], defaults: Mapping[str, tuple[float, ...]]
+) -> list[tuple[list[str], tuple[float, ...] | None]]:
+    """The noise types that one command can make, with its rates; None for the preset's own."""
+    found: dict[str, set[float]] = {}
+    for cell in cells:
+        found.setdefault(cell.noise, set()).add(cell.rate)
+    shared: dict[tuple[float, ...] | None, list[str]] = {}
+    unrated = [noise for noise in NOISES if noise in found and not NOISES[noise].rated]
+    for noise in (noise for noise in NOISES if noise in found and NOISES[noise].rated):
+        rates = tuple(sorted(found[noise]))
+        usual = tuple(sorted(_rates(defaults, noise, None)))
+        shared.setdefault(None if rates == usual else rates, []).append(noise)
+    if unrated:  # they go with any rates
+        first = next(iter(shared), None)
+        shared[first] = [*unrated, *shared.get(first, [])]
+    return [(noises, rates) for rates, noises in shared.items()]

@@ -1,0 +1,217 @@
+"""What people decided about labels, read back: keep, fix or drop."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from apl.data.listing import as_text
+from apl.errors import BadInput, one_line
+from apl.files import plain
+from apl.noise.labels import UNKNOWN, BoolArray, IntArray
+
+DECISIONS = ("keep", "fix", "drop")
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a file says of N samples.
+
+    labels [N]: classes, as given where it says nothing; keep [N]: False for what is to be left
+    out; decided [N]: where it says something.
+    """
+
+    labels: IntArray
+    keep: BoolArray
+    decided: BoolArray
+
+    def words(self, given: IntArray) -> list[str]:
+        """The decision on each sample [N] beside its given label, '' where there is none."""
+        changed = np.where(self.labels == given, "keep", "fix")
+        words: list[str] = np.where(self.decided, np.where(self.keep, changed, "drop"), "").tolist()
+        return words
+
+
+# -------------------------------------------------------------------------------------- reading
+
+
+def read_labels(
+    file: Path,
+    given: IntArray,
+    class_names: Sequence[str],
+    names: Sequence[str] = (),
+) -> Decisions:
+    """The labels of training samples that a file corrects, confirms or leaves out.
+
+    given: their labels as they are [N]; names: what the user calls each, () where nobody does.
+    The file is a CSV (comma, semicolon or tab) or Label Studio's export (JSON, JSON-MIN, CSV).
+    It says which sample by `file_name`, or where that is empty by `id`, its number from 0; what
+    of it by `decision` (keep, fix, drop), by `label` (a class's name, or else its number), or by
+    both.  To fix without a label is to take `predicted_label`; an empty cell says nothing.  With
+    neither column, as in an issues.csv edited by hand, every `given_label` that is another than
+    the data's is a correction.
+
+    Raises BadInput, in one line that names file and row, for a file that can't be read, columns
+    that lack, an unknown sample, class or decision, and rows that contradict each other.
+    """
+    rows = _read_json(file) if file.suffix.lower() == ".json" else _read_csv(file)
+    if not rows:
+        raise BadInput(f"{file} has no rows; accepted: {_ACCEPTED}")
+    columns = list(dict.fromkeys(column for _, row in rows for column in row))
+    edited = not {"label", "decision"} & set(columns)
+    label_column = "given_label" if edited else "label"
+    for told, wanted in (
+        ("file_name or id", {"file_name", "id"}),
+        ("label or decision", {label_column, "decision"}),
+    ):
+        if not wanted & set(columns):
+            raise BadInput(
+                f"{file} has no column {told}; its columns: {', '.join(map(repr, columns))}"
+            )
+    count = len(given)
+    classes = {plain(name): i for i, name in enumerate(class_names)}
+    numbers: dict[str, list[int]] = {}
+    for i, name in enumerate(names or map(str, range(count))):
+        numbers.setdefault(plain(name), []).append(i)
+    labels, keep = given.astype(np.int64), np.ones(count, dtype=bool)
+    said_by = np.zeros(count, dtype=np.int64)  # the row, 0 where none says anything
+    compared = other = 0
+    for number, row in rows:
+        where = f"{file}, row {number}"
+        word, text = row.get("decision", "").strip().lower(), row.get(label_column, "")
+        if word not in ("", *DECISIONS):
+            raise BadInput(
+                f"{where}: decision is {row['decision']!r}; accepted: {', '.join(DECISIONS)}"
+            )
+        if word == "fix" and not text:
+            text = row.get("predicted_label", "")
+            if not text:
+                raise BadInput(f"{where}: to fix it takes a label, or a predicted_label")
+        if not word and not text:
+            continue
+        samples = _samples_of(where, row, numbers, count)
+        if row.get("given_label") and (edited or not row.get("file_name")):
+            compared += 1
+            other += _class_of(where, row["given_label"], classes) != given[samples[0]]
+        for i in samples:
+            kept = word != "drop"
+            label = _class_of(where, text, classes) if text and kept else int(given[i])
+            if edited and label == given[i]:
+                continue
+            if said_by[i] and (kept, label) != (keep[i], labels[i]):
+                name = row.get("file_name") or row["id"]
+                raise BadInput(f"{where}: {name!r} contradicts what row {said_by[i]} says of it")
+            keep[i], labels[i], said_by[i] = kept, label, number
+    # A number fits any data, and an issues.csv of other noise would correct everything.
+    if 2 * other > max(compared, 10):
+        raise BadInput(
+            f"{file} is of other samples: of {compared} given labels in it {other} are not those "
+            "of the data; accepted: what was found in the same data, train_size and noise"
+        )
+    return Decisions(labels, keep, said_by > 0)
+
+
+_ACCEPTED = "a column file_name or id, and a column label or decision"
+
+
+def _samples_of(
+    where: str, row: dict[str, str], numbers: dict[str, list[int]], count: int
+) -> list[int]:
+    """The samples that a row is about, by the numbers of each name."""
+    name, text = row.get("file_name", ""), as_text(row.get("id", ""))
+    i = int(text) if text.isdecimal() else UNKNOWN
+    if name:
+        if name not in numbers:
+            raise BadInput(f"{where}: there is no sample called {name!r} in the training data")
+        # An image that is listed twice: one of them where its number is given, else both.  Numbers
+        # change with what is left out, and Label Studio has its own: the name is what counts.
+        return [i] if i in numbers[name] else numbers[name]
+    if not text:
+        raise BadInput(f"{where} names no sample")
+    if not 0 <= i < count:
+        raise BadInput(f"{where}: id is {text!r}; accepted: 0 to {count - 1}")
+    return [i]
+
+
+def _class_of(where: str, text: str, classes: dict[str, int]) -> int:
+    """The class of that name, or else of that number; '3' may be the name of another class."""
+    number = as_text(text)
+    for name in (text, number):
+        if name in classes:
+            return classes[name]
+    if number.isdecimal() and int(number) < len(classes):
+        return int(number)
+    accepted = ", ".join(repr(name) if "," in name else name for name in [*classes][:10])
+    more = ", ..." if len(classes) > 10 else ""
+    raise BadInput(f"{where}: there is no class {text!r}; accepted: {accepted}{more}")
+
+
+Rows = list[tuple[int, dict[str, str]]]  # where a row stands in its file, and its cells by column
+
+
+def _text(file: Path) -> str:
+    try:
+        text = file.read_bytes().decode("utf-8-sig")  # Excel begins its files with a mark
+    except OSError as error:
+        raise BadInput(f"{file} can't be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file} is not UTF-8 ({one_line(error)})") from None
+    if not text.strip():
+        raise BadInput(f"{file} is empty; accepted: {_ACCEPTED}")
+    return text
+
+
+def _read_csv(file: Path) -> Rows:
+    text = _text(file)
+    comma = max(",;\t", key=text.split("\n", 1)[0].count)  # the first of them where none is there
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
+    rows = []
+    try:
+        columns = [name.strip() for name in next(lines)]
+        for number, cells in enumerate(lines, 2):
+            if not any(cells):
+                continue
+            if len(cells) != len(columns):
+                raise BadInput(
+                    f"{file}, row {number} has {len(cells)} cells under {len(columns)} columns"
+                )
+            rows.append((number, dict(zip(columns, cells, strict=True))))
+    except csv.Error as error:
+        raise BadInput(f"{file} is no CSV: {one_line(error)}") from None
+    return rows
+
+
+def _read_json(file: Path) -> Rows:
+    """Label Studio's export: tasks with `data` and `annotations`, or flat ones (JSON-MIN)."""
+    rows = []
+    try:
+        for number, task in enumerate(json.loads(_text(file)), 1):
+            row = {**task, **task.get("data", {})}
+            if "annotations" in task:
+                chosen = [
+                    choice
+                    for annotation in task["annotations"]
+                    if not annotation.get("was_cancelled")
+                    for result in annotation["result"]
+                    for choice in result["value"].get("choices", ())
+                ]
+                row["label"] = chosen[-1] if chosen else ""
+            # Its ids are those of its tasks, not of our samples.
+            cells = {
+                key: str(value)
+                for key, value in row.items()
+                if key != "id" and isinstance(value, str | int | float)
+            }
+            rows.append((number, cells))
+    except BadInput:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        told = f"{type(error).__name__}: {one_line(error)}"
+        raise BadInput(f"{file} is no JSON that Label Studio exports ({told})") from None
+    return rows

@@ -1,0 +1,435 @@
+"""Which labels are wrong: evidence from one training, a score for every sample, a cut, a rate.
+
+`LabelMonitor` gathers the evidence inside a training loop, `rank` scores labels by it and
+`find_issues` says everything at once.  All but the monitor is numpy on plain arrays, and takes
+anybody's out-of-fold probabilities too.  docs/find.md tells the method and what it reaches.
+
+The head loads no torch: to read and rank costs none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from apl.noise.labels import MOST_CLASSES, UNKNOWN, BoolArray, IntArray, Labels, Matrix, Vector
+
+if TYPE_CHECKING:
+    import pandas as pd
+EARLY = 3  # visits of a sample before a network memorises: what it says then is nearly unseen data
+# Chosen on seed 0 of sym 0.4, asym 0.4 and CIFAR-10N worse together; docs/find.md has the others.
+TEMPERATURE = 1.5  # that the averaged logits are divided by: networks are too sure of themselves
+BALANCE = 0.85  # how much of the confusion one way is taken for granted by that the other way
+SLOPE = 3.0  # an early network shows about a third of a flip
+MOST = 0.5  # of a class's samples that are taken to have flipped one way: above it, it is undone
+BACKGROUND = 0.2  # of the labels are taken to be wrong in any way, before the labels are looked at
+ROUNDS = 5  # of expectation and maximisation; more fit the noise matrix to the network's errors
+ANCHORS = 0.08  # of a class's share of the samples: the ones that it is surest of, at least
+SURE = 0.95  # of more anchors that must be confirmed to take them
+FEW = 50  # samples of a class below which its noise can't be told
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a network said of N samples while it was trained.
+
+    log_probs: the log of its softmax, averaged over all visits [N, K]; early: its softmax,
+    averaged over the first visits [N, K]; visits: how often each sample was seen [N].
+    """
+
+    log_probs: Matrix
+    early: Matrix
+    visits: IntArray
+
+    @classmethod
+    def of(cls, probs: npt.ArrayLike) -> Evidence:
+        """From probabilities [N, K] of a network that has not seen the labels (out of fold)."""
+        given: Matrix = np.asarray(probs, dtype=np.float64)
+        if given.ndim != 2 or given.shape[1] < 2:
+            raise ValueError(
+                f"probabilities must be [N, K] with K of 2 or more, got {list(given.shape)}"
+            )
+        if not np.isfinite(given).all() or (given < 0).any():
+            raise ValueError("probabilities must be finite and not negative")
+        sums = given.sum(1)
+        if len(sums) and np.abs(sums - 1).max() > 1e-3:
+            worst = int(np.abs(sums - 1).argmax())
+            raise ValueError(
+                f"every row of probabilities must sum to 1; row {worst} sums to {sums[worst]:.4g}"
+            )
+        exact: Matrix = given / sums[:, None]
+        tiny = np.finfo(np.float32).tiny  # the log of a class that is ruled out stays finite
+        return cls(np.log(np.maximum(exact, tiny)), exact, np.ones(len(exact), dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of wrong labels, and the interval that it lies in."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the evidence says of N labels.
+
+    is_label_issue [N]: flagged as wrong; label_score [N]: how likely the label is right, in
+    [0, 1], nan for a sample never seen; predicted_label [N]: the likeliest class, for a flagged
+    label the likeliest other one; transition [K, K]: the noise matrix that the scores rest on,
+    T[j, k] the share of class j labelled k; doubts: sentences on why not to trust all this.
+    """
+
+    is_label_issue: BoolArray
+    label_score: Vector
+    given_label: IntArray
+    predicted_label: IntArray
+    noise_rate: Rate
+    transition: Matrix
+    doubts: list[str]
+
+    def table(self) -> pd.DataFrame:
+        """One row a sample, in the columns of cleanlab's Datalab."""
+        import pandas as pd
+
+        names = ("is_label_issue", "label_score", "given_label", "predicted_label")
+        return pd.DataFrame({name: getattr(self, name) for name in names})
+
+
+def detection_scores(findings: Findings, labels: Labels) -> dict[str, float]:
+    """How well wrong labels were found, among the samples whose true label is known: precision,
+    recall and F1 of what is flagged, and the average precision of the ranking.
+
+    Empty where no label is known to be wrong.
+    """
+    seen = labels.known & np.isfinite(findings.label_score)
+    wrong, flagged = labels.wrong[seen], findings.is_label_issue[seen]
+    if not wrong.any():
+        return {}
+    from sklearn.metrics import average_precision_score  # takes a second, so only where it is used
+
+    hits = int((wrong & flagged).sum())
+    return {
+        "precision": hits / max(int(flagged.sum()), 1),
+        "recall": hits / int(wrong.sum()),
+        "f1": 2 * hits / int(flagged.sum() + wrong.sum()),
+        "average_precision": float(average_precision_score(wrong, -findings.label_score[seen])),
+    }
+
+
+# ------------------------------------------------------------------------------ plain arrays
+
+
+def rank(labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike) -> Vector:
+    """How likely each label is right [N], in [0, 1]: the lowest are the most suspicious.
+
+    labels: classes [N]; evidence: a monitor's, or probabilities [N, K] of a network that has not
+    seen the labels.  Raises ValueError for what does not fit.
+
+    The score is the posterior p_y T[y, y] / sum_j p_j T[j, y] of the given label y, as in noisy
+    channel models (Bootkrajang & Kabán 2012; Patrini et al. 2017).  p is the network's averaged
+    prediction (the mean log-probability over a training, whose ranking is that of Pleiss et al.'s
+    (2020) area under the margin but for the other classes), T the noise matrix.
+    """
+    labels, evidence = _checked(labels, evidence)
+    posterior, _, _ = _explain(labels, evidence)
+    return _of_label(posterior, labels)
+
+
+def estimate_transition(labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike) -> Matrix:
+    """The noise matrix [K, K] that the scores of `rank` rest on; its rows sum to 1.
+
+    It says which classes flip into which, not how often: see `noise_rate` for that.
+    """
+    return _explain(*_checked(labels, evidence))[2]
+
+
+def noise_rate(labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike) -> Rate:
+    """The share of wrong labels, read off the samples that the early network is surest of: how many
+    of them carry another label, averaged over the classes (anchor points: Liu & Tao 2016, Patrini
+    et al. 2017).
+
+    That is too high where the network is weak, whose surest samples are not all of their class.
+    Among those of them that the whole training puts into the same class it is too low, since it
+    has learned some wrong labels by heart.  The estimate lies midway; the interval goes from the
+    lower one with half as many samples to the higher one with twice as many, and two standard
+    errors beyond.  Where people err on hard images the estimate is too low: the surest are easy.
+    It is of ANCHORS of the samples, doubled as long as the whole training puts SURE of them into
+    the same class.
+    """
+    labels, evidence = _checked(labels, evidence)
+    return _rate(labels, evidence, _explain(labels, evidence)[1])
+
+
+def _rate(labels: IntArray, evidence: Evidence, clean: Matrix) -> Rate:
+    classes = clean.mean(0)  # how large each is, its labels being what is in doubt
+    share = ANCHORS
+    # A network that has seen the labels is surest of samples whose label fits: the fewer anchors,
+    # the fewer wrong ones among them.  So there are as many as one can name that is this good.
+    most = 1.0 if evidence.visits.max() > 1 else share
+    while 2 * share <= most and _anchors(labels, evidence, classes, 2 * share).confirmed >= SURE:
+        share *= 2
+    fewer, more = (
+        _anchors(labels, evidence, classes, part) for part in (share / 2, min(2 * share, 1.0))
+    )
+    found = _anchors(labels, evidence, classes, share)
+    estimate = (found.low + found.high) / 2
+    return Rate(
+        estimate,
+        max(0.0, min(fewer.low - 2 * fewer.low_error, estimate)),
+        min(1.0, max(more.high + 2 * more.high_error, estimate)),
+    )
+
+
+def find_issues(
+    labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike, class_names: Sequence[str] = ()
+) -> Findings:
+    """Everything the evidence says: scores, flags, suggested labels, noise rate, doubts.
+
+    labels, evidence: as `rank` takes them, but some samples may never have been seen; class_names:
+    what the doubts call the classes, their numbers where there are none.
+
+    The scores are those of `rank`, moved so that as many labels are expected to be wrong as the
+    noise rate says; flagged is what makes the expected F1 largest (Lipton et al. 2014).
+    """
+    if isinstance(evidence, Evidence) and (evidence.visits == 0).any():
+        return _of_the_seen(np.asarray(labels), evidence, class_names)
+    labels, evidence = _checked(labels, evidence)
+    posterior, clean, transition = _explain(labels, evidence)
+    rate = _rate(labels, evidence, clean)
+    right = _of_label(posterior, labels)
+    wrong = _calibrated(1 - right, rate.estimate)
+    order = np.argsort(right, kind="stable")
+    expected = 2 * wrong[order].cumsum() / (np.arange(1, len(wrong) + 1) + wrong.sum())
+    flagged = np.zeros(len(labels), dtype=bool)
+    flagged[order[: int(expected.argmax()) + 1]] = rate.estimate > 0
+    others = posterior.copy()
+    others[np.arange(len(labels)), labels] = -1
+    predicted = np.where(flagged, others.argmax(1), clean.argmax(1))
+    doubts = _doubts(labels, evidence, clean, rate, class_names)
+    return Findings(flagged, 1 - wrong, labels, predicted, rate, transition, doubts)
+
+
+def _calibrated(chances: Vector, mean: float) -> Vector:
+    """Chances [N] in the same order, their log-odds softened, since a network is too sure of what
+    it was trained on, and moved by one number so that `mean` is their mean."""
+    chances = chances.clip(1e-9, 1 - 1e-9)
+    odds = np.log(chances / (1 - chances)) / TEMPERATURE
+    low, high = -60.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if (1 / (1 + np.exp(-(odds + middle)))).mean() < mean:
+            low = middle
+        else:
+            high = middle
+    calibrated: Vector = 1 / (1 + np.exp(-(odds + low)))
+    return calibrated
+
+
+def _of_the_seen(labels: IntArray, evidence: Evidence, class_names: Sequence[str]) -> Findings:
+    """Findings where some samples were never seen, which count for nothing in what is estimated."""
+    seen = evidence.visits > 0
+    if not seen.any():
+        raise ValueError("no sample was ever seen: call update in the training loop")
+    if labels.shape != seen.shape:
+        raise ValueError(
+            f"labels must be {list(seen.shape)}, as the evidence is, got {list(labels.shape)}"
+        )
+    part = find_issues(
+        labels[seen],
+        Evidence(evidence.log_probs[seen], evidence.early[seen], evidence.visits[seen]),
+        class_names,
+    )
+    flagged, scores = np.zeros(len(seen), dtype=bool), np.full(len(seen), np.nan)
+    predicted = np.full(len(seen), UNKNOWN)
+    flagged[seen], scores[seen] = part.is_label_issue, part.label_score
+    predicted[seen] = part.predicted_label
+    unseen = f"{int((~seen).sum())} of {len(seen)} samples were never seen, so they have no score"
+    return dataclasses.replace(
+        part,
+        is_label_issue=flagged,
+        label_score=scores,
+        given_label=labels.astype(np.int64),
+        predicted_label=predicted,
+        doubts=[unseen, *part.doubts],
+    )
+
+
+def confident_joint(labels: IntArray, probs: Matrix) -> Matrix:
+    """Counts [K, K] of samples that look like class j and are labelled k.
+
+    A sample looks like class j where p_j is at least its mean over the samples labelled j; where
+    several are, the likeliest of them (Northcutt et al. 2021, equation 1).  Columns are scaled to
+    the number of labels.
+    """
+    classes = probs.shape[1]
+    sizes = np.bincount(labels, minlength=classes)
+    own = np.bincount(labels, _of_label(probs, labels), classes)
+    # A class without labels has no threshold, and nothing looks like it.
+    threshold = np.divide(own, sizes, out=np.full(classes, np.inf), where=sizes > 0)
+    above = np.where(probs >= threshold, probs, -1.0)
+    confident = above.max(1) >= 0
+    pairs = above.argmax(1)[confident] * classes + labels[confident]
+    counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    joint: Matrix = counts / np.maximum(counts.sum(0), 1) * sizes
+    return joint
+
+
+def one_way_flips(labels: IntArray, early: Matrix) -> Matrix:
+    """Which share of class j was labelled k by a noise that does not flip as many back [K, K].
+
+    Where labels are clean, or wrong alike in all directions, classes that look alike are taken for
+    each other about as often one way as the other.  So what the confident joint has one way beyond
+    the other way is laid to the labels, as far as it exceeds the largest difference expected by
+    chance: sqrt(2 log m) standard errors in m pairs (Donoho & Johnstone 1994).
+    """
+    joint = confident_joint(labels, early)
+    classes = len(joint)
+    sizes = np.maximum(joint.sum(1, keepdims=True), 1)
+    share = joint / sizes
+    variance = share * (1 - share) / sizes
+    chance = np.sqrt(2 * math.log(classes * (classes - 1)) * (variance + BALANCE**2 * variance.T))
+    flips = SLOPE * np.maximum(share - BALANCE * share.T - chance, 0)
+    np.fill_diagonal(flips, 0)
+    total = flips.sum(1, keepdims=True)
+    limited: Matrix = flips * np.minimum(1, MOST / np.maximum(total, MOST))
+    return limited
+
+
+def _explain(labels: IntArray, evidence: Evidence) -> tuple[Matrix, Matrix, Matrix]:
+    """Posterior of the true class given image and label [N, K], given the image alone [N, K], and
+    the noise matrix [K, K]."""
+    flips = one_way_flips(labels, evidence.early)
+    logits = evidence.log_probs / TEMPERATURE
+    seen = np.exp(logits - logits.max(1, keepdims=True))
+    seen /= seen.sum(1, keepdims=True)
+    # The network learned the flips with the labels: q = p T, so p = q T^-1 (Patrini et al. 2017),
+    # and where that leaves nothing of a class, a little of what was seen keeps the order.
+    undone = seen @ np.linalg.inv(_with_diagonal(flips))
+    clean = np.maximum(undone, 1e-3 * seen)
+    clean /= clean.sum(1, keepdims=True)
+    transition = _with_diagonal(flips + BACKGROUND / (len(flips) - 1))
+    order = np.argsort(labels, kind="stable")
+    carried, starts = np.unique(labels[order], return_index=True)
+    for _ in range(ROUNDS):
+        posterior = clean * transition.T[labels]
+        posterior /= posterior.sum(1, keepdims=True)
+        counts = np.full_like(flips, 0.1)  # a class that nothing looks like has a row all the same
+        counts[:, carried] += np.add.reduceat(posterior[order], starts).T
+        transition = counts / counts.sum(1, keepdims=True)
+    return posterior, clean, transition
+
+
+def _with_diagonal(off: Matrix) -> Matrix:
+    """The transition matrix with these entries off the diagonal."""
+    off = off.copy()
+    np.fill_diagonal(off, 0)
+    return off + np.diag(1 - off.sum(1))
+
+
+def _of_label(values: Matrix, labels: IntArray) -> Vector:
+    chosen: Vector = values[np.arange(len(labels)), labels]
+    return chosen
+
+
+class _Anchors(NamedTuple):
+    """Of each class's surest samples: which share of them the whole training puts into the same
+    class, how many carry another label among these (low) and among all (high), with the standard
+    errors."""
+
+    confirmed: float
+    low: float
+    low_error: float
+    high: float
+    high_error: float
+
+
+def _anchors(labels: IntArray, evidence: Evidence, weights: Vector, share: float) -> _Anchors:
+    """The anchors of each class, `share` of an average class's samples; classes count by their
+    weights [K]."""
+    count, classes = evidence.early.shape
+    # In small sets the error of few would be worse than that of those it is less sure of.
+    size = max(1, round(max(share * count, min(FEW * classes, count / 2)) / classes))
+    surest = np.argpartition(-evidence.early, size - 1, axis=0)[:size]
+    other = labels[surest] != np.arange(classes)
+    confirmed = evidence.log_probs.argmax(1)[surest] == np.arange(classes)
+
+    def mean(among: BoolArray) -> tuple[float, float]:
+        number = among.sum(0)
+        wrong = (other & among).sum(0)
+        # Two pseudo-counts of each kind (Agresti & Coull 1998): none seen does not mean none.
+        smooth = (wrong + 2) / (number + 4)
+        error = math.sqrt(float((weights**2 * smooth * (1 - smooth) / (number + 4)).sum()))
+        return float(weights @ (wrong / np.maximum(number, 1))), error
+
+    return _Anchors(float(confirmed.mean()), *mean(confirmed), *mean(np.ones_like(confirmed)))
+
+
+def _doubts(
+    labels: IntArray, evidence: Evidence, clean: Matrix, rate: Rate, class_names: Sequence[str]
+) -> list[str]:
+    """Why not to trust the findings, a sentence each."""
+    count, classes = clean.shape
+    sizes = np.bincount(labels, minlength=classes)
+    doubts = []
+    few = np.flatnonzero((sizes > 0) & (sizes < FEW))
+    if len(few):
+        doubts.append(
+            f"too few samples: fewer than {FEW} carry the label of {_named(few, class_names)}, so "
+            "their noise cannot be told"
+        )
+    predicted = np.bincount(clean.argmax(1), minlength=classes)
+    lost = np.flatnonzero((sizes >= FEW) & (predicted < 0.1 * sizes))
+    if len(lost):
+        doubts.append(
+            f"given up: the network hardly ever predicts {_named(lost, class_names)}, so it knows "
+            "nothing of their labels; begin with more epochs of ce"
+        )
+    agreement = float((clean.argmax(1) == labels).mean())
+    chance = float(((sizes / count) ** 2).sum())
+    if agreement < chance + 0.5 * (1 - rate.estimate) * (1 - chance):
+        doubts.append(
+            f"weak network: it agrees with {agreement:.0%} of the labels, so most of what it "
+            "suspects may be its own error; train longer, or a better network"
+        )
+    if agreement > 0.98 and evidence.visits.max(initial=0) > EARLY:
+        doubts.append(
+            f"memorised: the network agrees with {agreement:.0%} of the labels it was trained on; "
+            "if many are wrong, it has learned them by heart (fewer epochs, or a robust loss)"
+        )
+    return doubts
+
+
+def _named(classes: IntArray, class_names: Sequence[str]) -> str:
+    names = [repr(class_names[k]) if class_names else str(k) for k in classes[:5]]
+    shown = ", ".join(names) + (", ..." if len(classes) > 5 else "")
+    return f"class {shown}" if len(classes) == 1 else f"classes {shown}"
+
+
+def _checked(
+    labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike
+) -> tuple[IntArray, Evidence]:
+    """The two as arrays that fit each other; ValueError where they do not."""
+    if not isinstance(evidence, Evidence):
+        evidence = Evidence.of(evidence)
+    labels = np.asarray(labels)
+    count, classes = evidence.early.shape
+    if labels.shape != (count,):
+        raise ValueError(f"labels must be [{count}], as the evidence is, got {list(labels.shape)}")
+    if count == 0:
+        raise ValueError("there are no samples to judge")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels must be integers from 0 to {classes - 1}, got {labels.dtype}")
+    if classes > MOST_CLASSES:
+        raise ValueError(f"{classes:,} classes; accepted: at most {MOST_CLASSES:,}")
+    if labels.min() < 0 or labels.max() >= classes:
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(f"labels must be from 0 to {classes - 1}, got {wrong}")
+    return labels.astype(np.int64), evidence

@@ -1,0 +1,217 @@
+"""One search for wrong labels: a training that is listened to, or folds, and what it found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apl.detect.evidence import Evidence, Findings, find_issues
+from apl.detect.monitor import Halves, LabelMonitor
+from apl.noise.labels import MOST_CLASSES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from apl.config.config import Config
+    from apl.data.dataset import Dataset
+    from apl.training.machine import Machine
+
+EVIDENCE = "evidence.safetensors"  # in a run folder: what its monitor has gathered
+WARM = 3.0  # epochs of a search are with CE, for the visits that are early
+FEWEST_BATCH = 16  # samples a step in a search in few samples
+
+
+# --------------------------------------------------------------------------- from data to names
+
+
+@dataclass(frozen=True)
+class Search:
+    """What `find_mislabelled` found, and in what.
+
+    data: as trained on; the arrays of the findings go with the samples of data.train.  curves: as
+    a monitor's, [N, 0] where folds were judged.
+    """
+
+    findings: Findings
+    data: Dataset
+    config: Config
+    evidence: Evidence
+    curves: Halves
+
+    def table(self) -> pd.DataFrame:
+        """One row a sample, as `apl find` writes them: id (its number in data.train), the columns
+        of cleanlab's Datalab with classes by name ('' for a sample never seen), and file_name
+        (what the user calls it, '' where nobody does)."""
+        table, names = self.findings.table(), np.array([*self.data.class_names, ""])
+        for column in ("given_label", "predicted_label"):
+            table[column] = names[table[column]]  # UNKNOWN is the last of the names
+        table.insert(0, "id", range(len(table)))
+        table["file_name"] = self.data.train.names or ""
+        return table
+
+
+def find_mislabelled(
+    source: Any,
+    preset: str = "laptop",
+    *,
+    folds: int = 0,
+    run: Path | None = None,
+    machine: Machine | None = None,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+    say: Callable[[str], None] = print,
+    should_stop: Callable[[], bool] = lambda: False,
+    **settings: Any,
+) -> Search:
+    """Train on data and say which of its training labels are wrong.
+
+    source: what `apl.load_data` takes, or a Dataset that it made.
+    preset, settings: as `apl.config.config.make_config` takes them; what is not given is chosen for
+    finding: labels as they are, three epochs with CE and the others with SCE, and small batches
+    where there are few samples.
+    folds: 0 judges labels by how the one training took them; K trains K times without a part of
+    the samples, and judges these by what the network says that has never seen them.
+    run: a folder for the training, as `apl.training.train.train` has it; what a finished one
+    gathered is read, and judged anew.  machine, on_epoch, say, should_stop: as there.
+
+    Raises BadInput for what does not fit, Interrupted where should_stop asks for it.
+    """
+    from apl.data.dataset import Dataset
+    from apl.data.sources import load_data
+    from apl.errors import require
+    from apl.training.machine import Machine
+    from apl.training.prepare import prepare
+
+    require(folds == 0 or folds >= 2, "folds", folds, "0, or 2 and more")
+    require(not settings.get("select"), "select", settings.get("select"), "none: all are judged")
+    require(not (folds and run), "run", str(run), "none with folds, which keep no checkpoints")
+    machine = machine or Machine()
+    data = source
+    if not isinstance(source, Dataset):
+        data = load_data(
+            *(source, machine.data_dir, machine.download),
+            image_size=settings.get("image_size") or 0,
+            label_column=settings.get("label_column") or "label",
+            test_set=settings.get("test_set") or "",
+            max_broken=machine.max_broken,
+            say=say,
+        )
+    classes = data.num_classes
+    require(classes <= MOST_CLASSES, "classes", classes, f"at most {MOST_CLASSES:,} to judge")
+    config = search_config(preset, data, settings)
+    watched = prepare(config, machine, data)
+    hooks = {"machine": machine, "say": say, "should_stop": should_stop}
+    if folds:
+        evidence = _out_of_fold(config, watched, folds, {**hooks, "on_epoch": on_epoch})
+        curves: Halves = np.empty((len(watched.train), 0), np.float16)
+        failed = ""
+    else:
+        # A built-in set is the config's own, which a run folder can describe.
+        own = data if data.digest or isinstance(source, Dataset) else None
+        monitor, failed = _watch(config, run, own, watched, on_epoch, hooks)
+        evidence, curves = monitor.evidence, monitor.curves
+    findings = find_issues(watched.train.labels.given, evidence, watched.class_names)
+    if failed:
+        findings = dataclasses.replace(findings, doubts=[failed, *findings.doubts])
+    return Search(findings, watched, config, evidence, curves)
+
+
+def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Config:
+    """The config of a search in data: the settings given, and what serves to find where they say
+    nothing.
+
+    A small set is not shown more often, as a preset does, since a network that sees it often learns
+    its wrong labels by heart: it gets smaller batches, for as many steps.  With many classes CE has
+    more weight in SCE, whose other part gives classes up.
+    """
+    from apl.config.config import make_config
+    from apl.config.presets import FEWEST_STEPS
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    chosen: dict[str, Any] = {"noise": "none"}
+    if "loss" not in given:
+        alpha = max(0.1, data.num_classes / 100)
+        chosen |= {"loss": "sce", "alpha": alpha, "beta": 1.0, "warm_start": WARM}
+    if data.digest:
+        chosen["epochs"] = make_config(preset).epochs
+    config = make_config(preset, dataset=data, **{**chosen, **given})
+    if "batch_size" in given:
+        return config
+    count = config.train_size or len(data.train)
+    size = max(FEWEST_BATCH, count * config.epochs // FEWEST_STEPS)
+    return dataclasses.replace(config, batch_size=min(size, config.batch_size))
+
+
+def _watch(
+    config: Config,
+    run: Path | None,
+    own: Dataset | None,
+    data: Dataset,
+    on_epoch: Callable[[dict[str, float]], None],
+    hooks: Mapping[str, Any],
+) -> tuple[LabelMonitor, str]:
+    """The monitor of one training, and why that failed, '' where it did not."""
+    from apl.errors import BadInput
+    from apl.files import load_tensors, save_tensors
+    from apl.runs.scores import CAUSES
+    from apl.training.train import train
+
+    monitor = LabelMonitor(len(data.train), data.num_classes, curves=True)
+    file = None if run is None else run / EVIDENCE
+
+    def keep(row: dict[str, float]) -> None:
+        # Before the run is finished: after that nobody could tell what it has seen.
+        if file is not None and row["epoch"] == config.epochs:
+            save_tensors(file, monitor.state_dict(), {})
+        on_epoch(row)
+
+    result = train(config, run, data=own, monitor=monitor, on_epoch=keep, **hooks)
+    if file is not None and not (monitor.labels >= 0).any():  # the run was finished before
+        try:
+            monitor.load_state_dict(load_tensors(file)[0])
+        except FileNotFoundError:
+            raise BadInput(f"{run} was trained and not watched: give another folder") from None
+    if not (monitor.labels >= 0).any():
+        raise BadInput(f"nothing was learned ({result.reason}): {CAUSES[result.reason]}")
+    if not result.collapsed:
+        return monitor, ""
+    return monitor, f"the training failed ({result.reason}): {CAUSES[result.reason]}"
+
+
+def _out_of_fold(config: Config, data: Dataset, folds: int, hooks: Mapping[str, Any]) -> Evidence:
+    """What networks say of the samples that each of them has not seen."""
+    import torch
+
+    from apl.training.evaluate import BATCH
+    from apl.training.prepare import build_network
+    from apl.training.train import train
+
+    given = data.train.labels.given
+    # Every class is spread over all folds.
+    order = np.random.default_rng(config.seed).permutation(len(given))
+    fold = np.empty(len(given), dtype=np.int64)
+    fold[order[np.argsort(given[order], kind="stable")]] = np.arange(len(given)) % folds
+    # The noise is in the labels already, and the samples are chosen.
+    plain = dataclasses.replace(config, noise="none", rate=0.0, map="", map_sha256="", train_size=0)
+    plain = dataclasses.replace(plain, labels="", labels_sha256="")
+    probs = np.zeros((len(given), data.num_classes))
+    for part in range(folds):
+        seen, unseen = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            network = build_network(config, data, hooks["machine"])
+        others = dataclasses.replace(data, train=data.train.take(seen))
+        train(plain, data=others, network=network, **hooks)
+        device = next(network.parameters()).device
+        network.eval()
+        with torch.inference_mode():
+            for chosen in np.array_split(unseen, max(1, len(unseen) // BATCH)):
+                images = data.train.images[torch.from_numpy(chosen)].to(device)
+                pixels = data.to_float(images, config.crop_size, config.crop == "plain")
+                probs[chosen] = network(pixels).softmax(1).cpu().numpy()
+    return Evidence.of(probs)

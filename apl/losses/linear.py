@@ -1,0 +1,58 @@
+"""The last layer and a loss in one: `linear_loss(hidden, weight, targets, "nce_rce")`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from apl.kernels import linear
+from apl.kernels.bases import Reduction
+from apl.kernels.dispatch import Backend
+from apl.losses.catalog import loss_terms
+
+
+def linear_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    spec: str,
+    bias: Tensor | None = None,
+    reduction: Reduction = "mean",
+    *,
+    class_weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    backend: Backend = "auto",
+    chunk: int | None = None,
+    **params: float | None,
+) -> Tensor:
+    """`make_loss(spec, K)(F.linear(hidden, weight, bias), targets)` in less memory: the logits are
+    computed a chunk of rows at a time and are never whole, neither are their gradients.
+
+    hidden: [N, H] or [N, ..., H], what goes into the last layer; weight: [K, H] and bias: [K], the
+    layer's own, as in `nn.Linear`; targets: classes of the shape of hidden without H.
+    class_weight: a factor per class [K], the `weight` of `make_loss`.
+    chunk: rows at a time; by default H/4, or as many as make 4M logits if those are more.
+    The rest as in `make_loss`.
+    Gradients of hidden, weight and bias are computed in the forward, each if it is asked for;
+    reduction 'none' and float16 compute the logits a second time in the backward.  Sums over rows
+    are float32 for half types.  A second derivative (create_graph) does make the logits whole.
+    torch.compile calls it between two graphs (`fullgraph=True` is an error).
+    Raises ValueError for what does not fit.
+
+    >>> linear_loss(torch.zeros(2, 4), torch.zeros(10, 4), torch.tensor([3, 7]), "nce_rce")
+    tensor(8.3893)
+    """
+    value: Tensor = linear.linear_loss(
+        hidden,
+        weight,
+        targets,
+        loss_terms(spec, len(weight), **params),
+        bias,
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+        backend=backend,
+        chunk=chunk,
+    )
+    return value

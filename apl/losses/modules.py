@@ -1,0 +1,584 @@
+"""Losses as modules: `make_loss("nce_rce", 10)`, `make_loss("2*nce + 0.5*mae", 10)`,
+`make_loss("elr", 10, num_samples=50_000)`.
+
+A sum of terms is a `NoisyLabelLoss`, computed by the fused kernels.  What is no such sum is a
+`RowLoss` in plain torch, with its class in `CRITERIA` and its words in `apl.losses`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from apl.kernels import dispatch
+from apl.kernels.bases import Reduction, Term
+from apl.kernels.dispatch import Backend
+from apl.losses.catalog import LOSSES, check_params, loss_terms
+
+
+class NoisyLabelLoss(nn.Module):
+    """A sum of plain and normalised loss terms; build it with `make_loss`."""
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        spec: str,
+        num_classes: int,
+        terms: tuple[Term, ...],
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+        label_smoothing: float,
+        backend: Backend,
+        inplace: bool,
+    ) -> None:
+        super().__init__()
+        self.spec, self.num_classes, self.terms = spec, num_classes, terms
+        self.ignore_index, self.reduction, self.backend = ignore_index, reduction, backend
+        self.label_smoothing, self.inplace = label_smoothing, inplace
+        self.register_buffer("weight", weight)
+
+    def extra_repr(self) -> str:
+        return f"{self.spec!r}, num_classes={self.num_classes}, reduction={self.reduction!r}"
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """logits [N, K] or [N, K, d1, ...]; targets class indices of shape [N] or [N, d1, ...], or
+        soft targets q of the shape of the logits (mixup, distillation): sum_k q_k L(z, k).
+
+        Returns a scalar, or the shape of the class indices for reduction 'none'.
+        """
+        if logits.shape[1:2] != (self.num_classes,):
+            raise ValueError(
+                f"logits must be [N, {self.num_classes}] or [N, {self.num_classes}, d1, ...], "
+                f"got {list(logits.shape)}"
+            )
+        return dispatch.loss(
+            logits,
+            targets,
+            self.terms,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            backend=self.backend,
+            inplace=self.inplace,
+        )
+
+
+# ------------------------------------------------------------------------ what is no sum of terms
+
+
+class RowLoss(nn.Module):
+    """A loss of each row of logits that is no sum of terms; build it with `make_loss`.
+
+    needs: what its class is built with beside its parameters ('num_samples', 'transition').
+    wants: the keyword arguments that its call takes: 'samples', which training samples the rows are
+    (of the shape of the targets), or 'epoch', the epochs done so far.
+    views: from so many augmented views of a batch come its logits; [V, N, K] where more than 1.
+    of_batch: whether the rows depend on each other; then they are told which of them count.
+    What it remembers is a buffer, so it moves, is saved and comes back with the module; it changes
+    only in training mode while gradients are recorded.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    wants: ClassVar[tuple[str, ...]] = ()
+    views: ClassVar[int] = 1
+    of_batch: ClassVar[bool] = False
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        spec: str,
+        num_classes: int,
+        params: Mapping[str, float],
+        weight: Tensor | None,
+        ignore_index: int,
+        reduction: Reduction,
+    ) -> None:
+        super().__init__()
+        self.spec, self.num_classes, self.params = spec, num_classes, dict(params)
+        self.ignore_index, self.reduction = ignore_index, reduction
+        self.register_buffer("weight", weight)
+
+    def extra_repr(self) -> str:
+        params = "".join(f", {name}={value:g}" for name, value in self.params.items())
+        return (
+            f"{self.spec!r}, num_classes={self.num_classes}{params}, reduction={self.reduction!r}"
+        )
+
+    def rows(self, logits: Tensor, targets: Tensor, *args: Any, **wanted: Any) -> Tensor:
+        """The losses [R] of logits [R, K] (of V views [V, R, K]), float32 or float64, at [R]."""
+        raise NotImplementedError
+
+    def forward(self, logits: Tensor, targets: Tensor, **wanted: Any) -> Tensor:
+        """logits [N, K] or [N, K, d1, ...], with V in front where there are views; targets class
+        indices of shape [N] or [N, d1, ...]; wanted: what `wants` names, and no more.
+
+        Returns a scalar, or the shape of the targets for reduction 'none', in the dtype of the
+        logits (under autocast in float32); the arithmetic is float32 or float64.
+        """
+        if set(wanted) != set(self.wants):
+            wants = ", ".join(self.wants) or "nothing"
+            given = ", ".join(sorted(wanted)) or "nothing"
+            raise ValueError(f"{self.spec!r} wants {wants} beside logits and targets, got {given}")
+        self._check(logits, targets)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        # [..., K, d1, ...] as rows [..., K]
+        first = 1 if self.views > 1 else 0
+        flat = wide.movedim(first + 1, -1).reshape(*wide.shape[:first], -1, self.num_classes)
+        labels = targets.reshape(-1).long()
+        kept = labels != self.ignore_index
+        labels = torch.where(kept, labels, 0)
+        # An ignored row must not spread its own nan or inf through a product with 0.
+        flat = torch.where(kept[:, None], flat, 0.0)
+        about = {n: v.reshape(-1) if n == "samples" else v for n, v in wanted.items()}
+        if self.of_batch:
+            about["kept"] = kept
+        scale = kept.to(flat.dtype)
+        if self.weight is not None:
+            scale = scale * self.weight.to(flat.dtype)[labels]
+        losses = torch.where(kept, self.rows(flat, labels, **about), 0.0) * scale
+        if self.reduction == "mean":
+            losses = losses.sum() / scale.sum()
+        elif self.reduction == "sum":
+            losses = losses.sum()
+        else:
+            losses = losses.reshape(targets.shape)
+        autocast = torch.is_autocast_enabled(logits.device.type)
+        return losses if autocast else losses.to(logits.dtype)
+
+    def _check(self, logits: Tensor, targets: Tensor) -> None:
+        shape = list(logits.shape[1:] if self.views > 1 else logits.shape)
+        fits = len(shape) >= 2 and shape[1] == self.num_classes and logits.is_floating_point()
+        if not fits:
+            front = "V, " if self.views > 1 else ""
+            k = self.num_classes
+            raise ValueError(
+                f"logits must be [{front}N, {k}] or [{front}N, {k}, d1, ...] of a floating point "
+                f"type, got {logits.dtype} {list(logits.shape)}"
+            )
+        integer = not (targets.is_floating_point() or targets.is_complex())
+        accepted = shape[:1] + shape[2:]
+        if list(targets.shape) != accepted or not integer or targets.dtype == torch.bool:
+            raise ValueError(
+                f"targets of {self.spec!r} must be class indices {accepted} of an integer type, "
+                f"got {targets.dtype} {list(targets.shape)}"
+            )
+
+
+def _at(values: Tensor, targets: Tensor) -> Tensor:
+    # values [R, K] at targets [R]: [R].
+    return values.gather(1, targets[:, None]).squeeze(1)
+
+
+def _norm(logits: Tensor, order: float = 2.0) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(logits, order, dim=1, keepdim=True)
+    return norm
+
+
+def _unit(logits: Tensor, order: float = 2.0) -> Tensor:
+    # The rows over their norms; a row of zeros has no direction, and no gradient.
+    norm = _norm(logits, order)
+    return logits / norm.masked_fill(norm == 0, math.inf)
+
+
+class HardBootstrap(RowLoss):
+    """-beta log p_y - (1 - beta) log max_k p_k (Reed et al. 2015)."""
+
+    def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
+        log_p, beta = torch.log_softmax(logits, 1), self.params["beta"]
+        return -beta * _at(log_p, targets) - (1 - beta) * _at(log_p, log_p.argmax(1))
+
+
+class EpsSoftmax(RowLoss):
+    """alpha CE_eps + beta MAE (Wang et al. 2024): CE of (p + m onehot(argmax p)) / (m + 1), and
+    MAE = 2 (1 - p_y) of the plain softmax.  `eps_softmax` is CE_eps alone.
+
+    p_floor: what the authors' code clamps that probability at, so that a row whose label is not the
+    prediction and has p_y < p_floor (m + 1) has no gradient of CE_eps.
+    """
+
+    def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
+        m, p_floor = self.params["m"], self.params["p_floor"]
+        log_p = torch.log_softmax(logits, 1)
+        log_p_y, hit = _at(log_p, targets), log_p.argmax(1) == targets
+        # (p + m) / (1 + m) = 1 - (1 - p) / (1 + m); the other rows' log1p must not become -inf.
+        raised = (torch.where(hit, log_p_y, 0.0).expm1() / (1 + m)).log1p()
+        log_p_hat = torch.where(hit, raised, log_p_y - math.log1p(m))
+        if p_floor:
+            log_p_hat = log_p_hat.clamp_min(math.log(p_floor))
+        if "alpha" not in self.params:
+            return -log_p_hat
+        return -self.params["alpha"] * log_p_hat - 2 * self.params["beta"] * log_p_y.expm1()
+
+
+class LogitClip(RowLoss):
+    """CE of z min(1, delta / |z|), |z| the L2 norm of the logits (Wei et al. 2023)."""
+
+    def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
+        clipped = self.clip(logits, self.params["delta"])
+        return F.cross_entropy(clipped, targets, reduction="none")
+
+    def clip(self, logits: Tensor, delta: float) -> Tensor:
+        return logits * (delta / _norm(logits).clamp_min(delta))
+
+
+class LogitClipAuthors(LogitClip):
+    """The rule in the authors' code: a norm above delta becomes 1 / delta, so it jumps there unless
+    delta = 1."""
+
+    def clip(self, logits: Tensor, delta: float) -> Tensor:
+        norm = _norm(logits) + 1e-7
+        return torch.where(norm > delta, logits / norm / delta, logits)
+
+
+class LogitClipEps(LogitClip):
+    """The rule in the code of eps-softmax and JAL: a norm above 1 / delta becomes delta, so for
+    delta > 1 the norms between the two are scaled up."""
+
+    def clip(self, logits: Tensor, delta: float) -> Tensor:
+        norm = _norm(logits) + 1e-7
+        return torch.where(norm > 1 / delta, logits / norm * delta, logits)
+
+
+def _log_mean_exp(scores: Tensor, targets: Tensor, margin: float, lam: float | Tensor) -> Tensor:
+    # lam log mean_k exp((margin [k != y] + f_k - f_y) / lam), for scores f [R, K]; lam a number or
+    # one a row [R, 1].
+    gaps = margin + scores - scores.gather(1, targets[:, None])
+    gaps = gaps.scatter(1, targets[:, None], 0.0)
+    return (lam * (torch.logsumexp(gaps / lam, 1, keepdim=True) - math.log(scores.shape[1])))[:, 0]
+
+
+def _log_softplus(logits: Tensor) -> Tensor:
+    # log log(1 + e^z), which is z itself to the last bit of float64 below -37.
+    low = logits < -37.0
+    inside = torch.where(low, 0.0, logits)
+    return torch.where(low, logits, torch.logaddexp(inside, torch.zeros_like(inside)).log())
+
+
+class LdrKl(RowLoss):
+    """lam log mean_k exp((margin [k != y] + f_k - f_y) / lam), f = softplus(z) / mean softplus(z)
+    (Zhu et al. 2023); a ratio computed from logarithms, so no logits are too low for it."""
+
+    def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
+        scores = self.num_classes * torch.softmax(_log_softplus(logits), 1)
+        return _log_mean_exp(scores, targets, self.params["margin"], self.params["lam"])
+
+
+class AldrKl(RowLoss):
+    """LDR-KL with a lam for each sample (Zhu et al. 2023), and f = K z / |z|_1 as in their code:
+    lam_i = lam (1 - KL(p | uniform) / (pull log K)) with p = softmax(f / lam_i of the last visit),
+    and -(pull log K / lam) (lam_i - lam)^2 / 2 added to the loss."""
+
+    needs: ClassVar[tuple[str, ...]] = ("num_samples",)
+    wants: ClassVar[tuple[str, ...]] = ("samples",)
+    lambdas: Tensor
+
+    def __init__(self, *about: Any, num_samples: int) -> None:
+        super().__init__(*about)
+        self.register_buffer("lambdas", torch.full((num_samples,), float(self.params["lam"])))
+
+    def rows(self, logits: Tensor, targets: Tensor, samples: Tensor) -> Tensor:
+        lam, log_k = self.params["lam"], math.log(self.num_classes)
+        strength = self.params["pull"] * log_k
+        scores = self.num_classes * _unit(logits, 1.0)
+        own = self.lambdas[samples].to(scores.dtype)
+        if self.training and torch.is_grad_enabled():
+            log_p = torch.log_softmax(scores.detach() / own[:, None], 1)
+            own = lam - lam / strength * ((log_p.exp() * log_p).sum(1) + log_k)
+            self.lambdas[samples] = own.to(self.lambdas.dtype)
+        losses = _log_mean_exp(scores, targets, self.params["margin"], own[:, None])
+        return losses - strength / (2 * lam) * (own - lam) ** 2
+
+
+class BiTempered(RowLoss):
+    """The bi-tempered logistic loss (Amid et al. 2019): P = exp_t2(z - nu) with sum P = 1, and
+    the Bregman divergence of P from the label under the temperature t1."""
+
+    def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
+        t1, t2 = self.params["t1"], self.params["t2"]
+        below = logits - logits.amax(1, keepdim=True).detach()
+        nu = torch.zeros_like(below[:, :1])
+        with torch.no_grad():
+            for _ in range(8):  # by then no step changes it, in float64, for any K up to 1e5
+                nu = _newton(below, nu, t2)
+        # Two more steps carry the first and the second derivative: the error of a step is the
+        # square of the one before.
+        for _ in range(2):
+            nu = _newton(below, nu, t2)
+        log_p = _log_exp_t(below - nu, t2)
+        log_p_y = _at(log_p, targets)
+        # -log_t1 P_y - (1 - P_y^(2 - t1)) / (2 - t1): as exact near P_y = 1 as anywhere
+        at_y = ((2 - t1) * log_p_y).expm1() / (2 - t1) - _log_t(log_p_y, t1)
+        others = ((2 - t1) * log_p).exp().scatter(1, targets[:, None], 0.0).sum(1) / (2 - t1)
+        return at_y + others
+
+
+def _log_t(log_x: Tensor, t: float) -> Tensor:
+    # log_t x = (x^(1 - t) - 1) / (1 - t), given log x.
+    return log_x if t == 1 else ((1 - t) * log_x).expm1() / (1 - t)
+
+
+def _log_exp_t(x: Tensor, t: float) -> Tensor:
+    # log exp_t(x) for x <= 0 and t >= 1, where exp_t(x) = (1 + (1 - t) x)^(1 / (1 - t)).
+    return x if t == 1 else -((1 - t) * x).log1p() / (t - 1)
+
+
+def _newton(below: Tensor, nu: Tensor, t: float) -> Tensor:
+    # A step of Newton's method for log_t(sum_k exp_t(below_k - nu)) = 0, which for t = 1 and for
+    # equal logits is linear in nu, and concave in between: it converges from any start.
+    log_p = _log_exp_t(below - nu, t)
+    log_sum = torch.logsumexp(log_p, 1, keepdim=True)
+    slope = torch.logsumexp(t * log_p, 1, keepdim=True)
+    return nu + _log_t(log_sum, t) * (t * log_sum - slope).exp()
+
+
+class Forward(RowLoss):
+    """-log sum_k p_k T[k, y] with T[i, j] = P(label j | true class i) (Patrini et al. 2017)."""
+
+    needs: ClassVar[tuple[str, ...]] = ("transition",)
+    transition: Tensor
+
+    def __init__(self, *about: Any, transition: Tensor) -> None:
+        super().__init__(*about)
+        self.register_buffer("transition", _stochastic(transition, self.num_classes))
+
+    def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
+        log_t = self.transition.to(logits.dtype).log().T[targets]  # -inf where T is 0
+        return -torch.logsumexp(torch.log_softmax(logits, 1) + log_t, 1)
+
+
+class Backward(RowLoss):
+    """-sum_k (T^-1)[y, k] log p_k (Patrini et al. 2017): unbounded below, since T^-1 has
+    negative entries."""
+
+    needs: ClassVar[tuple[str, ...]] = ("transition",)
+    inverse: Tensor
+
+    def __init__(self, *about: Any, transition: Tensor) -> None:
+        super().__init__(*about)
+        given = _stochastic(transition, self.num_classes)
+        inverse, singular = torch.linalg.inv_ex(given.double())
+        if singular or float(torch.linalg.matrix_norm(inverse, math.inf)) > 1e6:
+            raise ValueError("the transition matrix of 'backward' must have an inverse")
+        self.register_buffer("inverse", inverse.to(given.dtype))
+
+    def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
+        inverse = self.inverse.to(logits.dtype)[targets]
+        return -(inverse * torch.log_softmax(logits, 1)).sum(1)
+
+
+def _stochastic(transition: Tensor, num_classes: int) -> Tensor:
+    # A copy of the matrix, or ValueError where it is none of transition probabilities.
+    k = num_classes
+    good = transition.shape == (k, k) and transition.is_floating_point()
+    if good:
+        sums = transition.double().sum(1)
+        good = bool((transition >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
+    if not good:
+        raise ValueError(
+            f"transition must be [{k}, {k}] of a floating point type, with rows of probabilities "
+            f"that sum to 1, got {transition.dtype} {list(transition.shape)}"
+        )
+    return transition.detach().clone()
+
+
+class ForwardEstimated(Forward):
+    """`Forward` with T estimated from what a network has learned so far (Patrini et al. 2017, who
+    train a first network for it); until then T is the identity, and the loss is CE."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, spec: str, num_classes: int, *about: Any) -> None:
+        super().__init__(spec, num_classes, *about, transition=torch.eye(num_classes))
+
+    @torch.no_grad()
+    def estimate(self, probabilities: Tensor) -> None:
+        """Take T from the predictions [N, K] for the training samples; see `estimate_transition`.
+        In place, so that what was compiled with the old one sees it."""
+        self.transition.copy_(estimate_transition(probabilities, self.params["quantile"]))
+
+
+def estimate_transition(probabilities: Tensor, quantile: float = 0.97) -> Tensor:
+    """The transition matrix [K, K] from predictions [N, K] of a network trained on noisy labels:
+    row i is the prediction for the sample whose p_i is the given quantile of all, normalised
+    (Patrini et al. 2017; their code takes 0.97, and 1, the largest, on CIFAR-100)."""
+    if probabilities.ndim != 2 or not len(probabilities):
+        raise ValueError(f"probabilities must be [N, K], N >= 1, got {list(probabilities.shape)}")
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile must be in [0, 1], got {quantile}")
+    at = round(quantile * (len(probabilities) - 1))
+    anchors = probabilities.sort(dim=0, stable=True).indices[at]
+    rows = probabilities[anchors]
+    return rows / rows.sum(1, keepdim=True)
+
+
+class Elr(RowLoss):
+    """CE + lam log(1 - <t_i, p>), t_i <- ema t_i + (1 - ema) p before use: a running mean of the
+    predictions for sample i, 0 at first (Liu et al. 2020; p clamped as in their code)."""
+
+    needs: ClassVar[tuple[str, ...]] = ("num_samples",)
+    wants: ClassVar[tuple[str, ...]] = ("samples",)
+    means: Tensor
+
+    def __init__(self, *about: Any, num_samples: int) -> None:
+        super().__init__(*about)
+        self.register_buffer("means", torch.zeros(num_samples, self.num_classes))
+
+    def rows(self, logits: Tensor, targets: Tensor, samples: Tensor) -> Tensor:
+        log_p, ema = torch.log_softmax(logits, 1), self.params["ema"]
+        p = log_p.exp().clamp(1e-4, 1 - 1e-4)
+        mean = self.means[samples].to(p.dtype)
+        if self.training and torch.is_grad_enabled():
+            now = p.detach()
+            mean = ema * mean + (1 - ema) * now / now.sum(1, keepdim=True)
+            self.means[samples] = mean.to(self.means.dtype)
+        agreement = (mean * p).sum(1)
+        return -_at(log_p, targets) + self.params["lam"] * (-agreement).log1p()
+
+
+class Gjs(RowLoss):
+    """The generalised Jensen-Shannon divergence of the label (weight pi) and the predictions for V
+    views of one sample (the rest, evenly), over -(1 - pi) log(1 - pi) (Englesson & Azizpour
+    2021)."""
+
+    views: ClassVar[int] = 2
+
+    def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
+        pi, each = self.params["pi"], (1 - self.params["pi"]) / len(logits)
+        log_p = torch.log_softmax(logits, 2)
+        log_mean = torch.logsumexp(log_p, 0) + math.log(each)
+        at_y = torch.logaddexp(_at(log_mean, targets), logits.new_tensor(math.log(pi)))
+        log_mean = log_mean.scatter(1, targets[:, None], at_y[:, None])
+        divergences = (log_p.exp() * (log_p - log_mean)).sum((0, 2))
+        return (each * divergences - pi * at_y) / -((1 - pi) * math.log1p(-pi))
+
+
+class SparseRegularisation(RowLoss):
+    """CE + lam_t sum_k p_k^s, both of z / (temp |z|), with lam_t = lam rho^floor(epoch / every)
+    (Zhou et al. 2021 and its code, without the code's clamp of p at 1e-7)."""
+
+    wants: ClassVar[tuple[str, ...]] = ("epoch",)
+
+    def rows(self, logits: Tensor, targets: Tensor, epoch: float | Tensor) -> Tensor:
+        params = self.params
+        log_p = torch.log_softmax(_unit(logits) / params["temp"], 1)
+        weight = params["lam"] * params["rho"] ** (epoch // params["every"])
+        return -_at(log_p, targets) + weight * (params["s"] * log_p).exp().sum(1)
+
+
+class EntropyRegularised(RowLoss):
+    """A sum of terms + lam (log K - H(mean over the batch of p)) in every row, for H the entropy:
+    what holds the predictions of a batch together from being of one class (Ye et al. 2024)."""
+
+    of_batch: ClassVar[bool] = True
+
+    def __init__(
+        self, spec: str, num_classes: int, params: Mapping[str, float], *rest: Any
+    ) -> None:
+        super().__init__(spec, num_classes, params, *rest)
+        own = {name: value for name, value in params.items() if name != "lam"}
+        self.terms = loss_terms(spec.removesuffix("_er"), num_classes, **own)
+
+    def rows(self, logits: Tensor, targets: Tensor, kept: Tensor) -> Tensor:
+        losses = dispatch.loss(logits, targets, self.terms, reduction="none")
+        log_p = torch.log_softmax(logits, 1).masked_fill(~kept[:, None], -math.inf)
+        log_mean = torch.logsumexp(log_p, 0) - kept.sum().to(log_p.dtype).log()
+        entropy = -(log_mean.exp() * log_mean).sum()
+        return losses + self.params["lam"] * (math.log(self.num_classes) - entropy)
+
+
+CRITERIA: dict[str, type[RowLoss]] = {
+    "boot_hard": HardBootstrap,
+    "eps_softmax": EpsSoftmax,
+    "eps_softmax_mae": EpsSoftmax,
+    "ce_lc": LogitClip,
+    "ce_lc_authors": LogitClipAuthors,
+    "ce_lc_eps": LogitClipEps,
+    "ldr_kl": LdrKl,
+    "aldr_kl": AldrKl,
+    "bi_tempered": BiTempered,
+    "forward": Forward,
+    "forward_est": ForwardEstimated,
+    "backward": Backward,
+    "elr": Elr,
+    "gjs": Gjs,
+    "anl_ce_er": EntropyRegularised,
+    "anl_fl_er": EntropyRegularised,
+    "sr": SparseRegularisation,
+}
+"""The class of every loss that is no sum of terms."""
+
+
+def needs_of(spec: str) -> tuple[str, ...]:
+    """What `make_loss` must be given for this loss beside its parameters."""
+    found = CRITERIA.get(spec.strip().lower())
+    return found.needs if found else ()
+
+
+def make_loss(
+    spec: str,
+    num_classes: int,
+    reduction: Reduction = "mean",
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    backend: Backend = "auto",
+    inplace: bool = False,
+    num_samples: int | None = None,
+    transition: Tensor | None = None,
+    **params: float | None,
+) -> NoisyLabelLoss | RowLoss:
+    """A drop-in for `nn.CrossEntropyLoss`, called as criterion(logits, targets).
+
+    spec: a name of `apl.LOSSES` ('nce_rce') or a sum ('2*nce + 0.5*mae', 'norm(gce) + mae').
+    reduction: 'mean' (over the weights of the rows, as torch does), 'sum' or 'none'.
+    weight: a factor per class [K]; ignore_index: the target of rows that do not count.
+    label_smoothing: what share of each target goes to all classes alike, in [0, 1].
+    backend: how it is computed ('triton', 'compiled', 'eager', 'reference'); `apl doctor`
+    says what 'auto' takes on this machine.
+    inplace: a Triton kernel may write the gradient over the logits, which must not be used
+    afterwards; it halves what the loss adds to the memory at its peak.
+    num_samples: how many training samples there are, for a loss that remembers each (elr, aldr_kl)
+    and is called with samples=, the numbers of those at hand.
+    transition: T [K, K], T[i, j] = P(label j | true class i) (forward, backward).
+    params: alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A
+    (rce) and the others of `apl losses`, where the loss takes them; None means its default.
+    A loss that is no sum of terms takes class indices alone, no label_smoothing, and is computed in
+    plain torch whatever the backend.
+    Raises ValueError for what does not fit.
+
+    >>> criterion = make_loss("nce_rce", num_classes=10)
+    >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))
+    tensor(8.3893)
+    """
+    dispatch.check_options(num_classes, weight, reduction, label_smoothing, backend)
+    name = spec.strip().lower()
+    extras = {"num_samples": num_samples, "transition": transition}
+    given: dict[str, Any] = {extra: value for extra, value in extras.items() if value is not None}
+    needs = needs_of(name)
+    for extra in extras:
+        if (extra in given) != (extra in needs):
+            raise ValueError(f"{spec!r} {'needs' if extra in needs else 'takes no'} {extra}")
+    if name not in CRITERIA:
+        terms = loss_terms(spec, num_classes, **params)
+        return NoisyLabelLoss(
+            *(spec, num_classes, terms, weight, ignore_index),
+            *(reduction, label_smoothing, backend, inplace),
+        )
+    values = {**LOSSES[name].params, **check_params(name, params)}
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if num_samples is not None and num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if label_smoothing or inplace:
+        raise ValueError(f"{name!r} has no {'label_smoothing' if label_smoothing else 'inplace'}")
+    about = (name, num_classes, values, weight, ignore_index, reduction)
+    return CRITERIA[name](*about, **given)

@@ -1,0 +1,193 @@
+"""What was scored, and what it means: scores, verdicts, the result of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from apl.config.config import Config
+from apl.losses.catalog import is_tolerant
+from apl.noise.labels import MOST_CLASSES, IntArray, Labels
+
+ONE_CLASS_SHARE = 0.95  # of the predictions in one class: the network has collapsed
+HARDLY_MEMORISED = 0.10  # of the wrong labels: below it, losses can't be told apart by robustness
+
+CAUSES = {
+    "no-gradient": (
+        "the loss is cut off from the network: it was computed outside torch (numpy), under "
+        "no_grad, from detached logits, or wrapped into a new tensor"
+    ),
+    "diverged": "the loss is not finite: lower --lr, keep --clip, or check the loss",
+    "one-class": (
+        "nearly all predictions fall into one class: the network has not learned, or not yet "
+        "(learning rate or number of steps too small, a loss that underfits, or no gradient)"
+    ),
+    "chance": (
+        "the accuracy is no better than guessing: the network has not learned, or the labels "
+        "carry no signal at this noise rate"
+    ),
+}
+"""Why a run can end `collapsed`, and what that likely means."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How many samples each class has, gets as predictions, and gets rightly [K]; and the counts
+    of (label, prediction) pairs [K, K], None where they are more than MOST_CLASSES."""
+
+    labelled: IntArray
+    predicted: IntArray
+    right: IntArray
+    confusion: IntArray | None = None
+
+    @classmethod
+    def of(cls, confusion: IntArray) -> Scores:
+        """Those that a confusion matrix holds."""
+        return cls(confusion.sum(1), confusion.sum(0), np.diag(confusion), confusion)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of predictions that equal the label."""
+        return float(self.right.sum() / self.labelled.sum())
+
+    @property
+    def per_class(self) -> list[float]:
+        """The accuracy on each label's samples; nan for a label without samples."""
+        with np.errstate(invalid="ignore"):
+            shares = self.right / self.labelled
+        return [float(share) for share in shares]
+
+    @property
+    def collapsed_into(self) -> int | None:
+        """The class that gets nearly all predictions while the labels say otherwise, or None."""
+        total = self.labelled.sum()
+        top = int(self.predicted.argmax())
+        share, true_share = self.predicted[top] / total, self.labelled[top] / total
+        return top if share >= ONE_CLASS_SHARE and true_share < 0.9 else None
+
+    @property
+    def never_predicted(self) -> list[int]:
+        """The classes that have samples but get no prediction: given up, though not collapsed."""
+        missing = (self.predicted == 0) & (self.labelled > 0)
+        return [int(k) for k in np.flatnonzero(missing)]
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the accuracy is no better than guessing, within three standard errors."""
+        chance = 1 / len(self.labelled)
+        error = (chance * (1 - chance) / self.labelled.sum()) ** 0.5
+        return bool(self.accuracy <= chance + 3 * error)
+
+
+def score(predicted: IntArray, labels: IntArray, num_classes: int) -> Scores:
+    """Scores of predictions [N] against labels [N]."""
+    if num_classes > MOST_CLASSES:
+        parts = (labels, predicted, labels[labels == predicted])
+        return Scores(*(np.bincount(part, minlength=num_classes) for part in parts))
+    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return Scores.of(counts.reshape(num_classes, num_classes))
+
+
+def memorised_and_recovered(predicted: IntArray, labels: Labels) -> tuple[float, float]:
+    """Of the samples with a wrong label: the share predicted as that wrong label, and the share
+    predicted as the true one.  nan where no label is known to be wrong."""
+    wrong = labels.wrong
+    if not wrong.any():
+        return math.nan, math.nan
+    memorised = (predicted[wrong] == labels.given[wrong]).mean()
+    recovered = (predicted[wrong] == labels.true[wrong]).mean()
+    return float(memorised), float(recovered)
+
+
+SCORES = ("test_accuracy", "train_accuracy", "memorised", "recovered")
+HISTORY_COLUMNS = (
+    *("epoch", "lr", "train_loss"),
+    *("train_accuracy", "memorised", "recovered", "test_accuracy"),
+)
+VALIDATION = "validation_accuracy"  # one more, on held-out given labels, where some are held out
+
+
+def columns_of(names: Collection[str]) -> tuple[str, ...]:
+    """The columns of a history that has these at least: VALIDATION only where it has it."""
+    return (*HISTORY_COLUMNS, VALIDATION) if VALIDATION in names else HISTORY_COLUMNS
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run.
+
+    on: whether the test labels are 'true', or only 'given' since nobody knows the truth;
+    memorised, recovered: nan where no training label is known to be wrong; corrupted: how many
+    are; confusion: counts [K, K] of labels by predictions on the test images; transition: the noise
+    matrix [K, K], None where nobody knows it; reason: why it collapsed, a key of CAUSES, else ''.
+    """
+
+    collapsed: bool
+    reason: str
+    too_short: bool
+    test_accuracy: float
+    train_accuracy: float
+    memorised: float
+    recovered: float
+    corrupted: int
+    class_names: list[str]
+    confusion: list[list[int]] | None
+    transition: list[list[float]] | None
+    on: str = "true"
+    per_class_accuracy: list[float] = field(default_factory=list, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.confusion is not None:
+            per_class = Scores.of(np.array(self.confusion)).per_class
+            object.__setattr__(self, "per_class_accuracy", per_class)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a file holds of it."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Result:
+        """A result from what a file holds, written by this apl or any before it; nan for null.
+
+        Raises KeyError, TypeError or ValueError for what is no result.
+        """
+        found = {f.name: content[f.name] for f in fields(cls) if f.init and f.name in content}
+        for name in SCORES:
+            found[name] = math.nan if found[name] is None else float(found[name])
+        found["corrupted"] = int(found["corrupted"])
+        classes = len(found["class_names"])
+        fits = isinstance(found["collapsed"], bool) and isinstance(found["reason"], str)
+        for matrix in filter(None, (found["confusion"], found["transition"])):
+            fits = fits and [len(row) for row in matrix] == [classes] * classes
+        if found["confusion"] is None:
+            shares = [math.nan if v is None else v for v in found["per_class_accuracy"]]
+            found["per_class_accuracy"], fits = shares, fits and len(shares) == classes
+        if not fits:
+            raise ValueError("its fields do not fit each other")
+        return cls(**found)
+
+
+def too_short(loss: str, memorised: float) -> bool:
+    """Whether a loss that does not resist memorising hardly memorised any wrong label: then the
+    budget does not tell robust losses from others.  False where none is known wrong (nan)."""
+    return memorised < HARDLY_MEMORISED and not is_tolerant(loss)
+
+
+def budget_verdict(config: Config, memorised: float) -> str | None:
+    """What a low share of memorised labels says about the budget, or None where it is not low."""
+    if not memorised < HARDLY_MEMORISED:
+        return None
+    found = f"hardly any wrong label was memorised ({memorised:.1%})"
+    if not too_short(config.loss, memorised):
+        return (
+            f"{found}: {config.loss} resists memorising, or the budget is too short to tell; "
+            "only a ce run at the same settings says which"
+        )
+    return (
+        f"{found} although {config.loss} does not resist memorising: this budget is too short to "
+        "tell robust losses apart (more epochs or width, fewer images, no augmentation)"
+    )

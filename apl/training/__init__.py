@@ -1,0 +1,1 @@
+"""One run: what is trained, how, and what it scores."""

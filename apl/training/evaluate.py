@@ -1,0 +1,164 @@
+"""What a network says of images, what that scores, and the result of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apl.config.config import Config
+from apl.data.dataset import Dataset
+from apl.errors import BadInput, Interrupted, one_line, require
+from apl.noise.draw import corrupt
+from apl.noise.labels import IntArray, Labels
+from apl.runs.run import WEIGHTS, Run
+from apl.runs.scores import CAUSES, Result, Scores, memorised_and_recovered, score, too_short
+from apl.training.ddp import ALONE, Group
+from apl.training.machine import Machine
+from apl.training.prepare import build_network, check_code, data_of
+
+BATCH = 512  # images at a time where no gradient is wanted
+
+
+def outputs(
+    network: nn.Module,
+    images: Tensor,
+    data: Dataset,
+    config: Config,
+    should_stop: Callable[[], bool] = lambda: False,
+    group: Group = ALONE,
+) -> Tensor:
+    """The logits [N, K] of every uint8 image [N, H, W, C], in evaluation mode; the middle of the
+    image counts where the network was trained on crops.
+
+    In a group: those of this process's share of the images.
+
+    Raises Interrupted as soon as should_stop, asked before each batch, is true.
+    """
+    device = next(network.parameters()).device
+    was_training = network.training
+    parts, stopped = [], False
+    network.eval()
+    with torch.inference_mode():
+        for batch in images[group.share(0, len(images))].split(BATCH):
+            stopped = should_stop()
+            if stopped:
+                break
+            batch = batch.to(device)
+            pixels = data.to_float(batch, config.crop_size, config.crop == "plain")
+            parts.append(network(pixels))
+    network.train(was_training)
+    if group.any(stopped):
+        raise Interrupted
+    return torch.cat(parts)
+
+
+def predict(
+    network: nn.Module,
+    images: Tensor,
+    data: Dataset,
+    config: Config,
+    should_stop: Callable[[], bool] = lambda: False,
+    group: Group = ALONE,
+) -> IntArray:
+    """The predicted class [N] of every image, as `outputs` sees it."""
+    logits = outputs(network, images, data, config, should_stop, group)
+    predicted: IntArray = group.whole(logits.argmax(1), len(images)).cpu().numpy()
+    return predicted
+
+
+def look(
+    network: nn.Module,
+    data: Dataset,
+    test_images: Tensor,
+    config: Config,
+    should_stop: Callable[[], bool] = lambda: False,
+    group: Group = ALONE,
+) -> Scores:
+    """Scores on the test images, by their true labels where all are known, else by those given."""
+    predicted = predict(network, test_images, data, config, should_stop, group)
+    labels = data.test.labels
+    against = labels.true if labels.known.all() else labels.given
+    return score(predicted, against, data.num_classes)
+
+
+def judge(
+    config: Config, data: Dataset, scores: Scores, on_training: IntArray, reason: str
+) -> Result:
+    """The result of a run: its scores on the test images, what it predicts on the training images
+    [N], and why it stopped, if it did."""
+    labels = data.train.labels
+    memorised, recovered = memorised_and_recovered(on_training, labels)
+    if not reason:
+        one_class = scores.collapsed_into is not None
+        reason = "one-class" if one_class else "chance" if scores.at_chance else ""
+    return Result(
+        collapsed=bool(reason),
+        reason=reason,
+        too_short=too_short(config.loss, memorised),
+        test_accuracy=scores.accuracy,
+        train_accuracy=score(on_training, labels.given, data.num_classes).accuracy,
+        memorised=memorised,
+        recovered=recovered,
+        corrupted=int(labels.wrong.sum()),
+        class_names=list(data.class_names),
+        confusion=None if scores.confusion is None else scores.confusion.tolist(),
+        transition=None if labels.transition is None else labels.transition.tolist(),
+        on="true" if data.test.labels.known.all() else "given",
+        per_class_accuracy=scores.per_class,
+    )
+
+
+def warning(reason: str, detail: str) -> str:
+    return f"{reason}: {detail}; {CAUSES[reason]}"
+
+
+def load_network(run: Run, config: Config, data: Dataset, machine: Machine) -> nn.Module:
+    """The trained network of a run folder."""
+    if config.code_sha256:
+        check_code(config, machine, (config.network,))
+    network = build_network(dataclasses.replace(config, weights=""), data, machine)
+    try:
+        network.load_state_dict(run.weights(config))
+    except RuntimeError as error:
+        problem = one_line(error)[:200]
+        raise BadInput(
+            f"{run.file(WEIGHTS)} does not fit the network of its config: {problem}"
+        ) from None
+    return network
+
+
+def noisy_test_labels(config: Config, data: Dataset, labels: Labels) -> IntArray:
+    """The test labels corrupted by the training noise's matrix, as the report scored: with other
+    draws than the training labels'."""
+    if labels.transition is None:
+        raise BadInput("the noise of this run has no known matrix: score on its clean test labels")
+    draws = np.random.default_rng([config.seed, 1])
+    return corrupt(data.test.labels.given, labels.transition, config.method, draws).given
+
+
+def evaluate_run(
+    path: Path, labels: str = "clean", machine: Machine | None = None
+) -> tuple[Scores, Config, Result]:
+    """Score the network of a finished run folder on 'clean' or 'noisy' test labels.
+
+    Returns the scores, the run's config and its result.  Raises BadInput where a file of the run
+    is missing or damaged.
+    """
+    require(labels in ("clean", "noisy"), "labels", labels, "clean, noisy")
+    if not path.is_dir():
+        raise BadInput(f"there is no run folder {path}")
+    machine = machine or Machine()
+    run = Run(path)
+    config, result = run.config, run.result
+    data = data_of(config, machine)
+    network = load_network(run, config, data, machine)
+    if labels == "clean":
+        return look(network, data, data.test.images, config), config, result
+    noisy = noisy_test_labels(config, data, run.labels)
+    predicted = predict(network, data.test.images, data, config)
+    return score(predicted, noisy, data.num_classes), config, result

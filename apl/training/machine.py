@@ -1,0 +1,132 @@
+"""Where and how a run is computed, which its outcome must not depend on: devices, threads, data."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apl.config.presets import THREADS
+from apl.errors import BadInput, require
+from apl.names import option
+from apl.training.ddp import Group
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and how: fields with a help are options of `apl train`; none is part of what a run is.
+
+    (The number of threads decides the order of float sums, so the last bits of a result.)
+    """
+
+    threads: int | None = option(
+        "CPU threads; 0: all cores [default: one for digits and for each cell of a study, else 0]",
+        None,
+    )
+    device: str = option("auto, cpu, cuda, cuda:1, mps", "auto")
+    compile: bool = option(
+        "train network and loss through torch.compile, with CUDA graphs on a GPU: it compiles at "
+        "the start, so for long runs",
+        False,
+    )
+    checkpoint_minutes: float = option(
+        "minutes between checkpoints inside an epoch; one is written after every epoch too", 10.0
+    )
+    data_dir: Path | None = option(
+        "where data sets lie [default: $APL_DATA, else the user's cache]", None
+    )
+    download: bool = option("fetch a data set that is missing", True)
+    max_broken: float = option(
+        "share of your own files that may be left out because they can't be read; one always may",
+        0.01,
+    )
+    imports: tuple[str, ...] = ()  # the `module:name`s that the user typed: no others are imported
+
+    def __post_init__(self) -> None:
+        threads, minutes = self.threads or 0, self.checkpoint_minutes
+        require(threads >= 0, "threads", threads, "a whole number >= 0")
+        fits = 0 <= minutes < float("inf")
+        require(fits, "checkpoint_minutes", minutes, "a finite number >= 0")
+        share = 0 <= self.max_broken <= 1
+        require(share, "max_broken", self.max_broken, "a number from 0 to 1")
+        known = re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device) is not None
+        require(known, "device", self.device, "auto, cpu, cuda, cuda:N, mps")
+
+    def threads_for(self, dataset: str) -> int:
+        """The threads that a run by itself takes; 0 for all cores."""
+        return THREADS.get(dataset, 0) if self.threads is None else self.threads
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `name` means; 'auto' is the first of CUDA, MPS and CPU that is there.  Each
+    process that torchrun started has its own."""
+    import torch
+
+    group = Group.here()
+    if group.size > 1:
+        return group.device(name)
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }[device.type]
+    if (device.index or 0) >= there:
+        raise BadInput(f"there is no device {name!r} here; accepted: auto, or one that is there")
+    return device
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of freed tensors for the next step, in this process.
+
+    By default it gives large blocks back to the system at once and asks for them again in the
+    next step; on a CPU the page faults of that cost up to a quarter of the training time.  Does
+    nothing where there is no glibc.
+    """
+    mmap_max, trim_threshold = -4, -1  # mallopt's names for its parameters
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # macOS, Windows, musl
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
+def environment() -> dict[str, Any]:
+    """What else a result depends on: versions, machine, git commit."""
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "numpy": version("numpy"),
+        "platform": platform.platform(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+    try:
+        run = ["git", "-C", str(here), "rev-parse", "HEAD"]
+        return subprocess.run(run, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

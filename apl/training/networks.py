@@ -1,0 +1,311 @@
+"""The networks of the study.  Images [B, C, H, W] in, logits [B, K] out."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apl.errors import BadInput, did_you_mean, require
+from apl.names import NETWORKS
+from apl.usercode import look_up, told
+
+
+def make_network(
+    name: str,
+    image_shape: Sequence[int],
+    num_classes: int,
+    width: int,
+    *,
+    weights: str = "",
+    imports: Sequence[str] = (),
+) -> nn.Module:
+    """A network for images of shape (H, W, C), or for the rows of a table of shape (F,),
+    initialised from torch's global random state.
+
+    name: one of ours; `torchvision:NAME`, any of its classification networks; `timm:NAME`; or
+    `module:Class`, your own, imported only where it is in `imports`, the names the user typed.
+    It is called as Class(num_classes), and where its signature has them also with `num_classes`,
+    `in_channels` (of a table the columns) and `image_shape` by name.
+    width: channels of the first block (cnn8: 64 is the paper's; cnn5), last conv width (cnn4: 64
+    is the paper's), hidden units (mlp); resnet34 at 64 is the standard one and takes no other;
+    of no meaning outside ours.
+    weights: 'default' for the pretrained ones of torchvision and timm, downloaded where they are
+    not there yet; the last layer is new, for the classes.
+    Raises BadInput for a name that there is not, and for a network that fails on such images or
+    gives them no logits [B, K]: those that are not ours are tried once.
+
+    Convolutions of ours are Kaiming-uniform and linear layers Xavier-uniform, as in the paper's
+    code; a bias that batch norm would cancel is left out.
+    """
+    source, colon, inner = name.partition(":")
+    require(weights in ("", "default"), "weights", weights, "default, or none")
+    if weights and source not in ("torchvision", "timm"):
+        raise BadInput(f"{name!r} has no pretrained weights: torchvision: and timm: networks have")
+    shape = tuple(image_shape)
+    table = len(shape) == 1
+    if table and name != "mlp" and (not colon or source in ("torchvision", "timm")):
+        raise BadInput(f"network is {name!r}; accepted for a table: mlp, module:Class")
+    if colon:
+        if source == "torchvision":
+            network = _torchvision(inner, shape[-1], num_classes, bool(weights))
+        elif source == "timm":
+            network = _timm(inner, shape[-1], num_classes, bool(weights))
+        else:
+            network = _own(name, shape, num_classes, imports)
+        return _tried(network, name, shape, num_classes)
+    height, image_width, channels = (1, 1, *shape) if table else shape
+    if name == "cnn8":
+        widths = (width, 2 * width, 49 * width // 16)
+        blocks: list[nn.Module] = []
+        for before, after in zip((channels, *widths[:2]), widths, strict=True):
+            blocks += [*conv(before, after), *conv(after, after), nn.MaxPool2d(2)]
+        features = widths[-1] * (height // 8) * (image_width // 8)
+        network = nn.Sequential(*blocks, nn.Flatten(), *head(features, 4 * width, num_classes))
+    elif name == "cnn5":
+        widths = (width, 3 * width // 2, 2 * width)
+        network = nn.Sequential(
+            *conv(channels, widths[0], 5, stride=2),
+            *conv(widths[0], widths[1]),
+            nn.MaxPool2d(2),
+            *conv(widths[1], widths[2]),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            *head(
+                widths[2] * ((height + 1) // 2 // 4) * ((image_width + 1) // 2 // 4),
+                *(8 * width, num_classes),
+            ),
+        )
+    elif name == "cnn4":
+        network = nn.Sequential(
+            *conv(channels, width // 2),
+            nn.MaxPool2d(2),
+            *conv(width // 2, width),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            *head(width * (height // 4) * (image_width // 4), 2 * width, num_classes),
+        )
+    elif name == "mlp":
+        network = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(height * image_width * channels, width, bias=False),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            *head(width, width, num_classes),
+        )
+    elif name == "resnet34":
+        if width != 64 or channels != 3:
+            raise BadInput(f"resnet34 takes width 64 and colour images, got {width} and {channels}")
+        import torchvision  # takes a second, so only where it is needed
+
+        resnet = torchvision.models.resnet34(num_classes=num_classes)
+        resnet.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        resnet.maxpool = nn.Identity()
+        return _channels_last(resnet)
+    else:
+        raise BadInput(
+            f"unknown network {name!r}; accepted: {', '.join(NETWORKS)}, torchvision:NAME, "
+            f"timm:NAME, module:Class{did_you_mean(name, NETWORKS)}"
+        )
+    return initialise(network)
+
+
+def conv(before: int, after: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
+    """Convolution, batch norm, ReLU; the image loses nothing but by the stride."""
+    padding = 0 if size == stride else size // 2
+    layer = nn.Conv2d(before, after, size, stride, padding, bias=False)
+    return [layer, nn.BatchNorm2d(after), nn.ReLU()]
+
+
+def head(features: int, hidden: int, num_classes: int) -> list[nn.Module]:
+    """The hidden layer and the logits; BadInput where the images left no features."""
+    if features == 0:
+        raise BadInput("the images are too small for this network; try --network mlp")
+    linear = nn.Linear(features, hidden, bias=False)
+    return [linear, nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, num_classes)]
+
+
+def initialise(network: nn.Sequential) -> nn.Module:
+    """The weights as the paper's code begins with them, in the memory format of our batches."""
+    for layer in network:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight)
+        elif isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+    return _channels_last(network)
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    # Batches arrive channels-last; with the weights so too, convolutions on a CPU run a quarter
+    # faster and those of tensor cores need no transposes.
+    return network.to(memory_format=torch.channels_last)
+
+
+# --------------------------------------------------------------------------- networks not ours
+
+
+def _torchvision(name: str, channels: int, num_classes: int, pretrained: bool) -> nn.Module:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        raise BadInput(f"torchvision has no network {name!r} for images{did_you_mean(name, names)}")
+    # These two shift the usual colours to their own; without weights too, since a run's network is
+    # made again without.
+    inception = name in ("googlenet", "inception_v3")
+    options: dict[str, Any] = {"transform_input": True} if inception else {}
+    if pretrained:
+        try:
+            network: nn.Module = models.get_model(name, weights="DEFAULT", **options)
+        except (OSError, RuntimeError) as error:
+            raise _no_weights(f"torchvision:{name}", error) from error
+        replace_head(network, num_classes)
+    else:
+        if inception:
+            options["init_weights"] = True
+        network = models.get_model(name, num_classes=num_classes, **options)
+    if inception:
+        # Their auxiliary classifiers would make tuples in training, for a loss of their own.
+        parts = {"aux_logits": False, "aux1": None, "aux2": None, "AuxLogits": None}
+        for part, without in parts.items():
+            if hasattr(network, part):
+                setattr(network, part, without)
+    if channels == 1:
+        network.register_forward_pre_hook(_to_colour)
+    return network
+
+
+def _to_colour(network: nn.Module, images: tuple[Tensor]) -> Tensor:
+    # So weights trained on photographs fit, whatever the first layer is called.
+    return images[0].expand(-1, 3, -1, -1)
+
+
+def replace_head(network: nn.Module, num_classes: int) -> None:
+    """Put a new last layer for `num_classes` in the place of a classification network's, which is
+    the last linear layer or convolution, whatever it is called."""
+    layers = [
+        (path, layer)
+        for path, layer in network.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv2d))
+    ]
+    path, last = layers[-1]
+    bias = last.bias is not None
+    new: nn.Module
+    if isinstance(last, nn.Linear):
+        new = nn.Linear(last.in_features, num_classes, bias)
+    else:  # of size 1, and averaged over the image
+        new = nn.Conv2d(last.in_channels, num_classes, 1, bias=bias)
+    parent, _, child = path.rpartition(".")
+    setattr(network.get_submodule(parent), child, new)
+
+
+def _timm(name: str, channels: int, num_classes: int, pretrained: bool) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise BadInput(
+            f"timm:{name} needs timm: pip install timm, or apl-noisy-labels[timm]"
+        ) from None
+    if not timm.is_model(name.partition(".")[0]):  # after the dot: which of its weights
+        names = timm.list_models()
+        raise BadInput(f"timm has no network {name!r}{did_you_mean(name, names)}")
+    made = {"num_classes": num_classes, "in_chans": channels, "pretrained": pretrained}
+    try:
+        network: nn.Module = timm.create_model(name, **made)
+    except Exception as error:  # of what it downloads with, and of what a network does not take
+        if pretrained:
+            raise _no_weights(f"timm:{name}", error) from error
+        raise BadInput(f"timm:{name} can't be made: {told(error)}") from error
+    return network
+
+
+def _no_weights(name: str, error: Exception) -> BadInput:
+    return BadInput(f"no pretrained weights for {name}, leave weights out: {told(error)}")
+
+
+def _own(name: str, shape: tuple[int, ...], num_classes: int, imports: Sequence[str]) -> nn.Module:
+    if name not in imports:
+        raise BadInput(
+            f"{name!r} is a network of your own, imported only where you type it: give it to "
+            "--network, in Python to make_network(imports=...)"
+        )
+    # What the module's import draws or seeds must not decide the weights: it runs only once.
+    with torch.random.fork_rng(devices=[]):
+        make = look_up(name)
+    if isinstance(make, nn.Module) or not callable(make):
+        raise BadInput(
+            f"{name!r} is a {type(make).__name__}; accepted: a class or function that makes a "
+            "network, so that its weights follow from the seed"
+        )
+    offered = {"num_classes": num_classes, "in_channels": shape[-1], "image_shape": shape}
+    try:
+        takes = inspect.signature(make).parameters
+    except (TypeError, ValueError):  # of what is not written in Python
+        takes = MappingProxyType({})
+    named = {each: value for each, value in offered.items() if each in takes}
+    first = () if "num_classes" in named else (num_classes,)
+    try:
+        network = make(*first, **named)
+    except Exception as error:
+        given = ", ".join([*map(str, first), *(f"{each}={named[each]}" for each in named)])
+        raise BadInput(f"{name}({given}) fails: {told(error, _file(make))}") from error
+    if not isinstance(network, nn.Module):
+        raise BadInput(f"{name!r} made a {type(network).__name__}; accepted: a torch.nn.Module")
+    return network
+
+
+def _file(made: object) -> str:
+    return getattr(sys.modules.get(getattr(made, "__module__", "")), "__file__", None) or ""
+
+
+def _tried(network: nn.Module, name: str, shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The network itself, if it takes two images (rows of a table) to logits [2, K].
+
+    Code that lays views over its features needs them in torch's usual memory format: what fails
+    channels-last and runs in that one keeps it.
+    """
+    size = [2, *shape] if len(shape) == 1 else [2, shape[2], *shape[:2]]
+    device = next((parameter.device for parameter in network.parameters()), None)
+    inputs = torch.zeros(size, device=device)
+    try:
+        if len(shape) == 1:
+            logits = _answer(network, inputs)
+        else:
+            try:
+                _channels_last(network)
+                logits = _answer(network, inputs.to(memory_format=torch.channels_last))
+            except RuntimeError:
+                network.to(memory_format=torch.contiguous_format)
+                network.register_forward_pre_hook(_to_contiguous)
+                logits = _answer(network, inputs)
+    except Exception as error:
+        problem = told(error, _file(type(network)))
+        raise BadInput(f"{name} fails on inputs of shape {size}: {problem}") from error
+    is_tensor = isinstance(logits, Tensor)
+    if not is_tensor or logits.shape != (2, num_classes):
+        made = list(logits.shape) if is_tensor else f"a {type(logits).__name__}"
+        raise BadInput(
+            f"{name} makes {made} of inputs of shape {size}; accepted: logits [2, {num_classes}]"
+        )
+    return network
+
+
+def _to_contiguous(network: nn.Module, images: tuple[Tensor]) -> Tensor:
+    return images[0].contiguous()
+
+
+def _answer(network: nn.Module, inputs: Tensor) -> Any:
+    """What the network says in evaluation mode; random state, statistics and modes stay."""
+    training = [layer for layer in network.modules() if layer.training]
+    network.eval()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return network(inputs)
+    finally:
+        for layer in training:
+            layer.training = True

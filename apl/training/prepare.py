@@ -1,0 +1,205 @@
+"""From a config to what is trained: data and their noise, the loss, the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apl.config.config import Config, code_digest, labels_digest, map_digest
+from apl.data.dataset import Dataset, Split, balanced_subset
+from apl.data.decisions import read_labels
+from apl.data.files import find_decoded
+from apl.data.sources import _built_in, human_labels
+from apl.errors import BadInput
+from apl.losses.modules import make_loss, needs_of
+from apl.noise.draw import corrupt, corrupt_each
+from apl.noise.files import read_published
+from apl.noise.instance import ROWS, Inputs
+from apl.noise.labels import MOST_CLASSES, Labels
+from apl.noise.matrices import MATRICES
+from apl.training.fit import Criterion
+from apl.training.machine import Machine, choose_device
+from apl.training.networks import make_network
+from apl.usercode import is_own, look_up
+
+
+def data_of(config: Config, machine: Machine) -> Dataset:
+    """The data set that a config means.  Data of the user's own are found in the cache by the
+    digest of their content, since a config holds no path.
+
+    Raises BadInput where it is not on this machine.
+    """
+    if not config.dataset_sha256:
+        return _built_in(config.dataset, machine.data_dir, machine.download)
+    return _decoded(config.dataset, config.dataset_sha256, config.image_size)
+
+
+@functools.lru_cache(maxsize=2)
+def _decoded(name: str, digest: str, image_size: int) -> Dataset:
+    found = find_decoded(digest, image_size)
+    if found is None:
+        raise BadInput(
+            f"{name} (sha256 {digest[:12]}, {image_size} pixels) is not decoded on this machine, "
+            "or has changed since: give its path to --dataset"
+        )
+    return found
+
+
+HELD_OUT = 10  # with --select, one training image in so many is kept for choosing
+
+
+def prepare(config: Config, machine: Machine | None = None, data: Dataset | None = None) -> Dataset:
+    """The data of a run: its training images cut to `train_size`, their labels corrupted.
+
+    data: another data set than the config's.  Artificial noise takes its given labels for true.
+    """
+    machine = machine or Machine()
+    data = data or data_of(config, machine)
+    train = data.train
+    if config.noise != "none" and data.num_classes > MOST_CLASSES:
+        raise BadInput(
+            f"{config.noise} noise of {data.num_classes:,} classes; accepted: none, or at most "
+            f"{MOST_CLASSES:,} classes"
+        )
+    if config.map_sha256 and map_digest(config.map, config.noise) != config.map_sha256:
+        raise BadInput(f"{config.map} has changed since the run was asked for: ask for it again")
+    if config.noise == "human":
+        people = human_labels(config.map, train.labels.true, machine.data_dir)
+        # Known by its size: in a small subset nobody may have named the last class.
+        labels = Labels(people, train.labels.true, np.eye(data.num_classes))
+        train = dataclasses.replace(train, labels=labels)
+    elif config.noise == "file":
+        given = read_published(config.map, train.labels.given, data.num_classes)
+        train = train.take(np.arange(len(given)))  # PMD's files leave out the last tenth
+        labels = Labels(given, train.labels.given, np.eye(data.num_classes))
+        train = dataclasses.replace(train, labels=labels)
+    elif config.noise in ROWS:  # of all images, so that a part of them has the same labels
+        train = dataclasses.replace(train, labels=by_image(config, data))
+    if config.train_size > len(train):
+        raise BadInput(
+            f"train_size is {config.train_size}, but {data.name} has {len(train)} training images"
+        )
+    if config.train_size:
+        # Balanced by the true classes where they are known: people's labels choose no images.
+        classes = train.labels.true if train.labels.known.all() else train.labels.given
+        train = train.take(balanced_subset(classes, config.train_size))
+    if len(train) < 2:
+        raise BadInput(f"training needs at least 2 images, got {len(train)}")
+    labels = train.labels  # as they are, where no noise is added to labels not known to be true
+    if config.noise in ("human", "file"):
+        labels = dataclasses.replace(labels, transition=labels.empirical)
+    elif (
+        config.noise not in ROWS
+        and data.num_classes <= MOST_CLASSES
+        and (config.noise != "none" or np.array_equal(labels.given, labels.true))
+    ):
+        transition = MATRICES[config.noise](data.class_names, config.rate, config.map)
+        labels = corrupt(labels.given, transition, config.method, config.seed)
+    train = dataclasses.replace(train, labels=labels)
+    if config.labels:
+        if labels_digest(config.labels) != config.labels_sha256:
+            raise BadInput(f"{config.labels} has changed since the run was asked for: ask anew")
+        train = relabelled(train, Path(config.labels), data.class_names)
+    return dataclasses.replace(data, train=train)
+
+
+def by_image(config: Config, data: Dataset) -> Labels:
+    """The labels of a noise that depends on the image."""
+    rng = np.random.default_rng(config.seed)
+    inputs = Inputs(data.train.images.numpy(), data.mean, data.std)
+    given = data.train.labels.given
+    rows = ROWS[config.noise](inputs, given, data.num_classes, config.rate, config.map, rng)
+    return corrupt_each(given, rows, config.method, rng)
+
+
+def relabelled(train: Split, file: Path, class_names: Sequence[str]) -> Split:
+    """The samples with the labels that a file gives them, without those that it drops."""
+    said = read_labels(file, train.labels.given, class_names, train.names)
+    labels = dataclasses.replace(train.labels, given=said.labels)
+    names = train.names or tuple(map(str, range(len(train))))  # numbers outlive what is left out
+    train = dataclasses.replace(train, labels=labels, names=names)
+    return train if said.keep.all() else train.take(np.flatnonzero(said.keep))
+
+
+def hold_out(data: Dataset) -> tuple[Dataset, Split]:
+    """The data without a class-balanced tenth of its training samples, and that tenth, its labels
+    as given: what a choice may look at where nobody knows the truth."""
+    given = data.train.labels.given
+    chosen = balanced_subset(given, max(1, len(given) // HELD_OUT))
+    rest = np.setdiff1d(np.arange(len(given)), chosen)
+    return dataclasses.replace(data, train=data.train.take(rest)), data.train.take(chosen)
+
+
+def set_up(config: Config, machine: Machine) -> torch.device:
+    """The device, and what torch must be told before anything runs there."""
+    # The threads decide the order of float sums, so they are part of the result's story.
+    threads = machine.threads_for(config.dataset)
+    if threads:
+        torch.set_num_threads(threads)
+    device = choose_device(machine.device)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    tf32 = config.precision != "float32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+    return device
+
+
+def check_code(config: Config, machine: Machine, wanted: Sequence[str]) -> None:
+    """Raise BadInput unless the user typed what is wanted of the code that the config names, and
+    it is as it was."""
+    own = [name for name in (config.network, config.loss) if is_own(name)]
+    for name in own:
+        if name in wanted and name not in machine.imports:
+            raise BadInput(
+                f"{name!r} is code of your own, which is imported only where you type it: give it "
+                "to --network or --loss, in Python to Machine(imports=...)"
+            )
+    if code_digest(own) != config.code_sha256:
+        raise BadInput(f"{', '.join(own)} has changed since the run was asked for: ask anew")
+
+
+def find_criterion(config: Config, data: Dataset) -> Criterion:
+    """The loss that a config means: ours by name, or `module:name` of the user's own, a function
+    of (logits [B, K], targets [B]) or a class of such modules, called with the classes' number."""
+    classes = data.num_classes
+    if not is_own(config.loss):
+        given: dict[str, Any] = dict(config.params)
+        for name in needs_of(config.loss):
+            given[name] = len(data.train) if name == "num_samples" else _known_matrix(data)
+        return make_loss(config.loss, classes, **given)
+    own = look_up(config.loss)
+    made: Criterion = own(classes) if isinstance(own, type) else own
+    if not callable(made):
+        raise BadInput(f"loss is {config.loss!r}, a {type(made).__name__}; accepted: a function")
+    return made
+
+
+def _known_matrix(data: Dataset) -> Tensor:
+    """The noise matrix [K, K] of the training labels, for a loss that corrects by it."""
+    if data.train.labels.transition is None:
+        raise BadInput(
+            f"the noise of {data.name} has no known matrix, which this loss corrects by: add "
+            "--noise, or take another loss"
+        )
+    return torch.from_numpy(data.train.labels.transition).float()
+
+
+# ------------------------------------------------------------------------------- a trained run
+
+
+def build_network(config: Config, data: Dataset, machine: Machine) -> nn.Module:
+    """The network that a config means, initialised from torch's global random state."""
+    shape: Sequence[int] = data.train.images.shape[1:]
+    if config.crop_size:
+        shape = (config.crop_size, config.crop_size, shape[-1])
+    return make_network(
+        *(config.network, shape, data.num_classes, config.width),
+        weights=config.weights,
+        imports=machine.imports,
+    )
