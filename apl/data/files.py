@@ -25,7 +25,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from apl.config.presets import PRESETS
 from apl.data.dataset import Dataset, Split
 from apl.data.folders import cache_folder
 from apl.data.images import (
@@ -44,7 +43,7 @@ from apl.data.images import (
     wider,
     write_whole,
 )
-from apl.data.layouts import list_layout
+from apl.data.layouts import PUBLISHED, list_layout
 from apl.data.listing import (
     Listing,
     Pixels,
@@ -176,8 +175,7 @@ def own_name(path: Path) -> str:
     path = Path(os.path.abspath(path))
     name = path.name if path.is_dir() else path.stem
     name = re.sub(r"[^\w.+=-]+", "-", name).lstrip(".-")[:60] or "data"
-    known = {*DATASETS, *PRESETS["paper"].per_dataset}
-    return f"{name}-own" if name in known else name
+    return f"{name}-own" if name in (*DATASETS, *PUBLISHED) else name
 
 
 def _build(

@@ -24,6 +24,8 @@ ANIMALS = (
 RECORD = np.dtype([("id", ">u4"), ("label", ">u4"), ("pixels", "u1", (3, 64, 64))])
 # What is trained and tested on has a name of its own for each test set: papers mean either.
 TEST_SETS = {"webvision": "webvision_mini", "imagenet": "ilsvrc12_val50"}
+PUBLISHED = (*TEST_SETS.values(), "clothing1m", "animal10n", "food101n")
+"""The names of data sets that are laid out as their authors publish them."""
 
 
 def list_layout(root: Path, test_set: str = "") -> Listing | None:

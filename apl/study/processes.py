@@ -31,7 +31,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from apl import __version__
 from apl.config.config import Config
 from apl.data.folders import available, data_folder
 from apl.errors import BadInput, Busy, Interrupted, one_line, require
@@ -481,7 +480,8 @@ class Ray:
             return "no disk", OSError(errno.ENOSPC, f"Ray's object store: {one_line(error)}")
         except errors.RayTaskError as error:  # _on_node catches what a cell raises
             *_, last = str(error).strip().splitlines()
-            raise BadInput(f"a node of the cluster can't run apl {__version__}: {last}") from None
+            ours = _versions()["apl"]
+            raise BadInput(f"a node of the cluster can't run apl {ours}: {last}") from None
         except errors.RayError as error:
             raise OSError(errno.EIO, f"the Ray cluster is gone: {one_line(error)}") from None
         if kind == "apart":
@@ -563,7 +563,7 @@ def _connect(address: str) -> tuple[Any, bool]:
 
 
 def _versions() -> dict[str, str]:
-    return {"apl": __version__, "torch": version("torch")}
+    return {"apl": version("apl-noisy-labels"), "torch": version("torch")}
 
 
 def _read(run: Path, names: Sequence[str]) -> dict[str, bytes]:

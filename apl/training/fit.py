@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -109,6 +109,19 @@ def compiled(forward: Any, device: torch.device, group: Group) -> Any:
     # dynamic=False: the smaller last batch of an epoch gets a graph of its own.
     mode = "reduce-overhead" if device.type == "cuda" and group.size == 1 else "default"
     return torch.compile(forward, dynamic=False, mode=mode)
+
+
+class Watcher(Protocol):
+    """Who listens to every step of a training, and is part of its checkpoints."""
+
+    def update(self, indices: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Take in a batch: which samples [B], their logits [B, K] and given labels [B]."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it has gathered."""
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what it had gathered."""
 
 
 class Fit:

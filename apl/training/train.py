@@ -15,7 +15,6 @@ from torch import nn
 
 from apl.config.config import Config
 from apl.data.dataset import Dataset, place
-from apl.detect.monitor import LabelMonitor
 from apl.errors import Interrupted
 from apl.losses.modules import ForwardEstimated, make_loss
 from apl.runs.run import Run
@@ -23,7 +22,7 @@ from apl.runs.scores import VALIDATION, Result, Scores
 from apl.training.batches import Batches
 from apl.training.ddp import Group, synchronise
 from apl.training.evaluate import judge, look, outputs, predict, warning
-from apl.training.fit import Counts, Criterion, Fit, compiled, learning_rate, make_forward
+from apl.training.fit import Counts, Criterion, Fit, Watcher, compiled, learning_rate, make_forward
 from apl.training.machine import Machine, choose_device, environment
 from apl.training.prepare import (
     build_network,
@@ -44,7 +43,7 @@ def train(
     data: Dataset | None = None,
     criterion: Criterion | None = None,
     network: nn.Module | None = None,
-    monitor: LabelMonitor | None = None,
+    monitor: Watcher | None = None,
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
     say: Callable[[str], None] = print,
     should_stop: Callable[[], bool] = lambda: False,
@@ -108,7 +107,7 @@ def _train(
     data: Dataset | None,
     criterion: Criterion | None,
     network: nn.Module | None,
-    monitor: LabelMonitor | None,
+    monitor: Watcher | None,
     on_epoch: Callable[[dict[str, float]], None],
     say: Callable[[str], None],
     should_stop: Callable[[], bool],
