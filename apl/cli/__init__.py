@@ -1,5 +1,5 @@
 """The command line: `apl`, `python -m apl`, `python cli.py`."""
 
-from apl.cli.app import app, main, run
+from apl.cli.app import main, run
 
-__all__ = ["app", "main", "run"]
+__all__ = ["main", "run"]

@@ -19,7 +19,7 @@ from conftest import ROOT, Cli
 from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
-import apl.cli.app
+import apl.cli.study
 from apl import LOSSES
 from apl.cli.app import app
 from apl.config.config import make_config
@@ -428,7 +428,7 @@ def test_no_word_of_the_help_is_cut(command: str) -> None:
 def test_a_study_in_no_terminal_says_that_it_is_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apl.cli.app, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(apl.cli.study, "QUIET_SECONDS", 0)
     words = "study --losses ce --noise sym --rates 0.4 --seeds 1 --no-pictures"
     done = CliRunner().invoke(app, [*words.split(), *FAST, "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output

@@ -1,0 +1,101 @@
+"""`apl find`: the wrong labels of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apl.cli.console import console
+from apl.cli.options import CONFIG, MACHINE, options, take_machine, take_own_data
+from apl.cli.train import show_training
+from apl.errors import require
+from apl.losses.catalog import PARAMS
+
+
+@options(*(name for name in CONFIG if name not in ("dataset", "select")), *PARAMS, *MACHINE)
+def find(
+    source: Annotated[str, typer.Argument(help="the path of your data, or a built-in name")],
+    *,
+    folds: Annotated[
+        int, typer.Option(help="0: one training; K: K trainings that judge what they never saw")
+    ] = 0,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(help="a decisions.csv of the gallery: what it decides is not shown again"),
+    ] = None,
+    shown: Annotated[int, typer.Option(help="images in the gallery, the worst ones")] = 400,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="folder to write, else DATASET-find in results/")
+    ] = None,
+    **given: Any,
+) -> None:
+    """Find the wrong labels: train once, judge every label, write a list and a gallery.
+
+    Open the gallery.html in a browser, decide, and train on what you decided with
+    `apl train --labels decisions.csv`.  Settings not given are chosen for finding.  Exit code 1
+    means that the training failed, so that nothing can be told.
+
+    Example: `apl find photos/`
+    """
+    require(shown >= 1, "shown", shown, "a whole number >= 1")
+    machine = take_machine(given)
+    given["dataset"] = source
+    own = take_own_data(given, machine)
+    from rich.markup import escape
+
+    from apl.data.decisions import read_labels
+    from apl.data.sources import load_data
+    from apl.detect.evidence import detection_scores
+    from apl.detect.review import GALLERY, ISSUES, write_review
+    from apl.detect.search import find_mislabelled, search_config
+    from apl.report.terminal import findings_table
+
+    data = load_data(source, machine.data_dir, machine.download) if own is None else own
+    del given["dataset"]
+    preset = given.pop("preset", "laptop")
+    config = search_config(preset, data, given)
+    target = folder or Path("results", f"{data.name}-find")
+    out = console()
+    out.print(f"looking for wrong labels in {data.name}, in {target}", markup=False)
+    with show_training(config.epochs, data.on) as hooks:
+        search = find_mislabelled(
+            data if own is not None else source,
+            preset,
+            folds=folds,
+            run=None if folds else target / "run",
+            machine=machine,
+            **hooks,
+            **given,
+        )
+    train, classes = search.data.train, search.data.class_names
+    decided = None
+    if decisions is not None:
+        decided = read_labels(decisions, train.labels.given, classes, train.names)
+    target.mkdir(parents=True, exist_ok=True)
+    detection = detection_scores(search.findings, train.labels)
+    write_review(
+        target,
+        search.findings,
+        class_names=classes,
+        names=train.names,
+        root=search.data.root,
+        pixels=train.images.numpy() if train.images.ndim == 4 else None,
+        curves=search.curves if search.curves.shape[1] else None,
+        decisions=decided,
+        detection=detection,
+        title=data.name,
+        shown=shown,
+    )
+    out.print(findings_table(search.findings, classes))
+    for doubt in search.findings.doubts:
+        out.print(f"[bold red]{escape(doubt)}[/]")
+    if detection:
+        parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in detection.items())
+        out.print(f"against the true labels: {parts}")
+    out.print(f"every label, worst first: {target / ISSUES}", markup=False)
+    if train.images.ndim == 4:
+        out.print(f"review them in a browser: {target / GALLERY}", markup=False)
+    else:  # rows of a table, which nobody can judge by a picture
+        out.print("review them there: correct given_label, and give the file to --labels")

@@ -1,0 +1,212 @@
+"""What trains nothing: `plot`, `report`, `losses`, `datasets`, `verify`, `doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apl.cli.console import console
+from apl.cli.options import options, take_machine
+from apl.config.presets import PRESETS
+from apl.data.folders import available, data_folder
+from apl.errors import BadInput
+from apl.losses.catalog import LOSSES
+from apl.names import DATASETS, NETWORKS
+
+
+def plot(
+    folder: Annotated[Path, typer.Argument(help="a folder with studies or runs, as results/")],
+) -> None:
+    """Draw every picture and write the table of each study in a folder.
+
+    Example: `apl plot results/`
+    """
+    from apl.runs.record import find_studies
+
+    studies = find_studies(folder)
+    if not studies:
+        raise BadInput(f"there is no finished run in {folder}: `apl train` or `apl study` first")
+    for found in studies:
+        draw(found)
+
+
+def draw(found: Path, pictures: bool = True) -> None:
+    from rich.markdown import Markdown
+
+    from apl.config.published import published_rows
+    from apl.files import write_atomic
+    from apl.report.table import results_table, studies
+    from apl.report.terminal import fold_tables
+    from apl.runs.record import read_unfinished, write_study
+    from apl.runs.run import PICTURES, RECORD, SUMMARY, TABLE
+
+    parts = studies(write_study(found), read_unfinished(found))
+    table, whole = results_table(parts), results_table(parts, published_rows())
+    write_atomic(found / TABLE, whole.encode())
+    out = console()
+    folded = fold_tables(table, out.width)
+    if out.is_terminal:  # into its width, where the file's lines would be broken in two
+        out.print(Markdown(folded), soft_wrap=False)
+    else:
+        out.print(folded, markup=False)
+    beside = " (with published figures)" if whole != table else ""
+    wrote = ", ".join(str(found / name) for name in (RECORD, SUMMARY, TABLE))
+    out.print(f"wrote {wrote}{beside}")
+    if pictures:
+        from apl.report.pictures import plot_study
+
+        for picture in plot_study(parts, found / PICTURES):
+            if picture.suffix == ".png":
+                out.print(f"wrote {picture} and .svg")
+
+
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(help="a study folder, as `apl study` names it, or several")
+    ],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="the .html to write, else report.html in the study")
+    ] = None,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="write every table as LaTeX too, beside the .html")
+    ] = False,
+) -> None:
+    """Write a study as one HTML file: answers, tables, pictures, which claims of the paper hold.
+
+    The file needs nothing else, no network either.  Several studies are compared.  A study whose
+    run folders are gone is read from its runs.jsonl.
+
+    Example: `apl report results/digits-quick`
+    """
+    from apl.files import write_atomic
+    from apl.report.page import make_comparison, make_report, read_study
+    from apl.runs.run import REPORT
+
+    several = len(folders) > 1
+    path = out_file or folders[0] / ("comparison.html" if several else REPORT)
+    if path.is_dir():
+        raise BadInput(f"out is {path}, a folder; accepted: the name of a file")
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):  # as results/NAME beside results/evidence/NAME
+        names = [folder.as_posix() for folder in folders]
+    named = [(name, read_study(folder)) for name, folder in zip(names, folders, strict=True)]
+    made = make_comparison(named) if several else make_report(*named[0])
+    out = console()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, made.html.encode())
+    if latex:
+        write_atomic(path.with_suffix(".tex"), made.latex.encode())
+        out.print(f"wrote {path.with_suffix('.tex')}", markup=False)
+    for line in made.agreement:
+        out.print(f"agreement with the published ranking: {line}", markup=False)
+    out.print(f"wrote {path}", markup=False)
+
+
+def losses() -> None:
+    """List the losses: formula, active or passive, tolerant to symmetric noise or not.
+
+    Example: `apl losses`
+    """
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    out = console()
+    out.print("p = softmax(z); any weighted sum is a loss: '2*nce + 0.5*mae'")
+    table = Table("name", "formula\nkind, tolerance, parameters; source", box=box.SIMPLE)
+    table.columns[0].no_wrap = True
+    for name, loss in LOSSES.items():
+        params = [f"{key}={value:.4g}" for key, value in loss.params.items()]
+        about = ", ".join([loss.kind, "tolerant" if loss.tolerant else "not tolerant", *params])
+        table.add_row(name, f"{escape(loss.formula)}\n[dim]{about}; {escape(loss.source)}[/]")
+    out.print(table)
+
+
+@options("data_dir")
+def datasets(**given: Any) -> None:
+    """List the data sets, presets and networks, and where data lie.
+
+    Example: `apl datasets --data-dir ~/data`
+    """
+    data_dir = take_machine(given).data_dir
+    from rich.table import Table
+
+    out = console()
+    out.print(f"data in {data_folder(data_dir)}", markup=False)
+    table = Table("name", "what", "there", title="data sets")
+    for name, source in DATASETS.items():
+        there = "yes" if available(name, data_dir) else "no, is downloaded when asked for"
+        table.add_row(name, source.description, there)
+    out.print(table)
+    table = Table("preset", "data set", "what", title="presets")
+    for name, preset in PRESETS.items():
+        table.add_row(name, preset.dataset, preset.description)
+    out.print(table)
+    table = Table("network", "what", title="networks")
+    for name, description in NETWORKS.items():
+        table.add_row(name, description)
+    out.print(table)
+
+
+def verify_command() -> None:
+    """Check the theory of every loss numerically, on exact problems of 2 to 10 classes.
+
+    Whether sum_j L(z, j) is constant (Lemma 1) and L is at most 1/(K-1) (Lemma 2), the gradient
+    against finite differences, and the noise rates up to which the noisy risk has the clean
+    minimiser.
+
+    Example: `apl verify`
+    """
+    from rich.table import Table
+
+    from apl.losses.verify import verify
+
+    verdicts = verify()
+    counts = sorted(verdicts[0].symmetric)
+    few, some, many = counts[0], counts[len(counts) // 2], counts[-1]
+    table = Table(title="noise rates up to which the noisy risk has the clean minimiser")
+    table.add_column("loss", no_wrap=True)
+    bounds = [f"sym K={k}" for k in (few, some, many)]
+    for name in ("sum const", "max L", "in Lemma 2", "grad err", *bounds, f"pair K={many}"):
+        table.add_column(name, justify="right")
+    for verdict in verdicts:
+        rates = [verdict.symmetric[k] for k in (few, some, many)] + [verdict.pair[many]]
+        table.add_row(
+            verdict.loss,
+            "yes" if verdict.constant_sum else "no",
+            f"{verdict.highest:.3g}",
+            "yes" if verdict.bounded else "no",
+            f"{verdict.gradient_error:.0e}",
+            *(f"{rate:.2f}" for rate in rates),
+        )
+    limits = [f"{(k - 1) / k:.2f}" for k in (few, some, many)] + ["0.50"]
+    table.add_row("the bound", "", f"{1 / (many - 1):.3g}", "", "", *limits)
+    console().print(table)
+
+
+@options("data_dir")
+def doctor(**given: Any) -> None:
+    """Say what runs here and why: versions, devices, how losses are computed, where data lie.
+
+    Example: `apl doctor`
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    from apl.cli.doctor import diagnosis
+    from apl.kernels import dispatch
+    from apl.training.machine import environment
+
+    data_dir = take_machine(given).data_dir
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")  # a path has no blanks
+    for name, value in environment().items():
+        table.add_row(name, str(value))
+    for name, value in diagnosis(data_dir):
+        table.add_row(name, escape(value))
+    for backend, there, why in dispatch.backends():
+        table.add_row(f"loss backend {backend}", f"{'yes' if there else 'no'}: {escape(why)}")
+    console().print(table)

@@ -1,0 +1,195 @@
+"""`apl study`: many runs at once; `apl track import` tells trackers of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apl.cli.console import console, this_command
+from apl.cli.options import (
+    MACHINE,
+    SHARED,
+    TRACK,
+    completion,
+    numbers,
+    options,
+    split,
+    take_machine,
+    take_own_data,
+)
+from apl.cli.show import draw
+from apl.config.grid import ALL_PUBLISHED, make_grid
+from apl.losses.catalog import PARAMS
+from apl.names import NOISES
+from apl.study.trackers import TRACKERS, import_runs, require_tracker
+
+if TYPE_CHECKING:
+    from apl.study.run import Progress
+
+
+QUIET_SECONDS = 3600  # after which a study in no terminal says that it is alive
+
+
+@options(*SHARED, *PARAMS, *MACHINE)
+def study(
+    *,
+    losses: Annotated[
+        str | None,
+        typer.Option(
+            help=(
+                f"losses with commas; {ALL_PUBLISHED}: those that papers have figures or settings "
+                "of for the data set [default: the preset's]"
+            ).replace("[", r"\[")
+        ),
+    ] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option("--noise", "--type", help=f"noise types with commas: {', '.join(NOISES)}"),
+    ] = None,
+    rates: Annotated[
+        str | None, typer.Option(help="noise rates with commas, for every noise type")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="number of seeds: 0, 1, ...")] = None,
+    workers: Annotated[
+        int, typer.Option(help="cells at a time; 0: as many as cores, GPUs and threads allow")
+    ] = 0,
+    cells_per_gpu: Annotated[int, typer.Option(help="cells that share a GPU")] = 1,
+    ray: Annotated[
+        str,
+        typer.Option(help="train on a Ray cluster: auto, or HOST:PORT (docs/cluster.md)"),
+    ] = "",
+    bring_weights: Annotated[
+        bool,
+        typer.Option(
+            "--bring-weights",
+            help="with --ray, from machines that don't see the study's folder: the networks too",
+        ),
+    ] = False,
+    track: Annotated[str | None, TRACK] = None,
+    pictures: Annotated[
+        bool, typer.Option(help="draw the pictures at the end; `apl plot` does it later")
+    ] = True,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="study folder, else results/DATASET-PRESET")
+    ] = None,
+    **given: Any,
+) -> None:
+    """Run the grid of losses x noise types x rates x seeds, then table and pictures.
+
+    Safe to stop at any moment: the same command continues, finished cells are never run again.
+    Exit code 1 means that some cell failed.  The defaults shown are those of the preset quick.
+    A terminal shows a table that fills; a log gets a line an hour with the time left, and up to
+    100 cells a line each.
+
+    Example: `apl study --losses ce,nce_rce --noise sym --rates 0.2,0.6 --seeds 1`
+    """
+    if track:
+        require_tracker(track)
+    chosen = split(losses)
+    machine = take_machine(given, chosen)
+    typed = Path(given.get("dataset", "")).expanduser()
+    data = take_own_data(given, machine)
+    preset = given.pop("preset", "quick")
+    out, err = console(), console(stderr=True)
+    cells = make_grid(
+        *(preset, chosen, split(noise), numbers(rates), seeds),
+        say=lambda line: out.print(line, markup=False),
+        **given,
+    )
+    target = folder or Path("results", f"{cells[0].dataset}-{preset}")
+    from rich.live import Live
+    from rich.markup import escape
+
+    from apl.report.terminal import StudyLog, study_table
+    from apl.study.processes import Processes, Ray, default_workers
+    from apl.study.run import run_study
+
+    engine: Any = Processes
+    if ray:
+        decode = None
+        if data is not None and typed.exists():
+            from apl.data.sources import load_data
+
+            # On a node that sees the path but has not decoded it.
+            decode = partial(
+                load_data,
+                typed.absolute(),
+                image_size=given.get("image_size", 0),
+                label_column=given.get("label_column", "label"),
+                test_set=given.get("test_set", ""),
+                max_broken=machine.max_broken,
+            )
+        engine = partial(
+            Ray,
+            address=ray,
+            cells_per_gpu=cells_per_gpu,
+            weights=bring_weights,
+            decode=decode,
+        )
+        at_a_time = f"at most {workers} at a time on Ray" if workers else "on Ray"
+        workers = workers or len(cells)
+    else:
+        threads = machine.threads or 1
+        workers = workers or default_workers(threads, machine.device, cells_per_gpu)
+        at_a_time = f"{workers} at a time"
+    out.print(f"{len(cells)} cells in {target}, {at_a_time}")
+    log = StudyLog(len(cells), out.print, QUIET_SECONDS)
+    drawn = -math.inf
+    try:
+        with Live(console=out, refresh_per_second=2, transient=True) as live:
+
+            def observe(progress: Progress) -> None:
+                nonlocal drawn
+                for line in progress.messages:
+                    live.console.print(f"[yellow]{escape(line)}[/]")
+                progress.messages.clear()
+                if not out.is_terminal:
+                    log(progress)
+                elif time.monotonic() - drawn >= 1 / live.refresh_per_second:
+                    drawn = time.monotonic()
+                    results, left = progress.results, progress.seconds_left
+                    live.update(
+                        study_table(
+                            *(cells, results, progress.running, progress.failed, left),
+                            width=out.width,
+                            height=out.height,
+                        )
+                    )
+
+            progress = run_study(
+                *(cells, target),
+                workers=workers,
+                machine=machine,
+                engine=engine,
+                track=track or "",
+                observe=observe,
+            )
+    except KeyboardInterrupt:
+        err.print(f"stopped, nothing finished is lost; to go on: {this_command()}")
+        raise typer.Exit(130) from None
+    if progress.results:
+        draw(target, pictures)
+    for line in progress.messages:
+        err.print(f"[yellow]{escape(line)}[/]")
+    for name, problem in progress.failed.items():
+        err.print(f"[bold red]failed[/] {name}: {escape(problem)}")
+    if progress.failed:
+        raise typer.Exit(1)
+
+
+def track_import(
+    folder: Annotated[Path, typer.Argument(help="a folder with studies or runs, as results/")],
+    to: Annotated[str, typer.Option(help=", ".join(TRACKERS), autocompletion=completion(TRACKERS))],
+) -> None:
+    """Tell a tracker of every finished run in a folder; of each only what it lacks.
+
+    Example: `apl track import results/ --to tensorboard`
+    """
+    out = console()
+    told, had = import_runs(folder, to, lambda line: out.print(line, markup=False))
+    out.print(f"{to}: told of {told} runs, had {had}")

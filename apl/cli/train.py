@@ -1,0 +1,200 @@
+"""`apl noise`, `apl train`, `apl evaluate`: one network and its labels."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apl.cli.console import console, this_command
+from apl.cli.options import (
+    CONFIG,
+    DATA,
+    LABELS,
+    MACHINE,
+    TRACK,
+    options,
+    take_machine,
+    take_own_data,
+)
+from apl.config.config import make_config
+from apl.errors import Interrupted, require
+from apl.losses.catalog import PARAMS, loss_label
+from apl.study.trackers import Tracking, require_tracker
+from apl.training.ddp import Group
+
+
+@options(*LABELS, *DATA)
+def noise(
+    *,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="the .npz to write; the picture lies beside it")
+    ] = None,
+    **given: Any,
+) -> None:
+    """Make noisy labels: print rates and matrix, write them and a picture.
+
+    The .npz holds clean, noisy, mask and transition.
+
+    Example: `apl noise --type asym --rate 0.3`
+    """
+    machine = take_machine(given)
+    take_own_data(given, machine)
+    config = make_config(**given)
+    from apl.noise.files import write_noise
+    from apl.report.pictures import plot_transition
+    from apl.report.terminal import noise_table
+    from apl.training.prepare import prepare
+
+    data = prepare(config, machine)
+    labels = data.train.labels
+    named = f"{config.dataset}_{config.name.removeprefix(config.loss + '_')}.npz"
+    path = out_file or Path("results", "noise", named)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_noise(path, labels)
+    stem = path.with_name(path.name.removesuffix(".npz"))  # a rate has a dot too
+    pictures = plot_transition(labels, data.class_names, stem, stem.name.replace("_", ", "))
+    out = console()
+    out.print(noise_table(config, data.class_names, labels))
+    out.print(
+        f"{labels.wrong.sum():,} of {len(labels):,} labels changed "
+        f"({labels.wrong.mean():.2%}); seed {config.seed}, {config.method}"
+    )
+    out.print("wrote " + ", ".join(map(str, (path, *pictures))))
+
+
+@options(*CONFIG, *PARAMS, *MACHINE)
+def train_command(
+    *,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="study folder; the run lies under its runs/")
+    ] = None,
+    track: Annotated[str | None, TRACK] = None,
+    **given: Any,
+) -> None:
+    """Train one network on noisy labels.
+
+    Stopped at any moment, the same command goes on; a finished run is shown, not repeated.
+    Exit code 1 means that the run collapsed: it learned nothing, and says why.  The defaults shown
+    are those of the preset quick.  On several GPUs: `torchrun --nproc-per-node 4 -m apl train ...`
+
+    Example: `apl train --loss nce_rce --noise sym --rate 0.6`
+    """
+    if track:
+        require_tracker(track)
+    machine = take_machine(given)
+    data = take_own_data(given, machine)
+    config = make_config(**given)
+    from apl.report.terminal import result_table, verdicts
+    from apl.runs.record import write_study
+    from apl.runs.run import RUNS
+    from apl.training.train import train
+
+    study = folder or Path("results", f"{config.dataset}-{config.preset}-train")
+    run = study / RUNS / config.name
+    out = console()
+    out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
+    on = "true" if data is None else data.on
+    first = Group.here().rank == 0
+    with show_training(config.epochs, on) as hooks, contextlib.ExitStack() as stack:
+        if track and first:
+            tracking, shown = Tracking(track, run, config, hooks["say"]), hooks["on_epoch"]
+            stack.callback(tracking.end)
+
+            def on_epoch(row: dict[str, float]) -> None:
+                shown(row)
+                tracking.row(row)
+
+            hooks["on_epoch"] = on_epoch
+        result = train(config, run, machine=machine, **hooks)
+    if first:
+        write_study(study)
+    out.print(result_table(f"{loss_label(config.loss)}, last epoch", result))
+    for line in verdicts(config, result):
+        out.print(line)
+    out.print(f"more: apl evaluate {run}")
+    if result.collapsed:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def show_training(epochs: int, on: str) -> Iterator[dict[str, Any]]:
+    """What a training of so many epochs tells, shown while it runs, and how it is asked to stop;
+    when it has, the command that goes on is told."""
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from apl.report.terminal import epoch_line
+    from apl.training.machine import keep_freed_memory
+
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        if stopping:  # asked twice: it may hang where it can't look, as in a download
+            raise KeyboardInterrupt
+        stopping = True
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, stop)
+    keep_freed_memory()
+    out = console()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+        task = bar.add_task("training", total=epochs)
+
+        def on_epoch(row: dict[str, float]) -> None:
+            bar.update(task, completed=row["epoch"])
+            bar.console.print(epoch_line(row, epochs, on))
+
+        try:
+            yield {
+                "on_epoch": on_epoch,
+                "say": lambda text: bar.console.print(f"[bold red]{escape(text)}[/]"),
+                "should_stop": lambda: stopping,
+            }
+        except Interrupted:
+            console(stderr=True).print(f"stopped; to go on: {this_command()}")
+            raise typer.Exit(130) from None
+
+
+@options("dataset", "network", *DATA)
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="a run folder, as `apl train` names it")],
+    labels: Annotated[
+        str, typer.Option(help="score on clean test labels, or on noisy ones as the report did")
+    ] = "clean",
+    **given: Any,
+) -> None:
+    """Score a trained run: overall, per class, confusion matrix, memorised and recovered.
+
+    Data of your own are found in the cache; --dataset PATH where they are no longer there.  A
+    network of your own is imported only where you type it: --network module:Class.
+
+    Example: `apl evaluate results/digits-quick-train/runs/nce_rce_sym-0.4_seed0`
+    """
+    from apl.report.terminal import result_table, scores_table, verdicts
+    from apl.runs.run import Run
+    from apl.training.evaluate import evaluate_run
+
+    machine = take_machine(given)
+    if given:
+        config = Run(run).config
+        network = given.get("network", config.network)
+        require(network == config.network, "network", network, f"the run's, {config.network}")
+        if "dataset" in given:  # decoded as it was for the run, into the cache
+            for name in ("image_size", "label_column", "test_set"):
+                given[name] = getattr(config, name)
+            take_own_data(given, machine)
+    scores, config, result = evaluate_run(run, labels, machine)
+    out = console()
+    on = "given" if labels == "clean" and result.on == "given" else labels
+    out.print(f"{loss_label(config.loss)}: {scores.accuracy:.2%} on the {on} test labels")
+    out.print(scores_table(result.class_names, scores))
+    out.print(result_table("last epoch, as trained", result))
+    for line in verdicts(config, result):
+        out.print(line)
