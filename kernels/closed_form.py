@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .bases import BASES, Form, Reduction, Term
 from .reference import expected, soft_targets
+from .targets import any_ignored
 
 # Elements from which `auto` compiles the closed form.  Below, eager torch is as fast or nearly so
 # and starts at once; above, a call costs enough that Inductor's seconds come back, and it is
@@ -156,7 +157,8 @@ def loss_and_grad(
     compute: Compute = rows_closed_form
     if compiled:
         compute = _compiled(structure, num_classes, logits.dtype, need_grad, soft)
-    if given_soft or (class_weight is None and not _any_ignored(targets, ignore_index)):
+    plain = given_soft or not any_ignored(targets, num_classes, ignore_index)
+    if given_soft or (plain and class_weight is None):
         if soft:
             targets = soft_targets(targets, num_classes, class_weight, label_smoothing, wide)
         # Compiled code divides the gradient by N for nothing, the backward for one torch call.
@@ -187,17 +189,6 @@ def loss_and_grad(
         # With no row at all the mean is 0/0, as torch has it.
         return torch.where(kept.any(), losses.sum(), torch.nan), grad, 1.0
     return (losses.sum() if reduction == "sum" else losses), grad, 1.0
-
-
-def _any_ignored(targets: Tensor, ignore_index: int) -> bool:
-    # Or whatever else only the general form can do.
-    if torch.compiler.is_compiling():
-        return True  # not known while tracing; the general form costs nothing once fused
-    if not targets.numel():
-        return True  # a mean of no rows is 0/0
-    if ignore_index < 0:
-        return int(targets.min()) < 0  # a third of the next line's time
-    return bool((targets == ignore_index).any())
 
 
 @functools.cache
@@ -245,8 +236,6 @@ def _compiled(
                     logits, targets, structure, constants, need_grad, mean
                 )
                 return result
-            except IndexError:  # a target that is no class
-                raise
             except Exception as error:
                 state = "failed"
                 warnings.warn(

@@ -15,10 +15,13 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
+from torch.autograd.forward_ad import unpack_dual
 
 from . import closed_form
 from .bases import BASES, REDUCTIONS, Form, Reduction, Term
 from .reference import reference_loss
+from .targets import any_ignored, known
 
 Backend = Literal["auto", "triton", "compiled", "eager", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -54,6 +57,10 @@ def loss(
     terms = tuple(terms)
     if targets.requires_grad or (weight is not None and weight.requires_grad):
         backend = "reference"
+    if isinstance(logits, FakeTensor):
+        backend = "reference"  # shapes without values: the others look at these, or compile
+    if any(unpack_dual(t).tangent is not None for t in (logits, targets, weight) if t is not None):
+        backend = "reference"  # forward-mode derivatives: autograd has them, a kernel would not
     chosen = _choose(backend, logits, terms)
     if inplace:
         _check_inplace(logits, reduction)
@@ -78,6 +85,8 @@ def loss(
 
     try:
         if call.backend == "reference":
+            if not labels.is_floating_point() and known(labels):
+                any_ignored(labels, rows.shape[1], ignore_index)
             result = _reference(rows, labels, weight, call)
         elif rows.requires_grad and torch.is_grad_enabled():
             function = _Kernel if call.backend == "triton" else _ClosedForm
@@ -318,7 +327,8 @@ def _upstream_key(logits: Tensor, call: _Call) -> tuple[Any, ...]:
     # The stream too: on another one the number might not have been written yet.
     device = logits.device
     stream = torch.cuda.current_stream(device).cuda_stream if logits.is_cuda else 0
-    return call.terms, logits.shape[1], logits.dtype, device, stream
+    # By what is computed and not by its weights, which a schedule may change in every step.
+    return *_kernel_of(call.terms, logits), device, stream
 
 
 def _expected(logits: Tensor, call: _Call) -> Tensor:
@@ -428,7 +438,8 @@ def _note_launch_problem(error: Exception, terms: tuple[Term, ...], logits: Tens
     of_triton = type(error).__module__.partition(".")[0] == "triton"
     if torch.compiler.is_compiling() or isinstance(error, torch.OutOfMemoryError):
         return False
-    if not (of_triton or isinstance(error, RuntimeError)):
+    # NotImplementedError is a RuntimeError, and one of the caller's.
+    if not (of_triton or type(error) is RuntimeError):
         return False
     _launch_problems[_kernel_of(terms, logits)] = f"a kernel could not be launched ({error})"
     return True

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from apl.kernels import dispatch
 from apl.kernels.bases import Reduction, Term
 from apl.kernels.dispatch import Backend
+from apl.kernels.targets import any_ignored, known
 from apl.losses.catalog import LOSSES, check_params, loss_terms
 
 
@@ -81,7 +82,8 @@ class RowLoss(nn.Module):
     wants: the keyword arguments that its call takes: 'samples', which training samples the rows are
     (of the shape of the targets), or 'epoch', the epochs done so far.
     views: from so many augmented views of a batch come its logits; [V, N, K] where more than 1.
-    of_batch: whether the rows depend on each other; then they are told which of them count.
+    of_batch: whether the rows depend on each other; then they are told which of them count, as
+    rows that remember their samples are.
     What it remembers is a buffer, so it moves, is saved and comes back with the module; it changes
     only in training mode while gradients are recorded.
     """
@@ -90,6 +92,7 @@ class RowLoss(nn.Module):
     wants: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
     of_batch: ClassVar[bool] = False
+    num_samples: int = 0  # how many training samples it remembers something of
     weight: Tensor | None
 
     def __init__(
@@ -133,17 +136,28 @@ class RowLoss(nn.Module):
         first = 1 if self.views > 1 else 0
         flat = wide.movedim(first + 1, -1).reshape(*wide.shape[:first], -1, self.num_classes)
         labels = targets.reshape(-1).long()
+        if known(labels):
+            any_ignored(labels, self.num_classes, self.ignore_index)
         kept = labels != self.ignore_index
-        labels = torch.where(kept, labels, 0)
+        # Where no value may be looked at, as on a GPU, the loss of a row with no class is nan.
+        bad = kept & ((labels < 0) | (labels >= self.num_classes))
+        about = dict(wanted)
+        if "samples" in about:
+            samples = self._samples(about["samples"], targets)
+            if known(samples):
+                self._check_samples(samples[kept])
+            bad = bad | (kept & ((samples < 0) | (samples >= self.num_samples)))
+            about["samples"] = torch.where(kept & ~bad, samples, 0)
+        if self.of_batch or "samples" in about:
+            about["kept"] = kept & ~bad
+        labels = torch.where(kept & ~bad, labels, 0)
         # An ignored row must not spread its own nan or inf through a product with 0.
         flat = torch.where(kept[:, None], flat, 0.0)
-        about = {n: v.reshape(-1) if n == "samples" else v for n, v in wanted.items()}
-        if self.of_batch:
-            about["kept"] = kept
         scale = kept.to(flat.dtype)
         if self.weight is not None:
             scale = scale * self.weight.to(flat.dtype)[labels]
         losses = torch.where(kept, self.rows(flat, labels, **about), 0.0) * scale
+        losses = losses.masked_fill(bad, math.nan)
         if self.reduction == "mean":
             losses = losses.sum() / scale.sum()
         elif self.reduction == "sum":
@@ -152,6 +166,24 @@ class RowLoss(nn.Module):
             losses = losses.reshape(targets.shape)
         autocast = torch.is_autocast_enabled(logits.device.type)
         return losses if autocast else losses.to(logits.dtype)
+
+    def _samples(self, samples: Tensor, targets: Tensor) -> Tensor:
+        # Their numbers [R], or ValueError for what would be read as a mask, or as other ones.
+        integer = not (samples.is_floating_point() or samples.is_complex())
+        if samples.shape != targets.shape or not integer or samples.dtype == torch.bool:
+            raise ValueError(
+                f"samples of {self.spec!r} must be the numbers {list(targets.shape)} of training "
+                f"samples, of an integer type, got {samples.dtype} {list(samples.shape)}"
+            )
+        return samples.reshape(-1).long()
+
+    def _check_samples(self, samples: Tensor) -> None:
+        wrong = samples[(samples < 0) | (samples >= self.num_samples)]
+        if wrong.numel():
+            raise IndexError(
+                f"sample {int(wrong[0])} is out of bounds; accepted by {self.spec!r}: 0 to "
+                f"{self.num_samples - 1}, as num_samples says"
+            )
 
     def _check(self, logits: Tensor, targets: Tensor) -> None:
         shape = list(logits.shape[1:] if self.views > 1 else logits.shape)
@@ -182,10 +214,30 @@ def _norm(logits: Tensor, order: float = 2.0) -> Tensor:
     return norm
 
 
+def _remember(memory: Tensor, samples: Tensor, values: Tensor, kept: Tensor) -> None:
+    # Write the rows of values that are kept to their samples' places in memory.  The others write
+    # once more what the first kept row writes: no shape depends on data, so nothing waits for it.
+    rows = torch.where(kept, torch.arange(len(kept), device=kept.device), kept.int().argmax())
+    places = samples[rows]
+    memory[places] = torch.where(kept.any(), values[rows].to(memory.dtype), memory[places])
+
+
+def _without_masked(logits: Tensor) -> tuple[Tensor, Tensor]:
+    # Logits with 0 for each class that is masked by -inf, which has no length, and where these are.
+    masked = logits == -math.inf
+    return logits.masked_fill(masked, 0.0), masked
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    # -sum_k p_k log p_k [R] of log-probabilities [R, K]; a class that is ruled out adds nothing.
+    return -(log_p.exp() * log_p.masked_fill(log_p == -math.inf, 0.0)).sum(1)
+
+
 def _unit(logits: Tensor, order: float = 2.0) -> Tensor:
     # The rows over their norms; a row of zeros has no direction, and no gradient.
-    norm = _norm(logits, order)
-    return logits / norm.masked_fill(norm == 0, math.inf)
+    there, masked = _without_masked(logits)
+    norm = _norm(there, order)
+    return (there / norm.masked_fill(norm == 0, math.inf)).masked_fill(masked, -math.inf)
 
 
 class HardBootstrap(RowLoss):
@@ -222,7 +274,8 @@ class LogitClip(RowLoss):
     """CE of z min(1, delta / |z|), |z| the L2 norm of the logits (Wei et al. 2023)."""
 
     def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
-        clipped = self.clip(logits, self.params["delta"])
+        there, masked = _without_masked(logits)
+        clipped = self.clip(there, self.params["delta"]).masked_fill(masked, -math.inf)
         return F.cross_entropy(clipped, targets, reduction="none")
 
     def clip(self, logits: Tensor, delta: float) -> Tensor:
@@ -282,17 +335,18 @@ class AldrKl(RowLoss):
 
     def __init__(self, *about: Any, num_samples: int) -> None:
         super().__init__(*about)
+        self.num_samples = num_samples
         self.register_buffer("lambdas", torch.full((num_samples,), float(self.params["lam"])))
 
-    def rows(self, logits: Tensor, targets: Tensor, samples: Tensor) -> Tensor:
+    def rows(self, logits: Tensor, targets: Tensor, samples: Tensor, kept: Tensor) -> Tensor:
         lam, log_k = self.params["lam"], math.log(self.num_classes)
         strength = self.params["pull"] * log_k
         scores = self.num_classes * _unit(logits, 1.0)
         own = self.lambdas[samples].to(scores.dtype)
         if self.training and torch.is_grad_enabled():
             log_p = torch.log_softmax(scores.detach() / own[:, None], 1)
-            own = lam - lam / strength * ((log_p.exp() * log_p).sum(1) + log_k)
-            self.lambdas[samples] = own.to(self.lambdas.dtype)
+            own = lam - lam / strength * (log_k - _entropy(log_p))
+            _remember(self.lambdas, samples, own, kept)
         losses = _log_mean_exp(scores, targets, self.params["margin"], own[:, None])
         return losses - strength / (2 * lam) * (own - lam) ** 2
 
@@ -351,7 +405,12 @@ class Forward(RowLoss):
 
     def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
         log_t = self.transition.to(logits.dtype).log().T[targets]  # -inf where T is 0
-        return -torch.logsumexp(torch.log_softmax(logits, 1) + log_t, 1)
+        # A label that no class is ever given has a probability of 0 whatever the logits are: its
+        # loss is infinite, without a gradient (that of the log of 0 would be nan).
+        never = (log_t == -math.inf).all(1)
+        log_t = log_t.masked_fill(never[:, None], 0.0)
+        losses = -torch.logsumexp(torch.log_softmax(logits, 1) + log_t, 1)
+        return losses.masked_fill(never, math.inf)
 
 
 class Backward(RowLoss):
@@ -429,16 +488,17 @@ class Elr(RowLoss):
 
     def __init__(self, *about: Any, num_samples: int) -> None:
         super().__init__(*about)
+        self.num_samples = num_samples
         self.register_buffer("means", torch.zeros(num_samples, self.num_classes))
 
-    def rows(self, logits: Tensor, targets: Tensor, samples: Tensor) -> Tensor:
+    def rows(self, logits: Tensor, targets: Tensor, samples: Tensor, kept: Tensor) -> Tensor:
         log_p, ema = torch.log_softmax(logits, 1), self.params["ema"]
         p = log_p.exp().clamp(1e-4, 1 - 1e-4)
         mean = self.means[samples].to(p.dtype)
         if self.training and torch.is_grad_enabled():
             now = p.detach()
             mean = ema * mean + (1 - ema) * now / now.sum(1, keepdim=True)
-            self.means[samples] = mean.to(self.means.dtype)
+            _remember(self.means, samples, mean, kept)
         agreement = (mean * p).sum(1)
         return -_at(log_p, targets) + self.params["lam"] * (-agreement).log1p()
 
@@ -453,10 +513,14 @@ class Gjs(RowLoss):
     def rows(self, logits: Tensor, targets: Tensor) -> Tensor:
         pi, each = self.params["pi"], (1 - self.params["pi"]) / len(logits)
         log_p = torch.log_softmax(logits, 2)
-        log_mean = torch.logsumexp(log_p, 0) + math.log(each)
+        # A class that is masked in every view: the log of a sum of zeros would have no gradient.
+        gone = (log_p == -math.inf).all(0)
+        log_mean = torch.logsumexp(log_p.masked_fill(gone, 0.0), 0) + math.log(each)
+        log_mean = log_mean.masked_fill(gone, -math.inf)
         at_y = torch.logaddexp(_at(log_mean, targets), logits.new_tensor(math.log(pi)))
         log_mean = log_mean.scatter(1, targets[:, None], at_y[:, None])
-        divergences = (log_p.exp() * (log_p - log_mean)).sum((0, 2))
+        ratio = (log_p - log_mean).masked_fill(log_p == -math.inf, 0.0)
+        divergences = (log_p.exp() * ratio).sum((0, 2))
         return (each * divergences - pi * at_y) / -((1 - pi) * math.log1p(-pi))
 
 
