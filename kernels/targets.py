@@ -18,7 +18,7 @@ def any_ignored(targets: Tensor, num_classes: int, ignore_index: int) -> bool:
     if torch.compiler.is_compiling() or not targets.numel():
         return True
     low, high = (int(bound) for bound in targets.aminmax())
-    if 0 <= low and high < num_classes:
+    if low >= 0 and high < num_classes:
         return 0 <= ignore_index < num_classes and bool((targets == ignore_index).any())
     counted = targets[targets != ignore_index]
     wrong = counted[(counted < 0) | (counted >= num_classes)]

@@ -62,7 +62,7 @@ def test_samples_that_are_none_are_told(name: str) -> None:
         with pytest.raises(IndexError, match=f"sample {bad} is out of bounds; .* 0 to 5"):
             call(made(name), logits, targets, torch.tensor([0, bad, 1]))
     for samples in (torch.tensor([True, False, True]), torch.zeros(3), torch.tensor([0, 1])):
-        with pytest.raises(ValueError, match="samples of .* must be the numbers"):
+        with pytest.raises(ValueError, match=r"samples of .* must be the numbers"):
             call(made(name), logits, targets, samples)
 
 
