@@ -138,7 +138,8 @@ def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
         TimeRemainingColumn,
     )
 
-    from apl.data.sources import load_data
+    from apl.data.reading import Reading
+    from apl.data.sources import read_data
 
     out = console()
     columns = (TextColumn("reading images"), BarColumn(), MofNCompleteColumn())
@@ -146,12 +147,9 @@ def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
         *columns, TimeRemainingColumn(), console=out, transient=True, disable=not out.is_terminal
     ) as bar:
         task = bar.add_task("", total=None)
-        given["dataset"] = load_data(
+        given["dataset"] = read_data(
             source,
-            image_size=given.get("image_size", 0),
-            label_column=given.get("label_column", "label"),
-            test_set=given.get("test_set", ""),
-            max_broken=machine.max_broken,
+            Reading.of(given, max_broken=machine.max_broken),
             say=lambda line: bar.console.print(line, markup=False),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )

@@ -113,17 +113,12 @@ def study(
     if ray:
         decode = None
         if data is not None and typed.exists():
-            from apl.data.sources import load_data
+            from apl.data.reading import Reading
+            from apl.data.sources import read_data
 
             # On a node that sees the path but has not decoded it.
-            decode = partial(
-                load_data,
-                typed.absolute(),
-                image_size=given.get("image_size", 0),
-                label_column=given.get("label_column", "label"),
-                test_set=given.get("test_set", ""),
-                max_broken=machine.max_broken,
-            )
+            reading = Reading.of(given, max_broken=machine.max_broken)
+            decode = partial(read_data, typed.absolute(), reading)
         engine = partial(
             Ray,
             address=ray,

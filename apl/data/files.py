@@ -10,6 +10,7 @@ whoever has a run's config alone, such as the worker of a study.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -57,6 +58,7 @@ from apl.data.listing import (
     check_labels,
     list_path,
 )
+from apl.data.reading import AS_USUAL, Reading
 from apl.data.tables import row_digests, to_columns, to_features
 from apl.errors import BadInput, require
 from apl.names import DATASETS
@@ -71,11 +73,7 @@ BROKEN, COPIES = "broken.csv", "copies.csv"
 
 def read_path(
     path: str | Path,
-    *,
-    image_size: int = 0,
-    label_column: str = "label",
-    test_set: str = "",
-    max_broken: float = 0.01,
+    reading: Reading = AS_USUAL,
     say: Say = print,
     progress: Progress = lambda done, total: None,
 ) -> Dataset:
@@ -86,24 +84,19 @@ def read_path(
     clean_label; such a list without file_name, which is a table of numbers and words
     (`apl.data.tables`); or arrays of images or a table, an .npz, or .npy files beside each other,
     called images and labels, x_train and y_train and so on; or a published data set as its authors
-    lay it out (`apl.data.layouts`), whose test_set is a choice where it has two.
-    image_size: pixels a side; 0 for the images' own where all are square, of one size and of at
-    most 64 pixels, else 64.  label_column: the column of a list with the labels.  max_broken: the
-    share of the files or rows that may be left out because they can't be read; a single one may.
-
+    lay it out (`apl.data.layouts`).
     The cache folder may be deleted at any time: what is wanted is decoded again.  It keeps every
     state that a path was in, since a run may still be asked about it.
     Raises BadInput for what can't be learned from.
     """
     path = Path(path).expanduser()
-    if image_size < 0 or image_size > 1024:
-        raise BadInput(f"image_size is {image_size}; accepted: 1 to 1024, or 0 for the data's own")
-    listing = list_layout(path, test_set) or list_path(path, label_column)
+    listing = list_layout(path, reading.test_set) or list_path(path, reading.label_column)
     listing.broken.sort()
+    image_size = reading.image_size
     if listing.columns is not None:
         only = f"0 or 1 for {path}, a table"
         require(image_size in (0, 1), "image_size", image_size, only)
-        image_size = 1
+        reading = dataclasses.replace(reading, image_size=1)
     elif listing.pixels is None:
         # By name, so that neither the disk's order nor the list's decides what is held out; by that
         # of the file first, so that files which are numbered throughout come as they are.
@@ -113,21 +106,15 @@ def read_path(
             f"image_size is {image_size}, but {path} holds arrays of height "
             f"{listing.pixels.shape[1]}, which are taken as they are: leave it out"
         )
-    name = listing.name or own_name(path)
-    asked = [FORMAT, name, os.path.abspath(path), image_size, label_column, listing.notes]
+    listing.name = listing.name or own_name(path)
+    place, column = os.path.abspath(path), reading.label_column
+    asked = [FORMAT, listing.name, place, reading.image_size, column, listing.notes]
     key = json.dumps([asked, listing.broken, listing.samples])
-    return _cached(key, listing, name, str(path), image_size, max_broken, say, progress)
+    return _cached(key, listing, str(path), reading, say, progress)
 
 
 def _cached(
-    key: str,
-    listing: Listing,
-    name: str,
-    source: str,
-    image_size: int,
-    max_broken: float,
-    say: Say,
-    progress: Progress,
+    key: str, listing: Listing, source: str, reading: Reading, say: Say, progress: Progress
 ) -> Dataset:
     """What is listed, from the folder of the cache that the key leads to, built there if it is
     not; `source` is what errors call it."""
@@ -139,12 +126,12 @@ def _cached(
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
-        say(f"another process decodes {name}: waiting for it")
+        say(f"another process decodes {listing.name}: waiting for it")
         lock.acquire()
     try:
         about = _about(folder)
         if about is None:
-            _build(folder, listing, name, source, image_size, progress)
+            _build(folder, listing, source, reading.image_size, progress)
             about = json.loads((folder / ABOUT).read_text())
     finally:
         lock.release()
@@ -153,10 +140,10 @@ def _cached(
     if about["broken"]:
         listed = about["listed"]
         left = f"{about['broken_line']}; all of them in {folder / BROKEN}"
-        if about["broken"] > max(1, max_broken * listed):
+        if about["broken"] > max(1, reading.max_broken * listed):
             raise BadInput(
                 f"{about['broken']:,} of {listed:,} in {source} can't be used, more than "
-                f"max_broken {max_broken:g}: {left}"
+                f"max_broken {reading.max_broken:g}: {left}"
             )
         say(left)
     if about["copies"]:
@@ -179,12 +166,11 @@ def own_name(path: Path) -> str:
 
 
 def _build(
-    folder: Path, listing: Listing, name: str, source: str, image_size: int, progress: Progress
+    folder: Path, listing: Listing, source: str, image_size: int, progress: Progress
 ) -> None:
     """Decode what is listed and write down what it is; ABOUT is the last file, and says that all
     others are whole."""
-    notes = list(listing.notes)
-    samples = listing.samples
+    name, notes, samples = listing.name, list(listing.notes), listing.samples
     order = arrange(
         [sample.given for sample in samples],
         [sample.true for sample in samples],
@@ -197,7 +183,11 @@ def _build(
     shape: tuple[int, ...]
     if listing.columns is not None:
         features = to_features(
-            *(listing.columns, order.chosen, order.train, name, notes.append),
+            listing.columns,
+            order.chosen,
+            order.train,
+            name,
+            notes.append,
             decimal=listing.decimal,
             class_names=order.class_names,
         )
@@ -351,7 +341,10 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
     return Dataset(
         about["name"],
         tuple(about["class_names"]),
-        *(train, test, tuple(about["mean"]), tuple(about["std"])),
+        train,
+        test,
+        mean=tuple(about["mean"]),
+        std=tuple(about["std"]),
         digest=about["digest"],
         root=about["root"],
     )
@@ -470,6 +463,7 @@ def _to_row(picture: Any, name: str) -> npt.NDArray[Any]:
 def _in_memory(name: str, found: Listing, given: Sequence[str], say: Say) -> Dataset:
     """What is in memory, by way of the cache folder, where the workers of a study find it."""
     check_labels(given, name)
+    found.name = name
     found.samples = [Sample(str(i), "", label, "", "", (0, 0)) for i, label in enumerate(given)]
     shape: Sequence[Any]
     content: Any
@@ -479,4 +473,5 @@ def _in_memory(name: str, found: Listing, given: Sequence[str], say: Say) -> Dat
         assert found.pixels is not None
         content, shape = found.pixels.data, found.pixels.shape
     asked = [FORMAT, name, list(given), shape, hashlib.sha256(content).hexdigest()]
-    return _cached(json.dumps(asked), found, name, name, 0, 0.0, say, lambda done, total: None)
+    whole = Reading(max_broken=0.0)
+    return _cached(json.dumps(asked), found, name, whole, say, lambda done, total: None)

@@ -58,8 +58,8 @@ class Listing:
 
     root: what the names are relative to; broken: what is left out, by name, and why; notes: lines
     to tell; pixels: the images themselves where arrays hold them, in the samples' order; columns:
-    so the cells of a table, by column, with `decimal` where a number's fraction begins; name: of a
-    data set that is published, '' of others.
+    so the cells of a table, by column, with `decimal` where a number's fraction begins; name: of
+    the data set, '' until it has one.
     """
 
     root: Path

@@ -16,12 +16,14 @@ from apl.data.files import from_arrays, from_torch, read_path
 from apl.data.folders import available, data_folder
 from apl.data.images import Progress
 from apl.data.listing import Say
+from apl.data.reading import AS_USUAL, Reading
 from apl.errors import BadInput, one_line
 from apl.names import DATASETS, HUMAN, Source, no_dataset
 from apl.noise.files import read_pt
 from apl.noise.labels import IntArray, Labels
 
 
+# More than seven parameters: it is called by people, who name the ones they give.
 def load_data(
     source: Any,
     folder: str | Path | None = None,
@@ -37,17 +39,31 @@ def load_data(
     """The data set that `source` is: a built-in name, a path, arrays or a torch Dataset.
 
     A built-in one is read from the data folder (`folder`, else $APL_DATA, else the user's cache),
-    downloaded there if it is missing.  A path is read by `apl.data.files.read_path`, which says
-    what the other arguments mean.  Arrays are (images, labels): images [N, H, W] or [N, H, W, C]
-    in uint8, or in fractions of 1; or the rows [N, F] of a table, a pandas DataFrame too; labels
-    [N], numbers or words.  The items of a torch Dataset are (image, label), or (row [F], label).  A
-    share of each class of these is held out for the test.  A Dataset of ours is returned as it is.
+    downloaded there if it is missing.  A path is read by `apl.data.files.read_path`, as the other
+    arguments say (`apl.data.reading.Reading`).  Arrays are (images, labels): images [N, H, W] or
+    [N, H, W, C] in uint8, or in fractions of 1; or the rows [N, F] of a table, a pandas DataFrame
+    too; labels [N], numbers or words.  The items of a torch Dataset are (image, label), or (row
+    [F], label).  A share of each class of these is held out for the test.  A Dataset of ours is
+    returned as it is.
 
     Arrays and torch Datasets go to the cache folder too, where `data_of` finds them by the config
     that `make_config` makes of them.
     say gets each line that is to be told, progress the images decoded and in all.
     Raises BadInput for what is missing and can't be had, is damaged, or can't be learned from.
     """
+    reading = Reading(image_size, label_column, test_set, max_broken)
+    return read_data(source, reading, folder, download, say, progress)
+
+
+def read_data(
+    source: Any,
+    reading: Reading = AS_USUAL,
+    folder: str | Path | None = None,
+    download: bool = True,
+    say: Say = print,
+    progress: Progress = lambda done, total: None,
+) -> Dataset:
+    """As `load_data`, with how people's data are read in one value."""
     if isinstance(source, Dataset):
         return source
     if isinstance(source, str | Path):
@@ -55,20 +71,13 @@ def load_data(
             return _built_in(str(source), folder, download)
         if not Path(source).expanduser().exists():
             raise no_dataset(str(source))
-        return read_path(
-            source,
-            image_size=image_size,
-            label_column=label_column,
-            test_set=test_set,
-            max_broken=max_broken,
-            say=say,
-            progress=progress,
-        )
+        return read_path(source, reading, say, progress)
     if isinstance(source, tuple) and len(source) == 2:
-        return from_arrays("arrays", *source, say)
+        inputs, labels = source
+        return from_arrays("arrays", inputs, labels, say)
     items = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     if items and not hasattr(source, "columns"):  # a pandas DataFrame has no items by number
-        return from_torch(type(source).__name__.lower(), source, image_size, say, progress)
+        return from_torch(type(source).__name__.lower(), source, reading.image_size, say, progress)
     raise BadInput(
         f"the data is a {type(source).__name__}; accepted: {', '.join(DATASETS)}, a path, "
         "(images, labels), (table, labels), or a torch Dataset"
@@ -82,8 +91,8 @@ def _built_in(name: str, folder: str | Path | None, download: bool) -> Dataset:
         images, labels, class_names = _digits()
     else:
         images, labels, class_names = _torchvision(name, data_folder(folder), download)
-    for part, split in zip(("training", "test"), zip(images, labels, strict=True), strict=True):
-        _check(name, part, *split, source)
+    for k, part in enumerate(("training", "test")):
+        _check(name, part, images[k], labels[k], source)
     train, test = (
         Split(pixels, Labels(given, true=given))
         for pixels, given in zip(images, labels, strict=True)

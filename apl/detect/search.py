@@ -82,7 +82,8 @@ def find_mislabelled(
     Raises BadInput for what does not fit, Interrupted where should_stop asks for it.
     """
     from apl.data.dataset import Dataset
-    from apl.data.sources import load_data
+    from apl.data.reading import Reading
+    from apl.data.sources import read_data
     from apl.errors import require
     from apl.training.machine import Machine
     from apl.training.prepare import prepare
@@ -93,14 +94,8 @@ def find_mislabelled(
     machine = machine or Machine()
     data = source
     if not isinstance(source, Dataset):
-        data = load_data(
-            *(source, machine.data_dir, machine.download),
-            image_size=settings.get("image_size") or 0,
-            label_column=settings.get("label_column") or "label",
-            test_set=settings.get("test_set") or "",
-            max_broken=machine.max_broken,
-            say=say,
-        )
+        reading = Reading.of(settings, max_broken=machine.max_broken)
+        data = read_data(source, reading, machine.data_dir, machine.download, say)
     classes = data.num_classes
     require(classes <= MOST_CLASSES, "classes", classes, f"at most {MOST_CLASSES:,} to judge")
     config = search_config(preset, data, settings)

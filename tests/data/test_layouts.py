@@ -17,6 +17,7 @@ from apl.data.dataset import Dataset
 from apl.data.files import read_path
 from apl.data.layouts import ANIMALS, RECORD, TEST_SETS, list_layout
 from apl.data.listing import Listing
+from apl.data.reading import Reading
 from apl.data.sources import load_data
 from apl.errors import BadInput
 from apl.runs.run import Run
@@ -351,7 +352,7 @@ def test_no_images_at_all_are_told(tmp_path: Path) -> None:
 
 
 def read(root: Path, **given: Any) -> Dataset:
-    return read_path(root, say=lambda line: None, **given)
+    return read_path(root, Reading.of(given), say=lambda line: None)
 
 
 def test_a_layout_is_decoded_as_own_data_are(
