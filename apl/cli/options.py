@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apl.cli.console import console
+from apl.cli.console import console, counting
 from apl.config.config import Config, make_config
 from apl.config.presets import PRESETS
 from apl.errors import BadInput
@@ -130,28 +130,16 @@ def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
             raise no_dataset(named)
         source = look_up(named)
         source = source() if callable(source) else source
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     from apl.data.reading import Reading
     from apl.data.sources import read_data
 
     out = console()
-    columns = (TextColumn("reading images"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=out, transient=True, disable=not out.is_terminal
-    ) as bar:
-        task = bar.add_task("", total=None)
+    with counting("reading images", out) as progress:
         given["dataset"] = read_data(
             source,
             Reading.of(given, max_broken=machine.max_broken),
-            say=lambda line: bar.console.print(line, markup=False),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            say=lambda line: out.print(line, markup=False),
+            progress=progress,
         )
     data: Dataset = given["dataset"]
     return data

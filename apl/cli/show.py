@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from apl.cli.console import console
+from apl.cli.console import console, counting
 from apl.cli.options import options, take_machine
 from apl.config.presets import PRESETS
 from apl.data.folders import available, data_folder
 from apl.errors import BadInput
 from apl.losses.catalog import LOSSES
 from apl.names import DATASETS, NETWORKS
+from apl.training.machine import cores
 
 
 def plot(
@@ -57,7 +58,9 @@ def draw(found: Path, pictures: bool = True) -> None:
     if pictures:
         from apl.report.pictures import plot_study
 
-        for picture in plot_study(parts, found / PICTURES):
+        with counting("drawing pictures", out) as progress:
+            drawn = plot_study(parts, found / PICTURES, processes=cores(), progress=progress)
+        for picture in drawn:
             if picture.suffix == ".png":
                 out.print(f"wrote {picture} and .svg")
 

@@ -1,26 +1,41 @@
-"""The pictures of a study: one function a picture."""
+"""The pictures of a study: one function a picture.
+
+What can be drawn is known by name before anything is drawn, so that several processes share the
+work: a large study has some twenty pictures, of which each takes about a second.
+"""
 
 from __future__ import annotations
 
+import gc
 import io
 import math
+import multiprocessing
+import os
 import re
+import signal
+import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from apl.config.published import own_protocol, published_at, published_rows
 from apl.files import write_atomic
@@ -67,7 +82,7 @@ def look() -> Iterator[None]:
 
 def _canvas(
     caption: str, title: str, rows: int, cols: int, size: tuple[float, float], **subplots: Any
-) -> tuple[Any, Any]:
+) -> tuple[Figure, Any]:
     """A figure and its grid of axes, `size` inches each; captioned with what was run."""
     width = size[0] * min(1.0, 17 / (size[0] * cols))  # a page wide at most
     # The legend and the title need room also where there is one small panel.
@@ -98,19 +113,18 @@ def _draw(
     beside = len(methods) > 1 and points[x].nunique() == 1
     drawn = {}
     for index, method in enumerate(methods):
-        one = points[points["method"] == method]
+        one = points.loc[points["method"] == method, [x, "mean", "std"]]
+        xs, means, stds = one.to_numpy(dtype=float).T
         style = study.styles[method].line()
-        for at, mean in zip(one[x], one["mean"], strict=True):
+        for at, mean in zip(one[x], means, strict=True):
             drawn[method, at] = (index if beside else at, mean)
         if beside:
-            axes.errorbar(index, one["mean"], one["std"], capsize=3, **style)
+            axes.errorbar(index, means, stds, capsize=3, **style)
             continue
         step = math.ceil(len(one) / 6)  # a marker on each of 120 epochs would hide the line
-        axes.plot(one[x], one["mean"], markevery=(index % step, step), **style)
-        low, high = one["mean"] - one["std"], one["mean"] + one["std"]
-        axes.fill_between(
-            one[x], low.clip(0), high.clip(upper=100), color=style["color"], alpha=0.13, lw=0
-        )
+        axes.plot(xs, means, markevery=(index % step, step), **style)
+        low, high = (means - stds).clip(0), (means + stds).clip(max=100)
+        axes.fill_between(xs, low, high, color=style["color"], alpha=0.13, lw=0)
     if beside:
         axes.set_xticks(range(len(methods)), methods, rotation=90)
         axes.set_xlim(-0.6, len(methods) - 0.4)
@@ -145,7 +159,7 @@ def _heatmaps(
     title: str,
     cells: Sequence[Sequence[tuple[str, Any]]],
     labels: tuple[str, str, str],
-) -> Any:
+) -> Figure:
     """A grid of K by K matrices of shares, in percent; labels: those of x, y and the colours."""
     cols = max(map(len, cells))
     few = len(cells[0][0][1]) <= 20  # more classes leave no room for names and figures
@@ -204,7 +218,7 @@ def _slug(text: str) -> str:
 
 # -------------------------------------------------------------------------------------- pictures
 
-Pictures = Iterator[tuple[str, Any]]
+Pictures = Iterator[tuple[str, Callable[[], Figure]]]  # a name, and what draws it under `look()`
 
 
 def _report(study: Study) -> Pictures:
@@ -218,41 +232,39 @@ def _report(study: Study) -> Pictures:
             kinds = [NOISES["none"].label]
         if not kinds or runs["test_accuracy"].isna().all():
             continue
-        figure, grid = _canvas(
-            study.caption,
-            f"{method}: accuracy against noise rate",
-            len(kinds),
-            2,
-            (5.4, 3.3),
-            width_ratios=[1, 2.3],
-            sharey=True,
-        )
-        handles: list[Any] = []
-        for (left, right), kind in zip(grid, kinds, strict=True):
-            panel = study.panel(runs, kind)
-            _draw(left, study, panel, "x", "test_accuracy")
-            for x, mean in panel.groupby("x")["test_accuracy"].mean().dropna().items():
-                left.annotate(
-                    f"{mean:.1f}",
-                    (x, mean),
-                    (0, 9 if mean < 90 else -9),
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom" if mean < 90 else "top",
-                    size=9,
-                    path_effects=[withStroke(linewidth=2.5, foreground="white")],
-                )
-            left.margins(x=0.12)
-            left.set(title=f"Overall, {kind}", ylabel=ACCURACY, ylim=(0, 100))
-            handles = _class_bars(right, study, panel, kind)
-        if handles:
-            figure.legend(handles=handles, loc="outside right center", handlelength=1.4)
         loss, own = runs.iloc[0][["loss", "own"]]
         slug = _slug(f"{loss} {own}")
         while slug in taken:  # '2*nce' and '2 nce' differ in the specification alone
             slug += "_"
         taken.add(slug)
-        yield f"report_{slug}", figure
+        yield f"report_{slug}", partial(_draw_report, study, method, runs, kinds)
+
+
+def _draw_report(study: Study, method: str, runs: pd.DataFrame, kinds: Sequence[str]) -> Figure:
+    title = f"{method}: accuracy against noise rate"
+    shape: dict[str, Any] = {"width_ratios": [1, 2.3], "sharey": True}
+    figure, grid = _canvas(study.caption, title, len(kinds), 2, (5.4, 3.3), **shape)
+    handles: list[Any] = []
+    for (left, right), kind in zip(grid, kinds, strict=True):
+        panel = study.panel(runs, kind)
+        _draw(left, study, panel, "x", "test_accuracy")
+        for x, mean in panel.groupby("x")["test_accuracy"].mean().dropna().items():
+            left.annotate(
+                f"{mean:.1f}",
+                (x, mean),
+                (0, 9 if mean < 90 else -9),
+                textcoords="offset points",
+                ha="center",
+                va="bottom" if mean < 90 else "top",
+                size=9,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            )
+        left.margins(x=0.12)
+        left.set(title=f"Overall, {kind}", ylabel=ACCURACY, ylim=(0, 100))
+        handles = _class_bars(right, study, panel, kind)
+    if handles:
+        figure.legend(handles=handles, loc="outside right center", handlelength=1.4)
+    return figure
 
 
 def _class_bars(axes: Any, study: Study, panel: pd.DataFrame, kind: str) -> list[Any]:
@@ -293,8 +305,11 @@ def _class_bars(axes: Any, study: Study, panel: pd.DataFrame, kind: str) -> list
 def _accuracy_vs_rate(study: Study) -> Pictures:
     """All methods against the noise rate, a panel a kind of noise."""
     kinds = [k for k in study.kinds if study.panel(study.runs, k)["test_accuracy"].notna().any()]
-    if not kinds:
-        return
+    if kinds:
+        yield "accuracy_vs_rate", partial(_draw_accuracy_vs_rate, study, kinds)
+
+
+def _draw_accuracy_vs_rate(study: Study, kinds: Sequence[str]) -> Figure:
     title = f"Test accuracy against noise rate (last epoch{study.spread})"
     figure, grid = _canvas(study.caption, title, 1, len(kinds), (5.4, 4.9), sharey=True)
     extra: list[Any] = []
@@ -308,7 +323,7 @@ def _accuracy_vs_rate(study: Study) -> Pictures:
     grid[0, 0].set_ylabel(ACCURACY)
     extra += ringed[:1]
     _legend(figure, study, list(study.styles), extra)
-    yield "accuracy_vs_rate", figure
+    return figure
 
 
 def _ranking(study: Study) -> Pictures:
@@ -322,8 +337,11 @@ def _ranking(study: Study) -> Pictures:
         means = each.dropna().mean(axis=1).groupby("method").agg(["mean", "std"]).fillna(0.0)
         if len(means) > 1:
             panels.append((kind, runs, means.sort_values("mean")))
-    if not panels:
-        return
+    if panels:
+        yield "ranking", partial(_draw_ranking, study, panels)
+
+
+def _draw_ranking(study: Study, panels: Sequence[tuple[str, pd.DataFrame, pd.DataFrame]]) -> Figure:
     clean = study.runs[study.runs["kind"] == NOISES["none"].label]
     without = clean.groupby("method")["test_accuracy"].mean()
     rows = max(len(means) for _, _, means in panels)
@@ -349,7 +367,7 @@ def _ranking(study: Study) -> Pictures:
             for fill, label in (("#555555", "with noise"), ("white", "clean labels"))
         ]
         figure.legend(handles=marks, loc="outside right center")
-    yield "ranking", figure
+    return figure
 
 
 def _panel_title(panel: pd.DataFrame, kind: str) -> str:
@@ -396,7 +414,7 @@ def _settings_grid(study: Study, scores: Sequence[str], clean: bool) -> list[tup
 
 def _per_epoch(
     study: Study, title: str, rows: Sequence[tuple[str, Any]], labels: dict[str, str]
-) -> Any:
+) -> Figure:
     """A figure of scores per epoch: a row a score and kind of noise, a column a rate."""
     cols = max(len(panels) for _, panels in rows)
     width = 5.6 if cols == 1 and len(rows) <= 2 else 3.4
@@ -427,8 +445,8 @@ def _accuracy_per_epoch(study: Study) -> Pictures:
     rows = _settings_grid(study, ["test_accuracy"], clean=True)
     if rows:
         title = f"Test accuracy per epoch{study.spread}"
-        figure = _per_epoch(study, title, rows, {"test_accuracy": ACCURACY})
-        yield "accuracy_per_epoch", figure
+        draw = partial(_per_epoch, study, title, rows, {"test_accuracy": ACCURACY})
+        yield "accuracy_per_epoch", draw
 
 
 def _mark_published(axes: Any, study: Study, panel: pd.DataFrame) -> list[Any]:
@@ -458,12 +476,16 @@ def _memorised_recovered(study: Study) -> Pictures:
     """Of the corrupted training samples: predicted as the wrong label, and as the true one."""
     rows = _settings_grid(study, ["memorised", "recovered"], clean=False)
     if rows:
-        title = "Corrupted training samples: wrong label memorised, true label recovered"
-        labels = {"memorised": "Memorised (%)", "recovered": "Recovered (%)"}
-        figure = _per_epoch(study, title, rows, labels)
-        for axes in figure.axes:
-            axes.set_ylim(-3, 103)
-        yield "memorised_recovered", figure
+        yield "memorised_recovered", partial(_draw_memorised_recovered, study, rows)
+
+
+def _draw_memorised_recovered(study: Study, rows: Sequence[tuple[str, Any]]) -> Figure:
+    title = "Corrupted training samples: wrong label memorised, true label recovered"
+    labels = {"memorised": "Memorised (%)", "recovered": "Recovered (%)"}
+    figure = _per_epoch(study, title, rows, labels)
+    for axes in figure.axes:
+        axes.set_ylim(-3, 103)
+    return figure
 
 
 def _vanilla_vs_normalised(study: Study) -> Pictures:
@@ -476,8 +498,11 @@ def _vanilla_vs_normalised(study: Study) -> Pictures:
         for loss in LOSSES
         if (loss, own) in done and (f"n{loss}", own) in done
     ]
-    if not pairs:
-        return
+    if pairs:
+        yield "vanilla_vs_normalised", partial(_draw_pairs, study, runs, pairs)
+
+
+def _draw_pairs(study: Study, runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> Figure:
     paired = runs[runs["method"].isin([method for pair in pairs for method in pair])]
     kinds = [kind for kind in study.kinds if not study.panel(paired, kind).empty]
     title = f"Vanilla against normalised loss (test accuracy, last epoch{study.spread})"
@@ -494,7 +519,7 @@ def _vanilla_vs_normalised(study: Study) -> Pictures:
             extra = _chance(axes, study)
             axes.set_title(f"{pair[0]} / {pair[1]}: {_panel_title(panel, kind).lower()}")
     _legend(figure, study, [m for m in study.styles if any(m in pair for pair in pairs)], extra)
-    yield "vanilla_vs_normalised", figure
+    return figure
 
 
 def _confusions(study: Study) -> Pictures:
@@ -508,25 +533,29 @@ def _confusions(study: Study) -> Pictures:
         lead = means.max(axis=1) - means.median(axis=1)
         rate = max(means.index, key=lambda x: (lead.fillna(0)[x], x))
         runs = runs[runs["x"] == rate]
-        panels = []
-        for method in study.styles:
-            matrices = runs.loc[runs["method"] == method, "confusion"].tolist()
-            if matrices:
-                counts = np.sum(np.array(matrices, dtype=float), axis=0)
-                with np.errstate(invalid="ignore"):  # a class without test samples has no shares
-                    panels.append((method, counts / counts.sum(axis=1, keepdims=True)))
-        cols = min(4, len(panels))
-        rows = [panels[start : start + cols] for start in range(0, len(panels), cols)]
-        first = runs.iloc[0]
-        of = "true" if first["on"] == "true" else "given"  # labels of the test images
-        figure = _heatmaps(
-            study.caption,
-            study.classes,
-            f"Confusion matrices, {first['title']} (sum of the seeds)",
-            rows,
-            ("Predicted class", f"{of.capitalize()} class", f"Share of the {of} class (%)"),
-        )
-        yield f"confusion_{_slug(first['setting'])}", figure
+        name = f"confusion_{_slug(runs.iloc[0]['setting'])}"
+        yield name, partial(_draw_confusions, study, runs)
+
+
+def _draw_confusions(study: Study, runs: pd.DataFrame) -> Figure:
+    panels = []
+    for method in study.styles:
+        matrices = runs.loc[runs["method"] == method, "confusion"].tolist()
+        if matrices:
+            counts = np.sum(np.array(matrices, dtype=float), axis=0)
+            with np.errstate(invalid="ignore"):  # a class without test samples has no shares
+                panels.append((method, counts / counts.sum(axis=1, keepdims=True)))
+    cols = min(4, len(panels))
+    rows = [panels[start : start + cols] for start in range(0, len(panels), cols)]
+    first = runs.iloc[0]
+    of = "true" if first["on"] == "true" else "given"  # labels of the test images
+    return _heatmaps(
+        study.caption,
+        study.classes,
+        f"Confusion matrices, {first['title']} (sum of the seeds)",
+        rows,
+        ("Predicted class", f"{of.capitalize()} class", f"Share of the {of} class (%)"),
+    )
 
 
 def _transition(study: Study) -> Pictures:
@@ -541,7 +570,8 @@ def _transition(study: Study) -> Pictures:
     if rows:
         labels = ("Label given", "True class", "Share of the true class (%)")
         title = "Transition matrices of the noise"
-        yield "transition", _heatmaps(study.caption, study.classes, title, rows, labels)
+        draw = partial(_heatmaps, study.caption, study.classes, title, rows, labels)
+        yield "transition", draw
 
 
 PICTURES: tuple[Callable[[Study], Pictures], ...] = (
@@ -559,33 +589,57 @@ PICTURES: tuple[Callable[[Study], Pictures], ...] = (
 HEAT_MAPS = (_confusions, _transition)
 
 
-def draw_study(
-    study: Study, pictures: Sequence[Callable[[Study], Pictures]] = PICTURES
-) -> Iterator[tuple[str, Any]]:
-    """Every picture that the data allow, as (name, figure); draw and save them under `look()`.
-
-    Runs whose noise rate nobody knows have no place in them.
-    """
+def _drawings(study: Study, pictures: Sequence[Callable[[Study], Pictures]] = PICTURES) -> Pictures:
+    """What the data allow to draw; runs whose noise rate nobody knows have no place in it."""
     known = study.runs["x"].notna()
     for picture in pictures if known.any() else ():
         yield from picture(replace(study, runs=study.runs[known]))
 
 
-def plot_study(parts: Sequence[Study], folder: Path) -> list[Path]:
+def draw_study(
+    study: Study, pictures: Sequence[Callable[[Study], Pictures]] = PICTURES
+) -> Iterator[tuple[str, Figure]]:
+    """Every picture that the data allow, as (name, figure); draw and save them under `look()`.
+
+    Runs whose noise rate nobody knows have no place in them.
+    """
+    for name, draw in _drawings(study, pictures):
+        yield name, draw()
+
+
+def plot_study(
+    parts: Sequence[Study],
+    folder: Path,
+    *,
+    processes: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Path]:
     """Write every picture that the data allow into `folder`, as .png and .svg.
 
     parts: a study folder by data set and preset, as `apl.report.table.studies` has them.
+    processes: draw in so many at most, where there are pictures enough.  They are started afresh,
+    so a script that asks for several keeps what it runs under `if __name__ == "__main__":`.
+    progress: told how many pictures are written, of how many.
     The same data give the same bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    with look():
-        for study in parts:
-            first = study.runs.iloc[0]
-            prefix = f"{first['dataset']}_{first['preset']}_" if len(parts) > 1 else ""
-            for name, figure in draw_study(study):
-                written += _save(figure, folder / f"{prefix}{name}")
-    return written
+    drawings = _of_all(parts)
+    written: dict[str, list[Path]] = {}
+    progress(0, len(drawings))
+    for name, files in _write_all(parts, folder, drawings, processes):
+        written[name] = files
+        progress(len(written), len(drawings))
+    return [file for name in drawings for file in written[name]]
+
+
+def _of_all(parts: Sequence[Study]) -> dict[str, Callable[[], Figure]]:
+    """What there is to draw of a study folder, by the name of the files."""
+    found: dict[str, Callable[[], Figure]] = {}
+    for study in parts:
+        first = study.runs.iloc[0]
+        prefix = f"{first['dataset']}_{first['preset']}_" if len(parts) > 1 else ""
+        found |= {f"{prefix}{name}": draw for name, draw in _drawings(study)}
+    return found
 
 
 def plot_transition(
@@ -595,24 +649,101 @@ def plot_transition(
     cells = [[("Intended", labels.transition), ("Found in the labels", labels.empirical)]]
     cells = [[(title, matrix) for title, matrix in cells[0] if matrix is not None]]
     words = ("Label given", "True class", "Share of the true class (%)")
+    title = "Transition matrix of the noise"
+    return _write(partial(_heatmaps, caption, class_names, title, cells, words), path)
+
+
+# ----------------------------------------------------------------------------------------- files
+
+FEW_PICTURES = 4  # a process must draw to be worth its start
+
+
+def _write_all(
+    parts: Sequence[Study],
+    folder: Path,
+    drawings: Mapping[str, Callable[[], Figure]],
+    processes: int,
+) -> Iterator[tuple[str, list[Path]]]:
+    """Draw and write, in several processes where that pays; names and files as they are done."""
+    left = dict(drawings)
+    count = min(processes, len(left) // FEW_PICTURES)
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if count > 1 and (script is None or os.path.exists(script)):  # not so where it comes from stdin
+        try:
+            for name, files in _write_in_processes(parts, folder, list(left), count):
+                del left[name]
+                yield name, files
+        except (BrokenProcessPool, NotImplementedError, ImportError):
+            pass  # none can be started, or one was killed: what is left is drawn in this one
+    for name, draw in left.items():
+        yield name, _write(draw, folder / name)
+
+
+def _write_in_processes(
+    parts: Sequence[Study], folder: Path, names: Sequence[str], count: int
+) -> Iterator[tuple[str, list[Path]]]:
+    context = multiprocessing.get_context("spawn")  # fork and torch's threads don't mix
+    pool = ProcessPoolExecutor(count, context, _begin, (parts, folder))
+    try:
+        # The largest are the last ones: with them first, no process is left with one alone.
+        drawn = [pool.submit(_write_named, name) for name in reversed(names)]
+        for future in as_completed(drawn):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_todo: dict[str, Callable[[], list[Path]]] = {}
+"""What a process of `_write_in_processes` may be asked for."""
+
+
+def _begin(parts: Sequence[Study], folder: Path) -> None:
+    """Get ready, in such a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent decides what Ctrl-C means
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    for name, draw in _of_all(parts).items():
+        _todo[name] = partial(_write, draw, folder / name)
+    gc.collect()
+    gc.freeze()  # what is there now stays: it need not be searched for garbage each time
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write_named(name: str) -> tuple[str, list[Path]]:
+    return name, _todo[name]()
+
+
+def _write(draw: Callable[[], Figure], path: Path) -> list[Path]:
+    """Draw a figure and write it to `path` .png and .svg, both as it was laid out for the png."""
     with look():
-        figure = _heatmaps(caption, class_names, "Transition matrix of the noise", cells, words)
-        return _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> list[Path]:
-    written = []
-    for kind in _METADATA:
-        written.append(path.with_name(f"{path.name}.{kind}"))
-        write_atomic(written[-1], render(figure, kind))
+        figure = draw()
+        image, png, svg = pixels(figure), io.BytesIO(), io.BytesIO()
+        image.save(png, "png", dpi=(DPI, DPI))
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+    written = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
+    for file, data in zip(written, (png, svg), strict=True):
+        write_atomic(file, data.getvalue())
     return written
 
 
-_METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None}}
+DPI = 150
 
 
-def render(figure: Any, kind: str, dpi: float = 150) -> bytes:
-    """A figure as a 'png' or 'svg' file; the same figure gives the same bytes."""
-    data = io.BytesIO()
-    figure.savefig(data, format=kind, dpi=dpi, metadata=_METADATA[kind])
-    return data.getvalue()
+def pixels(figure: Figure, dpi: float = DPI) -> Image.Image:
+    """Lay a figure out, draw it, and keep its layout for whatever it is drawn to next.
+
+    `Figure.savefig` would lay it out and draw it without ink before each time that it draws it.
+    """
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    layout = figure.get_layout_engine()
+    if layout is not None:
+        layout.execute(figure)
+    figure.set_layout_engine("none")
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])  # the page is white: no alpha

@@ -37,7 +37,7 @@ from apl.errors import BadInput, Busy, Interrupted, one_line, require
 from apl.files import write_atomic
 from apl.names import DATASETS
 from apl.runs.run import CHECKPOINT, CONFIG, HISTORY, LOG, NOISE, RESULT, WEIGHTS, Run
-from apl.training.machine import Machine, choose_device, keep_freed_memory
+from apl.training.machine import Machine, choose_device, cores, keep_freed_memory
 from apl.training.prepare import data_of
 from apl.training.train import train
 
@@ -80,8 +80,7 @@ def default_workers(threads: int, device: str = "cpu", cells_per_gpu: int = CELL
     """As many processes as the cores allow at `threads` each; where they share GPUs, no more than
     `cells_per_gpu` to each."""
     require(cells_per_gpu >= 1, "cells_per_gpu", cells_per_gpu, "a whole number >= 1")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = max(1, (cores or 1) // max(threads, 1))
+    workers = max(1, cores() // max(threads, 1))
     gpus = len(_gpus(device))
     return min(workers, gpus * cells_per_gpu) if gpus else workers
 

@@ -62,8 +62,9 @@ def test_the_commands_of_the_readme_work_as_written(cli: Cli, tmp_path: Path) ->
     result = json.loads((run / "result.json").read_text())
     assert result["test_accuracy"] > 0.85
 
-    shown = cli("plot", "results/").stdout
+    shown = cli("plot", "results/", FORCE_COLOR="1").stdout
     assert "NCE+RCE" in shown
+    assert "drawing pictures" in shown
     study = run.parent.parent
     assert len(list((study / "pictures").glob("*.png"))) >= 4
     assert {p.stem for p in study.glob("pictures/*.png")} == {
@@ -106,6 +107,7 @@ def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     page = (tmp_path / "same.html").read_text()
     assert "results/digits-quick beside results/evidence/digits-quick" in page
     found = cli("plot", "results/").stdout
+    assert "drawing" not in found  # no bar where there is no terminal
     for folder in ("results/digits-quick", "results/evidence/digits-quick"):
         assert f"wrote {folder}/runs.jsonl" in found
     study.rename(tmp_path / "mine")

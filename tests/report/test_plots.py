@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from apl.losses.catalog import LOSSES, loss_label
 from apl.names import NOISES
 from apl.noise.draw import corrupt
 from apl.noise.matrices import symmetric
-from apl.report.pictures import draw_study, look, plot_study, plot_transition
+from apl.report.pictures import FEW_PICTURES, draw_study, look, plot_study, plot_transition
 from apl.report.table import (
     STYLES,
     Beside,
@@ -217,19 +219,71 @@ def test_the_ranking_is_over_the_rates_that_a_seed_has_all_of() -> None:
     assert drawn == pytest.approx(means.sort_values().to_list())
 
 
-def test_files_are_pictures_and_the_same_each_time(tmp_path: Path) -> None:
-    runs = study(["nce_rce"], GRID[:3], seeds=(1, 2), epochs=5)
-    for name in ("a", "b"):
-        plot_study(studies(runs), tmp_path / name)
-    written = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert {Path(name).suffix for name in written} == {".png", ".svg"}
-    for name in written:
-        content = (tmp_path / "a" / name).read_bytes()
-        assert content == (tmp_path / "b" / name).read_bytes()
-        if name.endswith(".png"):
-            pixels = imread(tmp_path / "a" / name)
+def test_a_picture_is_what_savefig_draws(tmp_path: Path) -> None:
+    runs = study(["ce", "nce_rce"], GRID[:3], seeds=(1, 2), epochs=5)
+    plot_study(studies(runs), tmp_path)
+    with look():
+        for name, figure in draw_study(one_study(runs)):
+            figure.savefig(tmp_path / "saved.png", dpi=150)
+            saved = imread(tmp_path / "saved.png")
+            assert (saved[..., 3] == 1).all()  # nothing shows through
+            assert (imread(tmp_path / f"{name}.png") == saved[..., :3]).all(), name
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from apl.report import pictures, table
+from apl.runs.record import read_runs
+
+pictures.FEW_PICTURES = 1
+print("runs")
+parts = table.studies(read_runs(Path(sys.argv[1])))
+print(len(pictures.plot_study(parts, Path(sys.argv[2]), processes=2)), "written")
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("way", ["stdin", "file"])
+def test_a_script_that_asks_for_processes_has_its_pictures(way: str, tmp_path: Path) -> None:
+    # A file that is not guarded can't be started again: then they are drawn without.
+    one_run = str(ROOT / "results/evidence/cifar10-paper-ce")
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-" if way == "stdin" else "script.py", one_run, "pictures"],
+        **{"cwd": tmp_path, "input": SCRIPT if way == "stdin" else None},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    count = len(list((tmp_path / "pictures").iterdir()))
+    assert count >= 2
+    assert done.stdout.splitlines()[-1] == f"{count} written"
+    if way == "stdin":
+        assert done.stdout.count("runs") == 1
+        assert not done.stderr
+
+
+def test_files_are_pictures_and_the_same_each_time_by_any_number_of_processes(
+    tmp_path: Path,
+) -> None:
+    parts = studies(study(["ce", "nce", "mae"], GRID[1:3], seeds=(1, 2), epochs=2))
+    told: list[tuple[int, int]] = []
+    alone = plot_study(parts, tmp_path / "alone")
+    shared = plot_study(
+        parts, tmp_path / "shared", processes=2, progress=lambda *counts: told.append(counts)
+    )
+    assert len(alone) >= 2 * 2 * FEW_PICTURES  # else they would not be shared
+    assert told == [(done, len(alone) // 2) for done in range(len(alone) // 2 + 1)]
+    assert [file.name for file in shared] == [file.name for file in alone]
+    assert {file.suffix for file in alone} == {".png", ".svg"}
+    assert set(alone) == set((tmp_path / "alone").iterdir())
+    for one, other in zip(alone, shared, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+        if one.suffix == ".png":
+            pixels = imread(one)
             assert min(pixels.shape[:2]) > 300
-            assert pixels[..., :3].std() > 0.02
+            assert pixels.std() > 0.02
 
 
 @pytest.mark.parametrize(
