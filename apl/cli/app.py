@@ -13,12 +13,13 @@ from typing import Any
 
 import typer
 
-from apl.cli import find, show, study, train
+from apl.cli import find, options, show, study, train
 from apl.cli.console import console
 from apl.errors import BadInput, NoiseWarning
 from apl.training.ddp import Group
 
 app = typer.Typer(
+    cls=options.Group,
     help="The laboratory for learning with noisy labels.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
@@ -37,11 +38,13 @@ for name, command in (
     ("verify", show.verify_command),
     ("doctor", show.doctor),
 ):
-    app.command(name)(command)
+    app.command(name, cls=options.Command)(command)
 
-tracking = typer.Typer(help="Tell trackers of runs that were made.", no_args_is_help=True)
+tracking = typer.Typer(
+    cls=options.Group, help="Tell trackers of runs that were made.", no_args_is_help=True
+)
 app.add_typer(tracking, name="track")
-tracking.command("import")(study.track_import)
+tracking.command("import", cls=options.Command)(study.track_import)
 
 
 @app.command(

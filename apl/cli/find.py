@@ -10,32 +10,54 @@ import typer
 from apl.cli.console import console
 from apl.cli.options import CONFIG, MACHINE, options, take_machine, take_own_data
 from apl.cli.train import show_training
+from apl.config.config import make_config
+from apl.config.presets import SEARCH
 from apl.errors import require
 from apl.losses.catalog import PARAMS
+from apl.names import SIDE
+from apl.training.machine import Machine
+
+PRESET = "laptop"
+_OWN = make_config(
+    PRESET, dataset="yours", dataset_sha256="0" * 64, image_size=SIDE, noise="none", **SEARCH
+)
+USUAL = {
+    **{**vars(_OWN), **vars(Machine()), "image_size": 0},
+    "network": "by size",
+    "width": "32, rows: 64",
+    "batch_size": f"{_OWN.batch_size}, if few: less",
+}
+"""The defaults for data of one's own, in words where they depend on these."""
 
 
-@options(*(name for name in CONFIG if name not in ("dataset", "select")), *PARAMS, *MACHINE)
+@options(
+    *(name for name in CONFIG if name not in ("dataset", "select")),
+    *PARAMS,
+    *MACHINE,
+    usual=USUAL,
+    texts={"noise": "wrong labels put in, to try it out: see `apl noise --help`"},
+)
 def find(
     source: Annotated[str, typer.Argument(help="the path of your data, or a built-in name")],
     *,
     folds: Annotated[
-        int, typer.Option(help="0: one training; K: K trainings that judge what they never saw")
+        int, typer.Option(help="0: one training; K: K that judge what they never saw")
     ] = 0,
     decisions: Annotated[
         Path | None,
-        typer.Option(help="a decisions.csv of the gallery: what it decides is not shown again"),
+        typer.Option(help="decisions.csv of the gallery: these are not shown again"),
     ] = None,
-    shown: Annotated[int, typer.Option(help="images in the gallery, the worst ones")] = 400,
+    shown: Annotated[int, typer.Option(help="images in the gallery, the worst")] = 400,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="folder to write, else DATASET-find in results/")
+        Path | None, typer.Option("--out", help="folder to write, else results/DATASET-find")
     ] = None,
     **given: Any,
 ) -> None:
     """Find the wrong labels: train once, judge every label, write a list and a gallery.
 
     Open the gallery.html in a browser, decide, and train on what you decided with
-    `apl train --labels decisions.csv`.  Settings not given are chosen for finding.  Exit code 1
-    means that the training failed, so that nothing can be told.
+    `apl train --labels decisions.csv`.  The defaults shown are those for data of your own.  Exit
+    code 1 means that the training failed, so that nothing can be told.
 
     Example: `apl find photos/`
     """
@@ -54,7 +76,7 @@ def find(
 
     data = load_data(source, machine.data_dir, machine.download) if own is None else own
     del given["dataset"]
-    preset = given.pop("preset", "laptop")
+    preset = given.pop("preset", PRESET)
     config = search_config(preset, data, given)
     target = folder or Path("results", f"{data.name}-find")
     out = console()

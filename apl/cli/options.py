@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.models import OptionInfo
 
 from apl.cli.console import console, counting
 from apl.config.config import Config, make_config
@@ -40,64 +44,161 @@ LABELS = (
     *("noise", "rate", "map", "method", "seed", "train_size"),
 )
 
-SHARED = [name for name in CONFIG if name not in ("loss", "noise", "rate", "seed")]  # by all cells
+SHARED = [name for name in CONFIG if name not in ("loss", "noise", "rate", "seed")]  # by all runs
+
+PANELS: dict[str, tuple[str, ...]] = {
+    "Options": (  # typer's own panel, the first one, with --help: what most people need
+        *("dataset", "loss", "losses", "noise", "rate", "rates", "seed", "seeds", "preset"),
+        *("epochs", "labels", "folds", "decisions", "shown", "pictures", "folder", "out_file"),
+    ),
+    "Data": (
+        *("train_size", "image_size", "label_column", "test_set", "select"),
+        *("augment", "crop_size", "crop", "colour", *DATA),
+    ),
+    "Noise": ("map", "method"),
+    "Loss": ("warm_start", *PARAMS),
+    "Network": ("network", "width", "weights"),
+    "Training": (
+        *("batch_size", "lr", "schedule", "warmup", "momentum", "nesterov", "weight_decay"),
+        *("l1", "clip", "eval_every", "precision"),
+    ),
+    "Where it runs": (
+        *("device", "threads", "workers", "cells_per_gpu", "compile", "checkpoint_minutes"),
+        *("ray", "bring_weights", "track"),
+    ),
+}
+"""By what a person thinks of: the options of `Config`, of `Machine` and the commands' own, in the
+order in which `--help` shows them.  Parameters of a loss are written where the loss is, as
+`gce(q=0.9)`; as options they are accepted and not shown."""
+
+_PANEL = {name: panel for panel, names in PANELS.items() for name in names}
+_ORDER = {name: place for place, name in enumerate(_PANEL)}
+
+_SHAPES = {int: "N", float: "X", str: "NAME", Path: "PATH", bool: ""}  # of a value, in a help
 
 
-def _options() -> dict[str, inspect.Parameter]:
-    """An option for every field of `Config` and `Machine` and every parameter of the losses."""
+def maps() -> str:
+    """Every map of every kind of noise, in words; kinds that have the same maps together."""
+    kinds: dict[str, list[str]] = {}
+    for name, kind in NOISES.items():
+        if kind.maps:
+            kinds.setdefault(kind.maps, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {accepted}" for accepted, names in kinds.items())
+
+
+def _fields() -> dict[str, tuple[Any, str]]:
+    """The type and the help of every field of `Config` and `Machine` that is an option."""
     found = {}
-    usual = {**vars(make_config()), **vars(Machine())}
-    helps = {
-        f.name: f.metadata.get("help") for c in (Config, Machine) for f in dataclasses.fields(c)
-    }
-    types = {**typing.get_type_hints(Config), **typing.get_type_hints(Machine)}
-    for name in (*CONFIG, *MACHINE, *PARAMS):
-        flags = ["--" + name.replace("_", "-")]
-        if name == "noise":
-            flags.append("--type")
-        kind = types.get(name, float)
-        if kind is bool:
-            flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
-        if name in PARAMS:
-            text = f"{PARAMS[name].help} [default: the loss's]"
-        elif usual[name] is None:  # the help says what that means
-            text = str(helps[name])
-        else:
-            shown = "by noise type" if usual[name] == "" else usual[name]
-            text = f"{helps[name]} [default: {shown}]"
-        option = typer.Option(
-            *flags,
-            help=text.replace("[", r"\["),
-            show_default=False,
-            autocompletion=completion(_CHOICES.get(name)),
-        )
-        annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
-        found[name] = inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-        )
+    for of in (Config, Machine):
+        types = typing.get_type_hints(of)
+        for each in dataclasses.fields(of):
+            if "help" in each.metadata:
+                found[each.name] = types[each.name], each.metadata["help"]
     return found
 
 
+_FIELDS = _fields()
+USUAL: dict[str, object] = {**vars(make_config()), **vars(Machine())}
+"""The defaults of `apl train`: those of the preset quick."""
+
+
+def _shared_option(name: str) -> inspect.Parameter:
+    """An option for a field of `Config` or `Machine`, or for a parameter of the losses."""
+    kind, help = _FIELDS[name] if name in _FIELDS else (float, PARAMS[name].help)
+    flags = ["--" + name.replace("_", "-")]
+    if name == "noise":
+        flags.append("--type")
+    if kind is bool:
+        flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
+    option = typer.Option(
+        *flags,
+        help=help,
+        hidden=name in PARAMS,
+        autocompletion=completion(_CHOICES.get(name)),
+    )
+    annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def _show(option: OptionInfo, kind: Any, name: str, text: str, default: object) -> None:
+    """Have `--help` show an option in its panel, with this text and this default."""
+    kinds = typing.get_args(kind) or (kind,)
+    option.rich_help_panel = _PANEL[name]
+    option.metavar = next(shape for of, shape in _SHAPES.items() if of in kinds)
+    option.help = _with_default(name, text, default).replace("[", r"\[")
+    option.show_default = False
+
+
+def _with_default(name: str, help: str, value: object) -> str:
+    """A help and the default, marked where it is one of the choices; as it is where the help says
+    what happens by default."""
+    if value in (None, ""):
+        return help
+    if isinstance(value, bool):
+        return f"{help} [default: yes; else --no-{name}]" if value else f"{help} [default: no]"
+    if name in _CHOICES:
+        marked = re.sub(rf"(?<![\w-]){value}(?![\w-])", f"{value} (default)", help, count=1)
+        if marked != help:
+            return marked
+    return f"{help} [default: {f'{value:g}' if isinstance(value, float) else value}]"
+
+
+class OneColumn:
+    """What makes a help have one column of flags: the first of each option, what turns a switch
+    on."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help; what was typed is read by then."""
+        for each in self.get_params(ctx):  # type: ignore[attr-defined]
+            each.opts, each.secondary_opts = each.opts[:1], []
+            if getattr(each, "is_flag", False):
+                each.metavar = ""
+        super().format_help(ctx, formatter)  # type: ignore[misc]
+
+
+class Command(OneColumn, TyperCommand):
+    """A command."""
+
+
+class Group(OneColumn, TyperGroup):
+    """Commands under one name."""
+
+
 def completion(choices: Iterable[str] | None) -> Callable[[str], list[str]] | None:
+    """What offers those of the choices that begin with what is typed."""
     if choices is None:
         return None
     return lambda incomplete: [name for name in choices if name.startswith(incomplete)]
 
 
-_OPTIONS = _options()
 TRACK = typer.Option(
-    help=f"tell {', '.join(TRACKERS)} too, each an extra of that name (docs/trackers.md)",
+    help=f"tell {', '.join(TRACKERS)} too (docs/trackers.md)",
     autocompletion=completion(TRACKERS),
 )
 
 
-def options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of these names; it gets those that were given as keywords."""
+def options(
+    *names: str,
+    usual: Mapping[str, object] = USUAL,
+    texts: Mapping[str, str] = MappingProxyType({}),
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these names; it gets those that were given as keywords.
+
+    usual: the defaults to tell, by name.  texts: helps that are other than elsewhere, by name.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = inspect.signature(command, eval_str=True)
         kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        kept += [_OPTIONS[name] for name in names]
+        kept += map(_shared_option, names)
+        kept.sort(key=lambda p: _ORDER.get(p.name, -1))  # an argument stands before all options
+        for each in kept:
+            kind, option = typing.get_args(each.annotation)
+            if isinstance(option, OptionInfo):
+                default = each.default if usual.get(each.name) in (None, "") else usual[each.name]
+                _show(option, kind, each.name, texts.get(each.name, option.help or ""), default)
 
         def called(**given: Any) -> None:
             command(**{k: v for k, v in given.items() if k not in names or v is not None})

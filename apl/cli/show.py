@@ -66,9 +66,7 @@ def draw(found: Path, pictures: bool = True) -> None:
 
 
 def report(
-    folders: Annotated[
-        list[Path], typer.Argument(help="a study folder, as `apl study` names it, or several")
-    ],
+    folders: Annotated[list[Path], typer.Argument(help="study folders, as `apl study` names them")],
     out_file: Annotated[
         Path | None, typer.Option("--out", help="the .html to write, else report.html in the study")
     ] = None,

@@ -15,6 +15,7 @@ from apl.cli.options import (
     MACHINE,
     SHARED,
     TRACK,
+    USUAL,
     completion,
     numbers,
     options,
@@ -25,7 +26,6 @@ from apl.cli.options import (
 from apl.cli.show import draw
 from apl.config.grid import ALL_PUBLISHED, make_grid
 from apl.losses.catalog import PARAMS
-from apl.names import NOISES
 from apl.study.trackers import TRACKERS, import_runs, require_tracker
 
 if TYPE_CHECKING:
@@ -35,56 +35,54 @@ if TYPE_CHECKING:
 QUIET_SECONDS = 3600  # after which a study in no terminal says that it is alive
 
 
-@options(*SHARED, *PARAMS, *MACHINE)
+@options(
+    *SHARED,
+    *PARAMS,
+    *MACHINE,
+    usual={**USUAL, **dict.fromkeys(("losses", "noise", "rates", "seeds"), "the preset's")},
+    texts={"threads": "of the CPU, of each run [default: 1]"},
+)
 def study(
     *,
     losses: Annotated[
         str | None,
         typer.Option(
-            help=(
-                f"losses with commas; {ALL_PUBLISHED}: those that papers have figures or settings "
-                "of for the data set [default: the preset's]"
-            ).replace("[", r"\[")
+            help=f"with commas, as `ce,gce(q=0.9)`; {ALL_PUBLISHED}: what papers have of the data"
         ),
     ] = None,
     noise: Annotated[
         str | None,
-        typer.Option("--noise", "--type", help=f"noise types with commas: {', '.join(NOISES)}"),
+        typer.Option(
+            *("--noise", "--type"),
+            help="kinds, with commas: see `apl noise --help`",
+        ),
     ] = None,
-    rates: Annotated[
-        str | None, typer.Option(help="noise rates with commas, for every noise type")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="number of seeds: 0, 1, ...")] = None,
-    workers: Annotated[
-        int, typer.Option(help="cells at a time; 0: as many as cores, GPUs and threads allow")
-    ] = 0,
-    cells_per_gpu: Annotated[int, typer.Option(help="cells that share a GPU")] = 1,
+    rates: Annotated[str | None, typer.Option(help="noise rates with commas")] = None,
+    seeds: Annotated[int | None, typer.Option(help="how many: 0, 1, ...")] = None,
+    workers: Annotated[int, typer.Option(help="runs at a time; 0: as many as fit")] = 0,
+    cells_per_gpu: Annotated[int, typer.Option(help="runs that share a GPU")] = 1,
     ray: Annotated[
         str,
-        typer.Option(help="train on a Ray cluster: auto, or HOST:PORT (docs/cluster.md)"),
+        typer.Option(help="a cluster: auto, or HOST:PORT (docs/cluster.md)"),
     ] = "",
     bring_weights: Annotated[
         bool,
         typer.Option(
             "--bring-weights",
-            help="with --ray, from machines that don't see the study's folder: the networks too",
+            help="with --ray: bring the networks too (docs/cluster.md)",
         ),
     ] = False,
     track: Annotated[str | None, TRACK] = None,
-    pictures: Annotated[
-        bool, typer.Option(help="draw the pictures at the end; `apl plot` does it later")
-    ] = True,
+    pictures: Annotated[bool, typer.Option(help="at the end; `apl plot` draws them later")] = True,
     folder: Annotated[
         Path | None, typer.Option("--out", help="study folder, else results/DATASET-PRESET")
     ] = None,
     **given: Any,
 ) -> None:
-    """Run the grid of losses x noise types x rates x seeds, then table and pictures.
+    """Train the grid of losses x noise types x rates x seeds, then write table and pictures.
 
-    Safe to stop at any moment: the same command continues, finished cells are never run again.
-    Exit code 1 means that some cell failed.  The defaults shown are those of the preset quick.
-    A terminal shows a table that fills; a log gets a line an hour with the time left, and up to
-    100 cells a line each.
+    Stopped at any moment, the same command goes on; finished runs are not repeated.  Exit code 1
+    means that a run failed.  Defaults are those of the preset quick; a loss has its own parameters.
 
     Example: `apl study --losses ce,nce_rce --noise sym --rates 0.2,0.6 --seeds 1`
     """

@@ -17,6 +17,8 @@ from apl.cli.options import (
     LABELS,
     MACHINE,
     TRACK,
+    USUAL,
+    maps,
     options,
     take_machine,
     take_own_data,
@@ -28,7 +30,7 @@ from apl.study.trackers import Tracking, require_tracker
 from apl.training.ddp import Group
 
 
-@options(*LABELS, *DATA)
+@options(*LABELS, *DATA, texts={"map": maps()})
 def noise(
     *,
     out_file: Annotated[
@@ -71,16 +73,16 @@ def noise(
 def train_command(
     *,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="study folder; the run lies under its runs/")
+        Path | None, typer.Option("--out", help="study folder, the run lies in its runs/")
     ] = None,
     track: Annotated[str | None, TRACK] = None,
     **given: Any,
 ) -> None:
     """Train one network on noisy labels.
 
-    Stopped at any moment, the same command goes on; a finished run is shown, not repeated.
-    Exit code 1 means that the run collapsed: it learned nothing, and says why.  The defaults shown
-    are those of the preset quick.  On several GPUs: `torchrun --nproc-per-node 4 -m apl train ...`
+    Stopped at any moment, the same command goes on; a finished run is shown, not repeated.  Exit
+    code 1: it collapsed, and says why.  Defaults are those of the preset quick; a loss has its own
+    parameters.  On several GPUs: `torchrun --nproc-per-node 4 -m apl train ...`
 
     Example: `apl train --loss nce_rce --noise sym --rate 0.6`
     """
@@ -162,11 +164,16 @@ def show_training(epochs: int, on: str) -> Iterator[dict[str, Any]]:
             raise typer.Exit(130) from None
 
 
-@options("dataset", "network", *DATA)
+@options(
+    *("dataset", "network", *DATA),
+    usual={**USUAL, "dataset": "the run's", "network": "the run's"},
+    texts={"dataset": "where your data are now", "network": "module:Class of yours, typed again"},
+)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="a run folder, as `apl train` names it")],
+    *,
     labels: Annotated[
-        str, typer.Option(help="score on clean test labels, or on noisy ones as the report did")
+        str, typer.Option(help="which test labels to score on: clean, or noisy as the report did")
     ] = "clean",
     **given: Any,
 ) -> None:

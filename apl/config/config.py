@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from apl.data.dataset import Dataset
 
 
-_MAPS = "; ".join(f"{name}: {kind.maps}" for name, kind in NOISES.items() if kind.maps)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What decides the outcome of one run; `make_config` fills it from a preset.
@@ -52,80 +49,67 @@ class Config:
 
     preset: str = option(f"settings to start from: {', '.join(PRESETS)}")
     dataset: str = option(
-        f"{', '.join(DATASETS)}; each preset has its own; or the path of your data: a folder of "
-        "classes, a .csv/.jsonl/.parquet list (file_name, label) or table, an .npz; or "
-        "module:function"
+        f"{', '.join(DATASETS)}; or a path of yours: class folders, a list, a table"
     )
     loss: str = option(
-        "a name from `apl losses`, a sum such as `2*nce + 0.5*mae`, or module:function of yours"
+        "from `apl losses`, as `gce(q=0.9)`; a sum, as `nce + 2*mae`; or module:function"
     )
     params: Mapping[str, float] = field(default_factory=dict)
-    noise: str = option(f"label noise: {', '.join(NOISES)}")
+    noise: str = option(", ".join(NOISES))
     rate: float = option("noise rate, 0 to 1")
-    map: str = option(_MAPS)
+    map: str = option("who is taken for whom: a name or a file, see `apl noise --help`")
     map_sha256: str = ""
-    method: str = option(f"how labels are flipped: {', '.join(METHODS)}")
-    seed: int = option("seed of the noise, the initial weights, the order and the augmentation")
-    network: str = option(
-        f"{', '.join(NETWORKS)}, torchvision:NAME, timm:NAME, or module:Class of yours"
-    )
-    width: int = option("width of the network, see `apl datasets`")
-    train_size: int = option("how many training images, class-balanced; 0 for all")
+    method: str = option(f"how labels are drawn: {', '.join(METHODS)}")
+    seed: int = option("of noise, weights, order and augmentation")
+    network: str = option(f"{', '.join(NETWORKS)}, torchvision:NAME, timm:NAME, or module:Class")
+    width: int = option("how wide it is, see `apl datasets`")
+    train_size: int = option("how many training images, class-balanced; 0: all")
     epochs: int = option("passes over the training images")
     batch_size: int = option("images per step")
-    lr: float = option("learning rate at the start, see --schedule")
+    lr: float = option("highest learning rate")
     momentum: float = option("momentum of SGD")
     weight_decay: float = option("weight decay of SGD")
-    clip: float = option("bound on the norm of the gradient; 0 for none")
-    augment: bool = option("random crop (pad 4) and horizontal flip")
-    eval_every: int = option("epochs between two looks at the test images; the last always is one")
+    clip: float = option("bound of the gradient's norm; 0: none")
+    augment: bool = option("random crop (pad 4) and mirroring")
+    eval_every: int = option("epochs from one test to the next")
     # Fields that came later, with what runs did before they were there, so that old runs stay.
-    warmup: float = option("epochs over which the learning rate rises from 0", 0.0)
+    warmup: float = option(
+        "epochs over which the learning rate rises from 0; the loss is the same", 0.0
+    )
     precision: str = option(
-        "of the network in training: float32, tf32 (as float32, with CUDA's faster products), "
-        "bf16 (autocast)",
+        "float32; tf32: the same, by faster products on CUDA; bf16: autocast",
         "tf32",
     )
     dataset_sha256: str = ""
     image_size: int = option(
-        "pixels a side of your own images, resized and cut to a square; 0: theirs where all are "
-        f"one square of at most {SIDE}, else {SIDE}",
+        f"pixels a side of your images; 0: theirs if one square of at most {SIDE}, else {SIDE}",
         0,
     )
-    label_column: str = option("column of your list that holds the labels", "label")
-    weights: str = option(
-        "default: the network's pretrained weights, where its library can have them", ""
+    label_column: str = option("of the labels in your list", "label")
+    weights: str = option("default: the pretrained weights of its library", "")
+    crop_size: int = option("of random crops, in pixels; 0: none", 0)
+    colour: float = option("strength of random brightness, contrast, saturation", 0.0)
+    l1: float = option("weight of the L1 norm of the weights", 0.0)
+    warm_start: float = option(
+        "CE first: epochs with ce before the loss; below 1: a share of all epochs", 0.0
     )
-    crop_size: int = option(
-        "pixels a side of random resized crops (the middle for the test); 0 for none", 0
-    )
-    colour: float = option("strength of random brightness, contrast and saturation", 0.0)
-    l1: float = option("weight of the sum of all |weights| in the loss", 0.0)
-    warm_start: float = option("epochs of ce before the loss; below 1 a share of the epochs", 0.0)
     select: str = option(
-        "noisy: hold out a tenth of the training images, labels as given, to choose loss and "
-        "epoch by",
+        "noisy: hold a tenth out, labels as given, to choose loss and epoch by",
         "",
     )
     labels: str = option(
-        "a .csv with the labels of training samples to correct or leave out (file_name or id, "
-        "label or decision), as `apl find` writes it",
+        "a .csv from `apl find`: training labels to correct, samples to leave out",
         "",
     )
     labels_sha256: str = ""
     code_sha256: str = ""
-    test_set: str = option(
-        "which test set of WebVision mini, which has two: webvision or imagenet", ""
-    )
+    test_set: str = option("WebVision mini's: webvision or imagenet", "")
     schedule: str = option(
-        "of the learning rate: cosine to 0; x0.97: times that after each epoch; x0.1@40,80: after "
-        "40 and after 80 epochs",
+        "of the learning rate: cosine; x0.97: each epoch; x0.1@40,80: after these",
         "cosine",
     )
     nesterov: bool = option("Nesterov's form of the momentum", False)
-    crop: str = option(
-        "resized: crops of random size and shape; plain: squares of --crop-size pixels", "resized"
-    )
+    crop: str = option("resized: of random size and shape; plain: squares", "resized")
 
     def __post_init__(self) -> None:
         for name, table in (

@@ -93,6 +93,10 @@ def own_network(image_size: int) -> dict[str, Any]:
 
 WARM_START = 2.0  # epochs of ce where budgets are short, see docs/warm-start.md
 
+SEARCH: dict[str, Any] = {"loss": "sce", "warm_start": 3.0}
+"""What `apl find` trains with where no loss is given: some epochs with ce, for the visits that are
+early, then SCE."""
+
 OTHER_WIDTH = 64  # of a network that is not the preset's, where none is given
 
 _RESNET50 = {"network": "torchvision:resnet50", "width": OTHER_WIDTH}

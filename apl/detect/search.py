@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from apl.training.machine import Machine
 
 EVIDENCE = "evidence.safetensors"  # in a run folder: what its monitor has gathered
-WARM = 3.0  # epochs of a search are with CE, for the visits that are early
 FEWEST_BATCH = 16  # samples a step in a search in few samples
 
 
@@ -125,13 +124,13 @@ def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Co
     more weight in SCE, whose other part gives classes up.
     """
     from apl.config.config import make_config
-    from apl.config.presets import FEWEST_STEPS
+    from apl.config.presets import FEWEST_STEPS, SEARCH
 
     given = {name: value for name, value in settings.items() if value is not None}
     chosen: dict[str, Any] = {"noise": "none"}
     if "loss" not in given:
         alpha = max(0.1, data.num_classes / 100)
-        chosen |= {"loss": "sce", "alpha": alpha, "beta": 1.0, "warm_start": WARM}
+        chosen |= {**SEARCH, "alpha": alpha, "beta": 1.0}
     if data.digest:
         chosen["epochs"] = make_config(preset).epochs
     config = make_config(preset, dataset=data, **{**chosen, **given})

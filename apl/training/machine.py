@@ -29,24 +29,21 @@ class Machine:
     """
 
     threads: int | None = option(
-        "CPU threads; 0: all cores [default: one for digits and for each cell of a study, else 0]",
+        "of the CPU; 0: all cores [default: 1 for digits and in a study, else 0]",
         None,
     )
     device: str = option("auto, cpu, cuda, cuda:1, mps", "auto")
     compile: bool = option(
-        "train network and loss through torch.compile, with CUDA graphs on a GPU: it compiles at "
-        "the start, so for long runs",
+        "by torch.compile and CUDA graphs: for long runs",
         False,
     )
-    checkpoint_minutes: float = option(
-        "minutes between checkpoints inside an epoch; one is written after every epoch too", 10.0
-    )
+    checkpoint_minutes: float = option("minutes between checkpoints inside an epoch", 10.0)
     data_dir: Path | None = option(
         "where data sets lie [default: $APL_DATA, else the user's cache]", None
     )
     download: bool = option("fetch a data set that is missing", True)
     max_broken: float = option(
-        "share of your own files that may be left out because they can't be read; one always may",
+        "share of your files that may be unreadable; one always may",
         0.01,
     )
     imports: tuple[str, ...] = ()  # the `module:name`s that the user typed: no others are imported

@@ -38,10 +38,6 @@ from apl.report.terminal import (
 from apl.runs.scores import Result, Scores
 
 FAST = ("--train-size", "300", "--epochs", "3", "--threads", "1")
-COMMANDS = (
-    *("noise", "train", "find", "evaluate", "study", "plot", "report"),
-    *("losses", "datasets", "doctor", "verify"),
-)
 
 
 def test_the_commands_of_the_readme_work_as_written(cli: Cli, tmp_path: Path) -> None:
@@ -157,13 +153,6 @@ def test_losses_and_datasets_list_everything(cli: Cli) -> None:
     shown = cli("datasets").stdout
     assert all(name in shown for name in DATASETS)
     assert "laptop" in shown
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example_and_exits_0(cli: Cli, command: str) -> None:
-    shown = cli(command, "--help").stdout
-    assert f"apl {command}" in shown
-    assert "Example" in shown
 
 
 @pytest.mark.parametrize(
@@ -416,15 +405,6 @@ def a_result(count: int = 10, **fields: Any) -> Result:
         **{"transition": np.eye(count).tolist(), **fields},
     }
     return Result(**given)
-
-
-@pytest.mark.parametrize("command", ["", *COMMANDS, "track import"])
-def test_no_word_of_the_help_is_cut(command: str) -> None:
-    done = CliRunner().invoke(app, [*command.split(), "--help"], terminal_width=80)
-    assert done.exit_code == 0
-    lines = done.output.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert not [line for line in lines if "…" in line]
 
 
 def test_a_study_in_no_terminal_says_that_it_is_alive(
