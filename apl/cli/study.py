@@ -94,16 +94,17 @@ def study(
     data = take_own_data(given, machine)
     preset = given.pop("preset", "quick")
     out, err = console(), console(stderr=True)
+    left_out: list[str] = []  # told after the first line
     cells = make_grid(
         *(preset, chosen, split(noise), numbers(rates), seeds),
-        say=lambda line: out.print(line, markup=False),
+        say=left_out.append,
         **given,
     )
     target = folder or Path("results", f"{cells[0].dataset}-{preset}")
     from rich.live import Live
     from rich.markup import escape
 
-    from apl.report.terminal import StudyLog, study_table
+    from apl.report.terminal import StudyLog, opening, study_table
     from apl.study.processes import Processes, Ray, default_workers
     from apl.study.run import run_study
 
@@ -130,14 +131,18 @@ def study(
         threads = machine.threads or 1
         workers = workers or default_workers(threads, machine.device, cells_per_gpu)
         at_a_time = f"{workers} at a time"
-    out.print(f"{len(cells)} cells in {target}, {at_a_time}")
     log = StudyLog(len(cells), out.print, QUIET_SECONDS)
-    drawn = -math.inf
+    begun, drawn = False, -math.inf
     try:
         with Live(console=out, refresh_per_second=2, transient=True) as live:
 
             def observe(progress: Progress) -> None:
-                nonlocal drawn
+                nonlocal begun, drawn
+                if not begun:
+                    for line in (opening(progress, target, at_a_time), *left_out):
+                        live.console.print(line, markup=False)
+                    begun = True
+                    return
                 for line in progress.messages:
                     live.console.print(f"[yellow]{escape(line)}[/]")
                 progress.messages.clear()

@@ -93,12 +93,14 @@ def train_command(
     config = make_config(**given)
     from apl.report.terminal import result_table, verdicts
     from apl.runs.record import write_study
-    from apl.runs.run import RUNS
+    from apl.runs.run import RUNS, Run
     from apl.training.train import train
 
     study = folder or Path("results", f"{config.dataset}-{config.preset}-train")
     run = study / RUNS / config.name
     out = console()
+    if Run(run).finished:
+        out.print("a finished run is shown, nothing is trained; for a new one give another --out")
     out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
     on = "true" if data is None else data.on
     first = Group.here().rank == 0

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +176,19 @@ class StudyLog:
         if first or (self.told is not None and now - self.told >= self.every):
             self.say(running_line(progress.running, len(progress.failed), done, self.total, left))
             self.told = now
+
+
+def opening(progress: Progress, study: Path, at_a_time: str) -> str:
+    """What a study begins with: its cells, its folder, and first of all how many are finished.
+
+    at_a_time: how many are trained side by side, and where, in words.
+    """
+    total, done = len(progress.cells), len(progress.results)
+    if done == total:
+        what = f"all {total} runs are" if total > 1 else "the only run is"
+        return f"{what} finished in {study}: nothing is trained\nfor a new study give another --out"
+    before = f"; {done} of them {'are' if done > 1 else 'is'} finished" if done else ""
+    return f"{total} cells in {study}, {at_a_time}{before}"
 
 
 def cell_line(name: str, result: Result, done: int, total: int, seconds_left: float | None) -> str:

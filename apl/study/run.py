@@ -17,7 +17,7 @@ from pathlib import Path
 from apl.config.config import Config
 from apl.errors import BadInput
 from apl.runs.record import read_record, write_study
-from apl.runs.run import LOG, RECORD, RUNS, SUMMARY, Run
+from apl.runs.run import LOG, RUNS, SUMMARY, Run
 from apl.runs.scores import Result
 from apl.study.clock import Clock
 from apl.study.processes import Processes, Ray
@@ -32,7 +32,8 @@ LEFT_SECONDS = 0.2  # between two estimates of the time left: of many cells they
 
 @dataclasses.dataclass
 class Progress:
-    """How far a study is; `run_study` hands it to its observer after every change."""
+    """How far a study is; `run_study` hands it to its observer before anything is trained, with
+    what was finished already, and after every change."""
 
     cells: list[Config]
     results: dict[str, Result] = dataclasses.field(default_factory=dict)
@@ -70,6 +71,7 @@ def run_study(
     progress = Progress(list(cells))
     folders = {cell.name: study / RUNS / cell.name for cell in cells}
     waiting = deque(_unfinished(progress, study, folders))
+    observe(progress)
     if not waiting:
         _summarise(study, progress)
         _complete(track, study, progress)
@@ -155,7 +157,6 @@ def _complete(track: str, study: Path, progress: Progress) -> None:
 def _unfinished(progress: Progress, study: Path, folders: dict[str, Path]) -> Iterator[Config]:
     """The cells that are to be trained; the others' results are entered."""
     record = read_record(study)
-    recorded = 0
     for cell in progress.cells:
         known = record.get(cell.name)
         if Run(folders[cell.name]).finished:
@@ -165,14 +166,8 @@ def _unfinished(progress: Progress, study: Path, folders: dict[str, Path]) -> It
                 progress.failed[cell.name] = str(error)
         elif known is not None and known.config == cell:
             progress.results[cell.name] = known.result
-            recorded += 1
         else:
             yield cell
-    if recorded:
-        progress.messages.append(
-            f"{recorded} of {len(progress.cells)} cells stand in {study / RECORD} and are not run "
-            "again; another --out runs them anew"
-        )
 
 
 def _summarise(study: Path, progress: Progress) -> None:

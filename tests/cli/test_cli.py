@@ -76,10 +76,12 @@ def test_the_commands_of_the_readme_work_as_written(cli: Cli, tmp_path: Path) ->
 
 
 def test_train_again_shows_the_finished_run(cli: Cli, tmp_path: Path) -> None:
-    cli("train", *FAST)
+    assert "finished" not in cli("train", *FAST).stdout
     (result,) = tmp_path.glob("results/*/runs/*/result.json")
     before = result.stat().st_mtime_ns
-    assert "epoch   1/3" not in cli("train", *FAST).stdout
+    again = cli("train", *FAST).stdout
+    assert "epoch   1/3" not in again
+    assert again.startswith("a finished run is shown, nothing is trained")
     assert result.stat().st_mtime_ns == before
 
 
@@ -92,7 +94,14 @@ def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     assert len(pd.read_csv(study / "summary.csv")) == 8
     assert (study / "pictures/accuracy_vs_rate.svg").exists()
     again = cli("study", *arguments, "--seeds", "2", "--no-pictures").stdout
-    assert "8 cells" in again
+    told = "all 8 runs are finished in results/digits-quick: nothing is trained\nfor a new study"
+    assert again.startswith(told)
+    shutil.rmtree(study / "runs")  # the record is enough
+    assert cli("study", *arguments, "--seeds", "2", "--no-pictures").stdout.startswith(told)
+    more = ("--losses", "ce,mae", "--noise", "none", *FAST, "--seeds", "1", "--no-pictures")
+    begin, *_ = cli("study", *more, "--out", str(study)).stdout.splitlines()
+    assert begin.startswith("2 cells in ")
+    assert begin.endswith("; 1 of them is finished")
     cli("report", str(study), "--latex")
     assert "<html" in (study / "report.html").read_text()
     assert "\\begin{tabular}" in (study / "report.tex").read_text()
