@@ -30,10 +30,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that `path` holds the old content or the new one, never a part of it, and
     the new one survives a power cut once this returns.  Its folder must exist: one that vanished
     while a run went on is an error, not something to make again half empty."""
+    write_parts(path, (data,))
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """As `write_atomic`, a file whose parts come one by one and may be more than memory holds."""
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(aside, 0o666 & ~_umask())

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from apl.data.listing import as_text
+from apl.data.rows import Row, read_rows
 from apl.errors import BadInput, one_line
 from apl.files import plain
 from apl.noise.labels import UNKNOWN, BoolArray, IntArray
@@ -50,7 +48,7 @@ def read_labels(
     """The labels of training samples that a file corrects, confirms or leaves out.
 
     given: their labels as they are [N]; names: what the user calls each, () where nobody does.
-    The file is a CSV (comma, semicolon or tab) or Label Studio's export (JSON, JSON-MIN, CSV).
+    The file is a table (`apl.data.rows`) or Label Studio's export (JSON, JSON-MIN, CSV).
     It says which sample by `file_name`, or where that is empty by `id`, its number from 0; what
     of it by `decision` (keep, fix, drop), by `label` (a class's name, or else its number), or by
     both.  To fix without a label is to take `predicted_label`; an empty cell says nothing.  With
@@ -60,20 +58,8 @@ def read_labels(
     Raises BadInput, in one line that names file and row, for a file that can't be read, columns
     that lack, an unknown sample, class or decision, and rows that contradict each other.
     """
-    rows = _read_json(file) if file.suffix.lower() == ".json" else _read_csv(file)
-    if not rows:
-        raise BadInput(f"{file} has no rows; accepted: {_ACCEPTED}")
-    columns = list(dict.fromkeys(column for _, row in rows for column in row))
-    edited = not {"label", "decision"} & set(columns)
-    label_column = "given_label" if edited else "label"
-    for told, wanted in (
-        ("file_name or id", {"file_name", "id"}),
-        ("label or decision", {label_column, "decision"}),
-    ):
-        if not wanted & set(columns):
-            raise BadInput(
-                f"{file} has no column {told}; its columns: {', '.join(map(repr, columns))}"
-            )
+    rows = _read(file)
+    edited = _check_columns(file, rows)
     count = len(given)
     classes = {plain(name): i for i, name in enumerate(class_names)}
     numbers: dict[str, list[int]] = {}
@@ -84,15 +70,7 @@ def read_labels(
     compared = other = 0
     for number, row in rows:
         where = f"{file}, row {number}"
-        word, text = row.get("decision", "").strip().lower(), row.get(label_column, "")
-        if word not in ("", *DECISIONS):
-            raise BadInput(
-                f"{where}: decision is {row['decision']!r}; accepted: {', '.join(DECISIONS)}"
-            )
-        if word == "fix" and not text:
-            text = row.get("predicted_label", "")
-            if not text:
-                raise BadInput(f"{where}: to fix it takes a label, or a predicted_label")
+        word, text = _said(where, row, edited)
         if not word and not text:
             continue
         samples = _samples_of(where, row, numbers, count)
@@ -117,7 +95,39 @@ def read_labels(
     return Decisions(labels, keep, said_by > 0)
 
 
+_COLUMNS = ("file_name", "id", "label", "decision", "given_label")
 _ACCEPTED = "a column file_name or id, and a column label or decision"
+
+
+def _check_columns(file: Path, rows: Cells) -> bool:
+    """Whether the file is one of findings whose given labels are edited, and not of decisions;
+    BadInput where it is neither."""
+    columns = list(dict.fromkeys(column for _, row in rows for column in row))
+    edited = not {"label", "decision"} & {*columns}
+    for told, wanted in (
+        ("file_name or id", {"file_name", "id"}),
+        ("label or decision", {"given_label" if edited else "label", "decision"}),
+    ):
+        if not wanted & {*columns}:
+            raise BadInput(
+                f"{file} has no column {told}; its columns: {', '.join(map(repr, columns))}"
+            )
+    return edited
+
+
+def _said(where: str, row: dict[str, str], edited: bool) -> tuple[str, str]:
+    """The decision of a row and the label that it gives; '' for what it does not say."""
+    word = row.get("decision", "").strip().lower()
+    text = row.get("given_label" if edited else "label", "")
+    if word not in ("", *DECISIONS):
+        raise BadInput(
+            f"{where}: decision is {row['decision']!r}; accepted: {', '.join(DECISIONS)}"
+        )
+    if word == "fix" and not text:
+        text = row.get("predicted_label", "")
+        if not text:
+            raise BadInput(f"{where}: to fix it takes a label, or a predicted_label")
+    return word, text
 
 
 def _samples_of(
@@ -152,66 +162,40 @@ def _class_of(where: str, text: str, classes: dict[str, int]) -> int:
     raise BadInput(f"{where}: there is no class {text!r}; accepted: {accepted}{more}")
 
 
-Rows = list[tuple[int, dict[str, str]]]  # where a row stands in its file, and its cells by column
+Cells = list[tuple[int, dict[str, str]]]  # where a row stands in its file, its cells by column
 
 
-def _text(file: Path) -> str:
-    try:
-        text = file.read_bytes().decode("utf-8-sig")  # Excel begins its files with a mark
-    except OSError as error:
-        raise BadInput(f"{file} can't be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{file} is not UTF-8 ({one_line(error)})") from None
-    if not text.strip():
-        raise BadInput(f"{file} is empty; accepted: {_ACCEPTED}")
-    return text
+def _read(file: Path) -> Cells:
+    cells = []
+    for number, row in read_rows(file, _COLUMNS).rows:
+        if isinstance(row, str):
+            raise BadInput(f"{file}, row {number} has {row}")
+        if file.suffix.lower() == ".json":
+            try:
+                row = _flat(row)
+            except (TypeError, KeyError, AttributeError) as error:
+                told = f"{type(error).__name__}: {one_line(error)}"
+                raise BadInput(f"{file} is no JSON that Label Studio exports ({told})") from None
+        texts = {k: str(v) for k, v in row.items() if isinstance(v, str | int | float) and v == v}
+        cells.append((number, texts))
+    if not cells:
+        what = "has no rows" if file.read_bytes().strip() else "is empty"
+        raise BadInput(f"{file} {what}; accepted: {_ACCEPTED}")
+    return cells
 
 
-def _read_csv(file: Path) -> Rows:
-    text = _text(file)
-    comma = max(",;\t", key=text.split("\n", 1)[0].count)  # the first of them where none is there
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=comma)
-    rows = []
-    try:
-        columns = [name.strip() for name in next(lines)]
-        for number, cells in enumerate(lines, 2):
-            if not any(cells):
-                continue
-            if len(cells) != len(columns):
-                raise BadInput(
-                    f"{file}, row {number} has {len(cells)} cells under {len(columns)} columns"
-                )
-            rows.append((number, dict(zip(columns, cells, strict=True))))
-    except csv.Error as error:
-        raise BadInput(f"{file} is no CSV: {one_line(error)}") from None
-    return rows
-
-
-def _read_json(file: Path) -> Rows:
-    """Label Studio's export: tasks with `data` and `annotations`, or flat ones (JSON-MIN)."""
-    rows = []
-    try:
-        for number, task in enumerate(json.loads(_text(file)), 1):
-            row = {**task, **task.get("data", {})}
-            if "annotations" in task:
-                chosen = [
-                    choice
-                    for annotation in task["annotations"]
-                    if not annotation.get("was_cancelled")
-                    for result in annotation["result"]
-                    for choice in result["value"].get("choices", ())
-                ]
-                row["label"] = chosen[-1] if chosen else ""
-            # Its ids are those of its tasks, not of our samples.
-            cells = {
-                key: str(value)
-                for key, value in row.items()
-                if key != "id" and isinstance(value, str | int | float)
-            }
-            rows.append((number, cells))
-    except BadInput:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        told = f"{type(error).__name__}: {one_line(error)}"
-        raise BadInput(f"{file} is no JSON that Label Studio exports ({told})") from None
-    return rows
+def _flat(task: Row) -> Row:
+    """A task of Label Studio's export with its `data` and what was chosen as its label; those of
+    JSON-MIN are flat already."""
+    row = {**task, **task.get("data", {})}
+    if "annotations" in task:
+        chosen = [
+            choice
+            for annotation in task["annotations"]
+            if not annotation.get("was_cancelled")
+            for result in annotation["result"]
+            for choice in result["value"].get("choices", ())
+        ]
+        row["label"] = chosen[-1] if chosen else ""
+    row.pop("id", None)  # its ids are those of its tasks, not of our samples
+    return row

@@ -9,7 +9,6 @@ whoever has a run's config alone, such as the worker of a study.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import io
@@ -18,7 +17,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,11 @@ from apl.data.images import (
     plan_of,
     to_pixels,
     wider,
-    write_whole,
 )
 from apl.data.layouts import PUBLISHED, list_layout
 from apl.data.listing import (
     Listing,
+    Order,
     Pixels,
     Sample,
     Say,
@@ -59,8 +58,9 @@ from apl.data.listing import (
     list_path,
 )
 from apl.data.reading import AS_USUAL, Reading
-from apl.data.tables import row_digests, to_columns, to_features
+from apl.data.tables import Cells, row_digests, to_columns, to_features
 from apl.errors import BadInput, require
+from apl.files import plain, table_bytes, write_atomic, write_parts
 from apl.names import DATASETS
 from apl.noise.labels import IntArray, Labels
 
@@ -80,11 +80,12 @@ def read_path(
     """The data set at a path, decoded into the cache folder where it is not there yet.
 
     path: a folder of classes, ROOT/CLASS/x.png or ROOT/SPLIT/CLASS/x.png; a list of files (.csv,
-    .tsv, .jsonl, .parquet) with the columns file_name, label and, where it has them, split and
-    clean_label; such a list without file_name, which is a table of numbers and words
-    (`apl.data.tables`); or arrays of images or a table, an .npz, or .npy files beside each other,
-    called images and labels, x_train and y_train and so on; or a published data set as its authors
-    lay it out (`apl.data.layouts`).
+    .tsv, .jsonl, .json, .parquet: `apl.data.rows`) with the columns file_name, label and, where it
+    has them, split and clean_label; such a list without file_name, which is a table of numbers and
+    words (`apl.data.tables`); or arrays of images or a table, an .npz, or .npy files beside each
+    other, called images and labels, x_train and y_train and so on; or a published data set as its
+    authors lay it out (`apl.data.layouts`).
+
     The cache folder may be deleted at any time: what is wanted is decoded again.  It keeps every
     state that a path was in, since a run may still be asked about it.
     Raises BadInput for what can't be learned from.
@@ -170,7 +171,7 @@ def _build(
 ) -> None:
     """Decode what is listed and write down what it is; ABOUT is the last file, and says that all
     others are whole."""
-    name, notes, samples = listing.name, list(listing.notes), listing.samples
+    notes, samples = list(listing.notes), listing.samples
     order = arrange(
         [sample.given for sample in samples],
         [sample.true for sample in samples],
@@ -182,39 +183,22 @@ def _build(
     problems: dict[int, str] = {}
     shape: tuple[int, ...]
     if listing.columns is not None:
-        features = to_features(
-            listing.columns,
-            order.chosen,
-            order.train,
-            name,
-            notes.append,
-            decimal=listing.decimal,
-            class_names=order.class_names,
-        )
-        shape = (len(features),)
-        with open(folder / IMAGES, "wb") as rows:
-            for start in range(0, len(samples), BLOCK):
-                block = [feature[start : start + BLOCK] for feature in features]
-                rows.write(np.stack(block, 1).data)
-        row_digests(listing.columns)[order.chosen].tofile(folder / DIGESTS)
+        shape = _write_features(folder, listing, listing.columns, order, notes.append)
     elif listing.pixels is not None:
         shape = listing.pixels.shape[1:]
-        notes.append(f"{name}: {shape[0]} x {shape[1]} x {shape[2]} pixels, as they are")
-        with open(folder / IMAGES, "wb") as images, open(folder / DIGESTS, "wb") as sums:
-            for i in order.chosen:
-                images.write(listing.pixels[i].data)
-                sums.write(hashlib.sha256(listing.pixels[i].data).digest())
+        _write_pixels(folder, listing.pixels, order.chosen)
+        notes.append(f"{listing.name}: {shape[0]} x {shape[1]} x {shape[2]} pixels, as they are")
     else:
         plan, problems = decode(folder, [sample.path for sample in samples], image_size, progress)
         shape = plan.shape
         how = "as they are" if plan.exact else "the shorter side resized, the middle cut out"
-        notes.append(f"{name}: {shape[0]} x {shape[1]} x {shape[2]} pixels, {how}")
+        notes.append(f"{listing.name}: {shape[0]} x {shape[1]} x {shape[2]} pixels, {how}")
     good = np.ones(len(samples), bool)
     good[list(problems)] = False
     train = int(good[: order.train].sum())
     if len(problems):
         _drop(folder, good, shape)
-    broken = [*listing.broken, *((samples[i].name, problems[i]) for i in sorted(problems))]
+    broken = listing.broken + [(samples[i].name, problems[i]) for i in sorted(problems)]
     samples = [sample for sample, kept in zip(samples, good, strict=True) if kept]
     _write_csv(folder / BROKEN, ("file_name", "problem"), broken)
     if train in (0, len(samples)):
@@ -222,15 +206,15 @@ def _build(
     given, true = order.given[good], order.true[good]
     digests = np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32)
     copies = _copies(digests, given)
-    copied = ((samples[i].name, order.class_names[given[i]], group) for group, i in copies)
+    copied = [(samples[i].name, order.class_names[given[i]], group) for group, i in copies]
     _write_csv(folder / COPIES, ("file_name", "label", "copies_of_one_sample"), copied)
     arrays = io.BytesIO()
     np.savez(arrays, given=given, true=true)
-    write_whole(folder / LABELS, arrays.getvalue())
-    write_whole(folder / NAMES, json.dumps([sample.name for sample in samples]).encode())
+    write_atomic(folder / LABELS, arrays.getvalue())
+    write_atomic(folder / NAMES, json.dumps([sample.name for sample in samples]).encode())
     mean, std = moments(_map(folder / IMAGES, len(samples), shape)[:train])
     about = {
-        "name": name,
+        "name": listing.name,
         "root": os.path.abspath(listing.root) if samples[0].path else "",
         "digest": digest_of(order.class_names, train, given, true, digests),
         "shape": shape,
@@ -246,21 +230,49 @@ def _build(
         "broken_line": broken_line(broken),
         "copies": len(copies),
     }
-    write_whole(folder / ABOUT, json.dumps(about, indent=1).encode())
-    for leftover in (DECODING, DONE):
-        (folder / leftover).unlink(missing_ok=True)
+    write_atomic(folder / ABOUT, json.dumps(about, indent=1).encode())
+    for leftover in (DECODING, DONE, ".*.tmp"):  # the last ones of a writing that was killed
+        for file in folder.glob(leftover):
+            file.unlink()
+
+
+def _write_features(
+    folder: Path, listing: Listing, columns: Mapping[str, Cells], order: Order, say: Say
+) -> tuple[int, ...]:
+    """The features of a table's rows and their digests to the cache; the shape of a row."""
+    features = to_features(
+        columns,
+        order.chosen,
+        order.train,
+        listing.name,
+        say,
+        decimal=listing.decimal,
+        class_names=order.class_names,
+    )
+    starts = range(0, len(order.chosen), BLOCK)
+    blocks = (np.stack([feature[k : k + BLOCK] for feature in features], 1) for k in starts)
+    write_parts(folder / IMAGES, (block.data for block in blocks))
+    write_atomic(folder / DIGESTS, row_digests(columns)[order.chosen].tobytes())
+    return (len(features),)
+
+
+def _write_pixels(folder: Path, pixels: Pixels, chosen: IntArray) -> None:
+    """The images of an array and their digests to the cache."""
+    digests = b"".join(hashlib.sha256(pixels[i].data).digest() for i in chosen)
+    write_parts(folder / IMAGES, (pixels[i].data for i in chosen))
+    write_atomic(folder / DIGESTS, digests)
 
 
 def _drop(folder: Path, good: npt.NDArray[np.bool_], shape: Sequence[int]) -> None:
     """Leave the rows of broken images out of the files, by way of a copy."""
     for name, row in ((DIGESTS, (32,)), (IMAGES, tuple(shape))):
-        rows = np.memmap(folder / name, np.uint8, "r", shape=(len(good), *row))
-        aside = folder / f"{name}.tmp"
-        with open(aside, "wb") as file:
-            for start in range(0, len(good), BLOCK):
-                file.write(rows[start : start + BLOCK][good[start : start + BLOCK]].data)
-        del rows
-        os.replace(aside, folder / name)
+        write_parts(folder / name, _good_rows(folder / name, good, row))
+
+
+def _good_rows(path: Path, good: npt.NDArray[np.bool_], row: Sequence[int]) -> Iterator[memoryview]:
+    rows = np.memmap(path, np.uint8, "r", shape=(len(good), *row))
+    for start in range(0, len(good), BLOCK):
+        yield rows[start : start + BLOCK][good[start : start + BLOCK]].data
 
 
 def _copies(digests: Pixels, given: IntArray) -> list[tuple[int, int]]:
@@ -272,9 +284,8 @@ def _copies(digests: Pixels, given: IntArray) -> list[tuple[int, int]]:
     return [(number, int(i)) for number, same in enumerate(conflicts, 1) for i in same]
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:
+    write_atomic(path, table_bytes(columns, ([plain(str(cell)) for cell in row] for row in rows)))
 
 
 def digest_of(

@@ -27,8 +27,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from apl.cores import cores
 from apl.data.listing import Pixels, why_not
 from apl.errors import one_line
+from apl.files import write_atomic
 from apl.names import SIDE
 
 if TYPE_CHECKING:
@@ -280,7 +282,6 @@ def decode(
     """Decode every file into the cache, from where an interrupted decoding was; the plan that
     all fit, and what is broken by its position."""
     state = _kept(folder, len(paths)) or _begin(folder, len(paths), _guess(paths, image_size))
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     while True:
         plan, problems, done = state
         block = max(1, min(BLOCK, BLOCK_BYTES // math.prod(plan.shape)))
@@ -295,7 +296,7 @@ def decode(
             for start in np.unique(todo // block) * block
         ]
         kept_at, misfit = time.monotonic(), ""
-        answers = _decode_blocks(tasks, (workers or 1) if len(todo) > FEW else 1)
+        answers = _decode_blocks(tasks, cores() if len(todo) > FEW else 1)
         with contextlib.closing(answers):
             for answer in answers:
                 misfit = answer["misfit"]
@@ -347,15 +348,5 @@ def _keep(folder: Path, state: State) -> None:
             os.fsync(file.fileno())
     content = {"plan": dataclasses.astuple(plan), "problems": problems}
     # The mask last: a problem without its mark is found again, a mark without it would be lost.
-    write_whole(folder / DECODING, json.dumps(content).encode())
-    write_whole(folder / DONE, done.astype(np.uint8).tobytes())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; the cache's lock keeps others out of its folder."""
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    write_atomic(folder / DECODING, json.dumps(content).encode())
+    write_atomic(folder / DONE, done.astype(np.uint8).tobytes())

@@ -18,8 +18,16 @@ from apl.errors import BadInput, require
 
 MINI = 50  # WebVision mini: the classes below it, as Jiang et al. (2018) cut it
 ANIMALS = (
-    *("cat", "lynx", "wolf", "coyote", "cheetah", "jaguar", "chimpanzee", "orangutan"),
-    *("hamster", "guinea pig"),
+    "cat",
+    "lynx",
+    "wolf",
+    "coyote",
+    "cheetah",
+    "jaguar",
+    "chimpanzee",
+    "orangutan",
+    "hamster",
+    "guinea pig",
 )
 RECORD = np.dtype([("id", ">u4"), ("label", ">u4"), ("pixels", "u1", (3, 64, 64))])
 # What is trained and tested on has a name of its own for each test set: papers mean either.

@@ -5,15 +5,11 @@ Nothing is decoded here, and nothing that is wrong with one file or row loses th
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
-import json
 import math
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,21 +18,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from apl.data.rows import Row, read_rows
 from apl.errors import BadInput, one_line
 from apl.noise.labels import UNKNOWN, IntArray
 
 Pixels = npt.NDArray[np.uint8]
 Say = Callable[[str], None]
 
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval"), "test"),
-}
+SPLITS = (
+    dict.fromkeys(("train", "training"), "train")
+    | dict.fromkeys(("validation", "valid", "val", "dev"), "validation")
+    | dict.fromkeys(("test", "testing", "eval"), "test")
+)
 """The names of splits, those that Hugging Face's imagefolder reads."""
 
 SUFFIXES = frozenset(".png .jpg .jpeg .gif .bmp .tif .tiff .webp .ppm .pgm .pbm".split())
-LISTS = (".csv", ".tsv", ".jsonl", ".parquet")
+LISTS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+METADATA = tuple(f"metadata{kind}" for kind in LISTS if kind != ".json")
+"""A list of a folder's files, as Hugging Face's imagefolder names it; a .json may be anything."""
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "image")
 HELD_OUT = 5  # one in so many is held out where there is no test split
 
@@ -75,8 +74,8 @@ class Listing:
 def list_path(path: Path, label_column: str) -> Listing:
     """What lies at a path; BadInput where nothing can be learned from it."""
     if path.is_dir():
-        for name in (f"metadata{suffix}" for suffix in LISTS):
-            if (path / name).is_file():  # as Hugging Face's imagefolder names it
+        for name in METADATA:
+            if (path / name).is_file():
                 return _list_file(path / name, label_column)
         if any(_is_array_name(file.stem) for file in path.glob("*.npy")):
             return _list_arrays(path)
@@ -152,13 +151,12 @@ def _list_classes(found: Listing, top: Path, split: str) -> None:
             try:
                 if file.is_symlink() and not os.path.realpath(file.path).startswith(home):
                     found.broken.append((relative, "a link out of the folder"))
-                    continue
-                stat = file.stat()
+                else:
+                    info = file.stat()
+                    at = (info.st_size, info.st_mtime_ns)
+                    found.samples.append(Sample(relative, file.path, name, "", split, at))
             except OSError as error:
                 found.broken.append((relative, why_not(error)))
-                continue
-            at = (stat.st_size, stat.st_mtime_ns)
-            found.samples.append(Sample(relative, file.path, name, "", split, at))
         if not count:
             empty.append(name)
     where = f" in {split}" if split else ""
@@ -195,66 +193,74 @@ def _relative(path: str, root: Path) -> str:
     return os.path.relpath(path, root).replace(os.sep, "/")
 
 
+class _Columns(NamedTuple):
+    """Which columns of a list say what; '' where none does."""
+
+    label: str
+    file: str
+    split: str
+
+
 def _list_file(path: Path, label_column: str) -> Listing:
     """A list of files with their labels, the files named relative to the list's folder; or, without
     a column of files, a table: a sample a row."""
-    kind = path.suffix.lower()
-    rows = {".jsonl": _json_rows, ".parquet": _parquet_rows}.get(kind, _csv_rows)(path)
-    found = Listing(path.parent)
-    columns: Sequence[str] = ()
-    file_column = ""
+    sheet = read_rows(path, {label_column})
+    found = Listing(path.parent, decimal=sheet.decimal)
+    columns: _Columns | None = None
     cells: dict[str, list[Any]] = {}
-    info = path.stat()
-    for place, (number, row) in enumerate(rows):
+    for place, (number, row) in enumerate(sheet.rows):
         if isinstance(row, str):
             found.broken.append((f"row {number}", row))
             continue
-        if not columns:
-            columns = list(row)
-            file_column = next((name for name in FILE_COLUMNS if name in columns), "")
-            if not file_column and (file_column := _names_images(row)):
-                found.notes.append(f"column {file_column!r} names the files")
-            if label_column not in columns:
-                raise BadInput(_no_labels(path, label_column, columns))
-        name = str(row.get(file_column) or "") if file_column else str(place)
-        given = as_text(row.get(label_column))
-        split = as_text(row.get("split")).lower() if "split" in columns else ""
-        problem = ""
-        stat = (info.st_size, info.st_mtime_ns)
-        if not name:
-            problem = "no file is named"
-        elif not given:
-            problem = "no label"
-        elif "split" in columns and split not in SPLITS:
-            problem = f"split is {split!r}; accepted: {', '.join(SPLITS)}"
-        elif file_column:
-            try:
-                at = os.stat(path.parent / name)
-                stat = (at.st_size, at.st_mtime_ns)
-            except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-                problem = why_not(error)
-        if problem:
-            found.broken.append((name if name and file_column else f"row {number}", problem))
+        columns = columns or _columns_of(path, row, label_column, found)
+        name = str(row.get(columns.file) or "") if columns.file else str(place)
+        sample = _sample_of(path, row, columns, name)
+        if isinstance(sample, str):
+            found.broken.append((name if name and columns.file else f"row {number}", sample))
             continue
-        true = as_text(row.get("clean_label"))
-        file = os.path.join(path.parent, name) if file_column else ""
-        if not file_column:
+        if not columns.file:
             for column in row:
                 if column not in cells:  # a JSON object may have more than those before it
                     cells[column] = [None] * len(found.samples)
             for column, values in cells.items():
                 values.append(row.get(column))
-        found.samples.append(Sample(name, file, given, true, SPLITS.get(split, ""), stat))
-    if not found.samples:
-        what = "image that is there" if file_column else "sample"
+        found.samples.append(sample)
+    if columns is None or not found.samples:
+        what = "image that is there" if columns and columns.file else "sample"
         raise BadInput(f"{path} lists no {what}; {broken_line(found.broken)}")
     check_labels([sample.given for sample in found.samples], f"{path} ({label_column})")
-    if not file_column:
-        found.decimal = (
-            "," if kind not in (".jsonl", ".parquet") and _delimiter(path) == ";" else "."
-        )
+    if not columns.file:
         _make_table(found, cells, label_column)
     return found
+
+
+def _columns_of(path: Path, row: Row, label_column: str, found: Listing) -> _Columns:
+    """What the columns of a list are for, by its first row."""
+    file = next((name for name in FILE_COLUMNS if name in row), "")
+    if not file and (file := _names_images(row)):
+        found.notes.append(f"column {file!r} names the files")
+    if label_column not in row:
+        raise BadInput(_no_labels(path, label_column, list(row)))
+    return _Columns(label_column, file, "split" if "split" in row else "")
+
+
+def _sample_of(path: Path, row: Row, columns: _Columns, name: str) -> Sample | str:
+    """The sample of a row, or why it is none."""
+    given, true = as_text(row.get(columns.label)), as_text(row.get("clean_label"))
+    split = as_text(row.get(columns.split)).lower() if columns.split else ""
+    if not name:
+        return "no file is named"
+    if not given:
+        return "no label"
+    if columns.split and split not in SPLITS:
+        return f"split is {split!r}; accepted: {', '.join(SPLITS)}"
+    file = os.path.join(path.parent, name) if columns.file else ""
+    try:
+        info = os.stat(file or path)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        return why_not(error)
+    stat = (info.st_size, info.st_mtime_ns)
+    return Sample(name, file, given, true, SPLITS.get(split, ""), stat)
 
 
 def _names_images(row: Mapping[str, Any]) -> str:
@@ -303,73 +309,6 @@ def _make_table(found: Listing, cells: dict[str, list[Any]], label_column: str) 
     found.columns = {name: column for name, column in cells.items() if name not in labels}
 
 
-Rows = Iterator[tuple[int, "dict[str, Any] | str"]]  # number and row, or what is wrong with it
-
-
-def _csv_rows(path: Path) -> Rows:
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Excel begins its files with a mark
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 ({one_line(error)})") from None
-    lines = csv.reader(
-        io.StringIO(text, newline=""), delimiter=_delimiter(path), skipinitialspace=True
-    )
-    try:
-        names = _different([name.strip() for name in next(lines, [])])
-        for number, cells in enumerate(lines, 2):
-            if not any(cells):
-                continue
-            fits = len(cells) == len(names)
-            wrong = f"{len(cells)} cells under {len(names)} columns"
-            yield number, dict(zip(names, cells, strict=True)) if fits else wrong
-    except csv.Error as error:
-        raise BadInput(f"{path} is no CSV: {one_line(error)}") from None
-
-
-def _delimiter(path: Path) -> str:
-    """What stands between the cells of a .csv or .tsv."""
-    with path.open(encoding="utf-8-sig") as file:
-        head = file.readline()
-    return max(",;\t|", key=head.count)  # the first of them where none is there
-
-
-def _different(names: Sequence[str]) -> list[str]:
-    """The names of columns, the second `x` as `x (2)`."""
-    counts: Counter[str] = Counter()
-    different = []
-    for name in names:
-        counts[name] += 1
-        different.append(f"{name} ({counts[name]})" if counts[name] > 1 else name)
-    return different
-
-
-def _json_rows(path: Path) -> Rows:
-    with path.open(encoding="utf-8-sig") as file:
-        try:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    row = None
-                yield number, row if isinstance(row, dict) else "no JSON object"
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{path} is not UTF-8 ({one_line(error)})") from None
-
-
-def _parquet_rows(path: Path) -> Rows:
-    try:
-        from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError:
-        raise BadInput(f"{path} needs pyarrow: pip install pyarrow, or give a .csv") from None
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except Exception as error:  # a damaged file raises nearly anything
-        raise BadInput(f"{path} is damaged or no Parquet: {one_line(error)}") from None
-    yield from enumerate(rows, 1)
-
-
 def as_text(value: object) -> str:
     """A cell as text: '' for what is missing, a whole number without a fraction of zeros."""
     if value is None or value != value:  # nan
@@ -381,6 +320,7 @@ def as_text(value: object) -> str:
 
 _IMAGES = ("x", "image", "images", "data")
 _LABELS = ("y", "label", "labels", "target", "targets")
+_NAMED = "x and y, or x_train, y_train, x_test, y_test, or train_images, train_labels and so on"
 _WORDS = {*_IMAGES, *_LABELS, *SPLITS, "clean"}
 
 
@@ -392,23 +332,14 @@ def _list_arrays(path: Path) -> Listing:
     """An .npz, or .npy files beside each other, with images and labels by name: x and y, or the
     words above, with a split before or behind (x_train, train_images), and `clean` in the name of
     true labels (y_train_clean).  Arrays [N, F] are a table."""
-    parts: dict[str, dict[str, Any]] = {}
-    named = "x and y, or x_train, y_train, x_test, y_test, or train_images, train_labels and so on"
-    arrays, (size, time) = _read_arrays(path)
-    for key, array in arrays.items():
-        words = key.lower().split("_")
-        split = next((SPLITS[word] for word in words if word in SPLITS), "")
-        kind = "images" if any(word in _IMAGES for word in words) else ""
-        kind = "given" if any(word in _LABELS for word in words) else kind
-        if kind:
-            kind = "true" if kind == "given" and "clean" in words else kind
-            parts.setdefault(split, {})[kind] = array
+    arrays, stat = _read_arrays(path)
+    parts = _by_split(arrays)
     found = Listing(path if path.is_dir() else path.parent)
     inputs: list[npt.NDArray[Any]] = []
     for split, part in parts.items():
         if not {"images", "given"} <= set(part):
             raise BadInput(
-                f"{path} lacks images or labels{f' of {split}' if split else ''}: {named}"
+                f"{path} lacks images or labels{f' of {split}' if split else ''}: {_NAMED}"
             )
         images = part["images"]
         inputs.append(images if images.ndim == 2 else as_pixels(images, str(path)))
@@ -419,9 +350,9 @@ def _list_arrays(path: Path) -> Listing:
         for i, (a, b) in enumerate(zip(given, true, strict=True)):
             name = f"{split}:{i}" if split else str(i)
             b = "" if b == str(UNKNOWN) else b
-            found.samples.append(Sample(name, "", a, b, split, (size, time)))
+            found.samples.append(Sample(name, "", a, b, split, stat))
     if not inputs:
-        raise BadInput(f"{path} has no arrays that are called images and labels: {named}")
+        raise BadInput(f"{path} has no arrays that are called images and labels: {_NAMED}")
     if len({images.shape[1:] for images in inputs}) > 1:
         raise BadInput(f"{path}: the images of its splits differ in shape")
     check_labels([sample.given for sample in found.samples], str(path))
@@ -431,6 +362,22 @@ def _list_arrays(path: Path) -> Listing:
     else:
         found.pixels = whole
     return found
+
+
+def _by_split(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, dict[str, npt.NDArray[Any]]]:
+    """Arrays by their names: those of each split that are images, given and true labels."""
+    parts: dict[str, dict[str, npt.NDArray[Any]]] = {}
+    for key, array in arrays.items():
+        words = key.lower().split("_")
+        split = next((SPLITS[word] for word in words if word in SPLITS), "")
+        if any(word in _LABELS for word in words):
+            kind = "true" if "clean" in words else "given"
+        elif any(word in _IMAGES for word in words):
+            kind = "images"
+        else:
+            continue
+        parts.setdefault(split, {})[kind] = array
+    return parts
 
 
 def _read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], tuple[int, int]]:

@@ -37,9 +37,6 @@ def read_posterior(path: str | Path, count: int, num_classes: int) -> Matrix:
     return posterior
 
 
-# -------------------------------------------------------------------------- labels from files
-
-
 def read_published(path: str | Path, clean: IntArray, num_classes: int) -> IntArray:
     """The noisy labels [n] of a file that a paper published, for the training samples in their
     order, of which `clean` [N] are the labels without noise.

@@ -13,8 +13,6 @@ from apl.names import SCALES, check_rate
 from apl.noise.files import read_posterior
 from apl.noise.labels import IntArray, Matrix
 
-# ------------------------------------------------------------- noise that depends on the sample
-
 
 class Inputs(NamedTuple):
     """What instance-dependent noise looks at: the pixels of each sample, uint8 [N, H, W, C], with

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from apl.errors import BadInput
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+Vector = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float64]
 
 UNKNOWN = -1  # the true label of a sample whose truth nobody knows
@@ -31,15 +33,15 @@ class Labels:
         return len(self.given)
 
     @property
-    def known(self) -> npt.NDArray[np.bool_]:
+    def known(self) -> BoolArray:
         """True where the true label is known."""
-        known: npt.NDArray[np.bool_] = self.true != UNKNOWN
+        known: BoolArray = self.true != UNKNOWN
         return known
 
     @property
-    def wrong(self) -> npt.NDArray[np.bool_]:
+    def wrong(self) -> BoolArray:
         """True where the given label is known to be wrong."""
-        wrong: npt.NDArray[np.bool_] = self.known & (self.given != self.true)
+        wrong: BoolArray = self.known & (self.given != self.true)
         return wrong
 
     @property
@@ -59,7 +61,3 @@ class Labels:
         with np.errstate(invalid="ignore"):
             shares: Matrix = counts / counts.sum(1, keepdims=True)
         return shares
-
-
-BoolArray = npt.NDArray[np.bool_]
-Vector = npt.NDArray[np.float64]

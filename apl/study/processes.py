@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from apl.config.config import Config
+from apl.cores import cores
 from apl.data.folders import available, data_folder
 from apl.errors import BadInput, Busy, Interrupted, one_line, require
 from apl.files import write_atomic

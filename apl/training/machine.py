@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import re
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apl.config.presets import THREADS
+from apl.cores import cores
 from apl.errors import BadInput, require
 from apl.names import option
 from apl.training.ddp import Group
@@ -120,7 +120,7 @@ def environment() -> dict[str, Any]:
         "numpy": version("numpy"),
         "platform": platform.platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "git_commit": _git_commit(),
     }
 

@@ -1,0 +1,196 @@
+"""People's tables as rows: CSV in its dialects, JSON, JSON lines, Parquet.
+
+Lists of files, tables to learn from and decisions about labels are all read here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from apl.errors import BadInput, one_line
+
+Row = dict[str, Any]  # cells by column: text of a CSV, else whatever the file holds
+Rows = Iterator[tuple[int, Row | str]]
+
+
+class Sheet(NamedTuple):
+    """The rows of a file in their order, each with the line where it begins (its number, from 1, in
+    a .json or .parquet): the row, or in words what is wrong with it.  decimal: where the fraction
+    of a number begins, ',' in a file that semicolons part."""
+
+    rows: Rows
+    decimal: str = "."
+
+
+def read_rows(path: Path, names: Collection[str] = ()) -> Sheet:
+    """What a .jsonl, a .json, a .parquet, or else a CSV (.csv, .tsv) holds.
+
+    A CSV's cells are parted by commas, semicolons, tabs or bars, and a line names the columns.
+    Before it may stand a mark of UTF-8 or UTF-16, Excel's `sep=;`, empty lines, and lines that
+    begin with a hash.  Columns of one name become `x` and `x (2)`.  Empty cells beyond the columns
+    are none, as a comma at each row's end makes them, and rows of empty cells are none either.
+    names: columns that the caller looks for; a line with a hash that has one of them is the line
+    of the columns.
+
+    Raises BadInput where the file as a whole can't be read, some of it while the rows are.
+    """
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return Sheet(_parquet_rows(path))
+    text = _text(path)
+    if kind == ".jsonl":
+        return Sheet(_json_lines(text))
+    if kind == ".json":
+        return Sheet(_json_rows(path, text))
+    return _csv_sheet(path, text, names)
+
+
+def _text(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{path} can't be read ({error.strerror})") from None
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # "Unicode text"
+    try:
+        return content.decode("utf-16" if utf16 else "utf-8-sig")  # Excel begins with a mark
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"{path} is not UTF-8 (line {line}: {one_line(error)})") from None
+
+
+# ------------------------------------------------------------------------------------------ CSV
+
+DELIMITERS = ",;\t|"
+_SEP = re.compile(r'"?sep=(.)"?[,;\t|]*(\r\n?|\n|$)', re.IGNORECASE)
+_LOOKED_AT = 100  # rows that tell what parts the cells
+
+Lines = Iterator[tuple[int, list[str]]]  # where a row begins, and its cells
+
+
+def _csv_sheet(path: Path, text: str, names: Collection[str]) -> Sheet:
+    first = 1
+    said = _SEP.match(text)
+    if said:
+        text, first, delimiter = text[said.end() :], 2, said[1]
+    else:
+        delimiter = max(DELIMITERS, key=lambda each: _fit(text, each, names))
+    lines = _lines(path, text, delimiter, first)
+    columns = _head(lines, names)
+    if columns and not columns[-1]:  # a comma at the end, or a column that nobody named
+        known = list(lines)
+        lines = iter(known)
+        while columns and not columns[-1] and all(_is_blank(c, len(columns)) for _, c in known):
+            columns.pop()
+    return Sheet(_fitted(lines, _different(columns)), "," if delimiter == ";" else ".")
+
+
+def _fit(text: str, delimiter: str, names: Collection[str]) -> tuple[bool, float, int]:
+    """How well a delimiter parts the first rows: whether it makes a column that is looked for, of
+    how many rows it makes as many cells as there are columns, and how many columns."""
+    lines = itertools.islice(_lines(Path(), text, delimiter, 1), _LOOKED_AT)
+    try:
+        columns = _head(lines, names)
+        rows = [len(cells) >= len(columns) for _, cells in lines if any(cells)]
+    except BadInput:
+        return False, 0.0, 0
+    if len(columns) < 2:  # then any row fits
+        return False, 0.0, 0
+    share = sum(rows) / len(rows) if rows else 1.0
+    return not {*names}.isdisjoint(columns), share, len(columns)
+
+
+def _lines(path: Path, text: str, delimiter: str, first: int) -> Lines:
+    """The cells of each row, and the line where it begins; the text's first one has that number."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    begin = first
+    try:
+        for cells in reader:
+            yield begin, cells
+            begin = first + reader.line_num
+    except csv.Error as error:
+        raise BadInput(f"{path} is no CSV (line {begin}: {one_line(error)})") from None
+
+
+def _head(lines: Lines, names: Collection[str]) -> list[str]:
+    """The names of the columns; the lines before them and their own are taken."""
+    for _, cells in lines:
+        columns = [cell.strip() for cell in cells]
+        if columns and columns[0].startswith("#"):
+            columns[0] = columns[0].lstrip("#").strip() or "#"
+            if {*names}.isdisjoint(columns):
+                continue  # a comment
+        if any(columns):
+            return columns
+    return []
+
+
+def _is_blank(cells: Sequence[str], place: int) -> bool:
+    """Whether nothing stands in the cell of that place, from 1."""
+    return len(cells) < place or not cells[place - 1].strip()
+
+
+def _fitted(lines: Lines, names: Sequence[str]) -> Rows:
+    for number, cells in lines:
+        if not any(map(str.strip, cells)):
+            continue
+        while len(cells) > len(names) and not cells[-1].strip():
+            cells.pop()
+        if len(cells) == len(names):
+            yield number, dict(zip(names, cells, strict=True))
+        else:
+            yield number, f"{len(cells)} cells under {len(names)} columns"
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    """The names of columns, the second `x` as `x (2)`."""
+    counts: Counter[str] = Counter()
+    different = []
+    for name in names:
+        counts[name] += 1
+        different.append(f"{name} ({counts[name]})" if counts[name] > 1 else name)
+    return different
+
+
+# ------------------------------------------------------------------------------ JSON and Parquet
+
+
+def _json_lines(text: str) -> Rows:
+    for number, line in enumerate(text.split("\n"), 1):  # others than \n may stand in a text
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            yield number, row if isinstance(row, dict) else "no JSON object"
+
+
+def _json_rows(path: Path, text: str) -> Rows:
+    try:
+        rows = json.loads(text) if text.strip() else []
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is no JSON ({one_line(error)})") from None
+    if not isinstance(rows, list):
+        raise BadInput(f"{path} holds no list; accepted: a JSON list with an object a row")
+    for number, row in enumerate(rows, 1):
+        yield number, row if isinstance(row, dict) else "no JSON object"
+
+
+def _parquet_rows(path: Path) -> Rows:
+    try:
+        from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    except ImportError:
+        raise BadInput(f"{path} needs pyarrow: pip install pyarrow, or give a .csv") from None
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except Exception as error:  # a damaged file raises nearly anything
+        raise BadInput(f"{path} is damaged or no Parquet: {one_line(error)}") from None
+    yield from enumerate(rows, 1)
