@@ -20,9 +20,9 @@ from .targets import any_ignored
 
 # Elements from which `auto` compiles the closed form.  Below, eager torch is as fast or nearly so
 # and starts at once; above, a call costs enough that Inductor's seconds come back, and it is
-# needed to keep up with `F.cross_entropy` (docs/kernels-evidence.md has the figures).  The choice depends
-# on nothing but the size: a threshold in calls or seconds would change the last bits of a run
-# somewhere in its middle, and differently each time.
+# needed to keep up with `F.cross_entropy` (docs/kernels-evidence.md has the figures).  The choice
+# depends on nothing but the size: a threshold in calls or seconds would change the last bits of a
+# run somewhere in its middle, and differently each time.
 COMPILE_FROM = 1 << 18
 
 # torch's log_softmax is vectorised along a row, and slow where the row is shorter than this.

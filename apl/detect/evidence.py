@@ -2,7 +2,8 @@
 
 `LabelMonitor` gathers the evidence inside a training loop, `rank` scores labels by it and
 `find_issues` says everything at once.  All but the monitor is numpy on plain arrays, and takes
-anybody's out-of-fold probabilities too.  docs/find.md tells the method, docs/find-evidence.md what it reaches.
+anybody's out-of-fold probabilities too.  docs/find.md tells the method, docs/find-evidence.md what
+it reaches.
 
 The head loads no torch: to read and rank costs none.
 """
@@ -23,7 +24,8 @@ from apl.noise.labels import MOST_CLASSES, UNKNOWN, BoolArray, IntArray, Labels,
 if TYPE_CHECKING:
     import pandas as pd
 EARLY = 3  # visits of a sample before a network memorises: what it says then is nearly unseen data
-# Chosen on seed 0 of sym 0.4, asym 0.4 and CIFAR-10N worse together; docs/find-evidence.md has the others.
+# Chosen on seed 0 of sym 0.4, asym 0.4 and CIFAR-10N worse together; docs/find-evidence.md has the
+# others.
 TEMPERATURE = 1.5  # that the averaged logits are divided by: networks are too sure of themselves
 BALANCE = 0.85  # how much of the confusion one way is taken for granted by that the other way
 SLOPE = 3.0  # an early network shows about a third of a flip

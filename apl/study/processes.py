@@ -38,7 +38,7 @@ from apl.errors import BadInput, Busy, Interrupted, one_line, require
 from apl.files import write_atomic
 from apl.names import DATASETS
 from apl.runs.run import CHECKPOINT, CONFIG, HISTORY, LOG, NOISE, RESULT, WEIGHTS, Run
-from apl.training.machine import Machine, choose_device, cores, keep_freed_memory
+from apl.training.machine import Machine, choose_device, keep_freed_memory
 from apl.training.prepare import data_of
 from apl.training.train import train
 

@@ -63,13 +63,6 @@ class Machine:
         return THREADS.get(dataset, 0) if self.threads is None else self.threads
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def choose_device(name: str) -> torch.device:
     """The device that `name` means; 'auto' is the first of CUDA, MPS and CPU that is there.  Each
     process that torchrun started has its own."""
