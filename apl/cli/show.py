@@ -10,11 +10,11 @@ import typer
 from apl.cli.console import console, counting
 from apl.cli.options import options, take_machine
 from apl.config.presets import PRESETS
+from apl.cores import cores
 from apl.data.folders import available, data_folder
 from apl.errors import BadInput
 from apl.losses.catalog import LOSSES
 from apl.names import DATASETS, NETWORKS
-from apl.training.machine import cores
 
 
 def plot(
