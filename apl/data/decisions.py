@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from apl.data.listing import as_text
+from apl.data.labels import WORDS, Unclear, as_text, label_text, to_number
 from apl.data.rows import Row, read_rows
 from apl.errors import BadInput, one_line
 from apl.files import plain
@@ -50,34 +51,33 @@ def read_labels(
     given: their labels as they are [N]; names: what the user calls each, () where nobody does.
     The file is a table (`apl.data.rows`) or Label Studio's export (JSON, JSON-MIN, CSV).
     It says which sample by `file_name`, or where that is empty by `id`, its number from 0; what
-    of it by `decision` (keep, fix, drop), by `label` (a class's name, or else its number), or by
-    both.  To fix without a label is to take `predicted_label`; an empty cell says nothing.  With
-    neither column, as in an issues.csv edited by hand, every `given_label` that is another than
-    the data's is a correction.
+    of it by `decision` (keep, fix, drop), by `label` (a class's name, or where no class is called
+    by a number, its number), or by both.  To fix without a label is to take `predicted_label`; an
+    empty cell says nothing.  With neither column, as in an issues.csv edited by hand, every
+    `given_label` that is another than the data's is a correction.
 
     Raises BadInput, in one line that names file and row, for a file that can't be read, columns
     that lack, an unknown sample, class or decision, and rows that contradict each other.
     """
-    rows = _read(file)
+    rows = _read(file, class_names)
     edited = _check_columns(file, rows)
-    count = len(given)
-    classes = {plain(name): i for i, name in enumerate(class_names)}
-    numbers: dict[str, list[int]] = {}
-    for i, name in enumerate(names or map(str, range(count))):
-        numbers.setdefault(plain(name), []).append(i)
-    labels, keep = given.astype(np.int64), np.ones(count, dtype=bool)
-    said_by = np.zeros(count, dtype=np.int64)  # the row, 0 where none says anything
+    written = {row.get(column, "") for _, row in rows for column in _LABELS}
+    classes = _Names(class_names, written)
+    files = {row.get("file_name", "") for _, row in rows}
+    samples = _Names(names or [str(i) for i in range(len(given))], files)
+    labels, keep = given.astype(np.int64), np.ones(len(given), dtype=bool)
+    said_by = np.zeros(len(given), dtype=np.int64)  # the row, 0 where none says anything
     compared = other = 0
     for number, row in rows:
         where = f"{file}, row {number}"
         word, text = _said(where, row, edited)
         if not word and not text:
             continue
-        samples = _samples_of(where, row, numbers, count)
+        chosen = _samples_of(where, row, samples, len(given))
         if row.get("given_label") and (edited or not row.get("file_name")):
             compared += 1
-            other += _class_of(where, row["given_label"], classes) != given[samples[0]]
-        for i in samples:
+            other += _class_of(where, row["given_label"], classes) != given[chosen[0]]
+        for i in chosen:
             kept = word != "drop"
             label = _class_of(where, text, classes) if text and kept else int(given[i])
             if edited and label == given[i]:
@@ -95,7 +95,8 @@ def read_labels(
     return Decisions(labels, keep, said_by > 0)
 
 
-_COLUMNS = ("file_name", "id", "label", "decision", "given_label")
+_LABELS = ("label", "given_label", "predicted_label")
+_COLUMNS = ("file_name", "id", "decision", *_LABELS)
 _ACCEPTED = "a column file_name or id, and a column label or decision"
 
 
@@ -130,18 +131,59 @@ def _said(where: str, row: dict[str, str], edited: bool) -> tuple[str, str]:
     return word, text
 
 
-def _samples_of(
-    where: str, row: dict[str, str], numbers: dict[str, list[int]], count: int
-) -> list[int]:
-    """The samples that a row is about, by the numbers of each name."""
+class _Names:
+    """What is called how: the places of a name, and of a text that a spreadsheet made of it.
+
+    A spreadsheet and pandas take a name such as 03 for a number and write 3 or 3.0.  So what is no
+    name means the one of its value, or the one that differs in case alone.  Of 007 and 7 a 7 may
+    mean either, unless a 007 in the file shows that its zeros are still there; written: all that
+    the file has for such names.
+    """
+
+    def __init__(self, names: Sequence[str], written: set[str]) -> None:
+        self.places: dict[str, list[int]] = {}
+        self.values: dict[float, list[str]] = {}
+        self.folded: dict[str, list[str]] = {}
+        self.written = written
+        for place, each in enumerate(names):
+            name = plain(each)
+            self.places.setdefault(name, []).append(place)
+            if len(self.places[name]) == 1:
+                self.folded.setdefault(name.casefold(), []).append(name)
+                value = to_number(name)
+                if value is not None:
+                    self.values.setdefault(value, []).append(name)
+
+    def find(self, text: str) -> list[int]:
+        """The places of what a text means; none where it means nothing.  Raises Unclear where it
+        may mean several."""
+        value = to_number(text)
+        alike = self.values.get(value, []) if value is not None else []
+        if len(alike) > 1 and as_text(text) == as_text(value):
+            kept = [name for name in alike if name != as_text(value)]
+            if self.written.isdisjoint(kept):
+                raise Unclear(f"may be {' or '.join(alike)}, which a spreadsheet writes alike")
+        for exact in (text, text.strip(), as_text(text)):
+            if exact in self.places:
+                return self.places[exact]
+        near = alike or self.folded.get(text.strip().casefold(), [])
+        return self.places[near[0]] if len(near) == 1 else []
+
+
+def _samples_of(where: str, row: dict[str, str], names: _Names, count: int) -> list[int]:
+    """The samples that a row is about."""
     name, text = row.get("file_name", ""), as_text(row.get("id", ""))
     i = int(text) if text.isdecimal() else UNKNOWN
     if name:
-        if name not in numbers:
+        try:
+            found = names.find(name)
+        except Unclear as error:
+            raise BadInput(f"{where}: {name!r} {error}") from None
+        if not found:
             raise BadInput(f"{where}: there is no sample called {name!r} in the training data")
         # An image that is listed twice: one of them where its number is given, else both.  Numbers
         # change with what is left out, and Label Studio has its own: the name is what counts.
-        return [i] if i in numbers[name] else numbers[name]
+        return [i] if i in found else found
     if not text:
         raise BadInput(f"{where} names no sample")
     if not 0 <= i < count:
@@ -149,53 +191,77 @@ def _samples_of(
     return [i]
 
 
-def _class_of(where: str, text: str, classes: dict[str, int]) -> int:
-    """The class of that name, or else of that number; '3' may be the name of another class."""
+def _class_of(where: str, text: str, classes: _Names) -> int:
+    """The class that a text names, or where no class is called by a number, that of this number."""
+    try:
+        found = classes.find(text)
+    except Unclear as error:
+        raise BadInput(f"{where}: {text!r} {error}: keep the zeros of their names") from None
+    if found:
+        return found[0]
+    names = [*classes.places]
     number = as_text(text)
-    for name in (text, number):
-        if name in classes:
-            return classes[name]
-    if number.isdecimal() and int(number) < len(classes):
+    if not classes.values and number.isdecimal() and int(number) < len(names):
         return int(number)
-    accepted = ", ".join(repr(name) if "," in name else name for name in [*classes][:10])
-    more = ", ..." if len(classes) > 10 else ""
+    accepted = ", ".join(repr(name) if "," in name else name for name in names[:10])
+    more = ", ..." if len(names) > 10 else ""
     raise BadInput(f"{where}: there is no class {text!r}; accepted: {accepted}{more}")
 
 
 Cells = list[tuple[int, dict[str, str]]]  # where a row stands in its file, its cells by column
 
 
-def _read(file: Path) -> Cells:
+def _read(file: Path, class_names: Sequence[str]) -> Cells:
     cells = []
     for number, row in read_rows(file, _COLUMNS).rows:
+        where = f"{file}, row {number}"
         if isinstance(row, str):
-            raise BadInput(f"{file}, row {number} has {row}")
-        if file.suffix.lower() == ".json":
-            try:
-                row = _flat(row)
-            except (TypeError, KeyError, AttributeError) as error:
-                told = f"{type(error).__name__}: {one_line(error)}"
-                raise BadInput(f"{file} is no JSON that Label Studio exports ({told})") from None
-        texts = {k: str(v) for k, v in row.items() if isinstance(v, str | int | float) and v == v}
-        cells.append((number, texts))
+            raise BadInput(f"{where} has {row}")
+        try:
+            row = _flat(row) if file.suffix.lower() == ".json" else row
+            texts = {name: _cell(name, value, class_names) for name, value in row.items()}
+        except Unclear as error:
+            raise BadInput(f"{where} has {error}; accepted: one") from None
+        except (TypeError, KeyError, AttributeError) as error:
+            told = f"{type(error).__name__}: {one_line(error)}"
+            raise BadInput(f"{file} is no JSON that Label Studio exports ({told})") from None
+        cells.append((number, {name: text for name, text in texts.items() if text is not None}))
     if not cells:
         what = "has no rows" if file.read_bytes().strip() else "is empty"
         raise BadInput(f"{file} {what}; accepted: {_ACCEPTED}")
     return cells
 
 
+def _cell(column: str, value: Any, class_names: Sequence[str]) -> str | None:
+    """A cell as text, '' where it says nothing; None for what is neither word nor number."""
+    if column in _LABELS or column == "decision":
+        # As it stands where it is one word: a folder, and so a class, may be called 1.0.
+        plain_text = isinstance(value, str) and not value.lstrip().startswith(("[", "{"))
+        text = value if plain_text else label_text(value)
+        said = text.strip()
+        return text if said and (said not in WORDS or said in class_names) else ""
+    if not isinstance(value, str | int | float | bytes | None):
+        return None
+    return value if isinstance(value, str) else as_text(value)
+
+
 def _flat(task: Row) -> Row:
     """A task of Label Studio's export with its `data` and what was chosen as its label; those of
-    JSON-MIN are flat already."""
+    JSON-MIN are flat already.  Raises Unclear where its annotators disagree."""
     row = {**task, **task.get("data", {})}
     if "annotations" in task:
-        chosen = [
-            choice
-            for annotation in task["annotations"]
-            if not annotation.get("was_cancelled")
-            for result in annotation["result"]
-            for choice in result["value"].get("choices", ())
-        ]
-        row["label"] = chosen[-1] if chosen else ""
+        valid = [each for each in task["annotations"] if not each.get("was_cancelled")]
+        decisive = [each for each in valid if each.get("ground_truth")] or valid
+        chosen = [_choice(annotation) for annotation in decisive]
+        different = sorted({*chosen} - {""})
+        if len(different) > 1:
+            raise Unclear(f"annotators who disagree ({', '.join(different)})")
+        row["label"] = different[0] if different else ""
     row.pop("id", None)  # its ids are those of its tasks, not of our samples
     return row
+
+
+def _choice(annotation: Mapping[str, Any]) -> str:
+    """What an annotation chose; '' where nothing."""
+    values = [result["value"].get("choices", ()) for result in annotation["result"]]
+    return label_text([choice for choices in values for choice in choices])

@@ -1,0 +1,194 @@
+"""Labels as people write them: which are none, which are several, and what is a class.
+
+One rule for lists, tables, arrays, frames, torch data sets and decisions.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from apl.errors import BadInput
+
+NO_LABEL = "no label"
+
+WORDS = frozenset("nan NaN NAN -nan NA N/A n/a #N/A #NA NULL Null null None <NA> NaT".split())
+"""What programs write where there is no value, in their spelling: `none` and `na` are classes."""
+
+NUMBERS = ("-1", "-100")
+"""What stands for no label among labels that are numbers: scikit-learn's and torch's."""
+
+
+class Unclear(ValueError):
+    """A label that is not one class, and why."""
+
+
+# -------------------------------------------------------------------------------------- one label
+
+
+def as_text(value: object) -> str:
+    """A cell as text: '' for what is missing, a whole number without a fraction of zeros."""
+    if value is None or _is_none(value):
+        return ""
+    text = _decoded(value) if isinstance(value, bytes) else str(value)
+    text = text.strip()
+    whole = "." in text and re.fullmatch(r"[+-]?\d+\.0*", text)
+    return text.split(".")[0] if whole else text
+
+
+def _is_none(value: Any) -> bool:
+    """Whether it is a nan, pandas' NaT, or its NA, which is neither equal to itself nor not."""
+    try:
+        return bool(value != value)
+    except TypeError:
+        return True
+    except ValueError:  # an array of several values
+        return False
+
+
+def _decoded(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
+
+
+def label_text(value: Any) -> str:
+    """A label as text, '' where there is none; a list of one, or the text of such a list, as what
+    it holds.  Raises Unclear for several."""
+    if getattr(value, "ndim", 0):
+        value = value.tolist()
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "(", "{"):
+        value = _literal(value)
+    if isinstance(value, Mapping):
+        if list(value) != ["choices"]:  # as Label Studio writes them
+            raise Unclear("a label that is an object")
+        value = value["choices"]
+    if isinstance(value, list | tuple | set | frozenset):
+        several = sorted({label_text(each) for each in value} - {""})
+        if len(several) > 1:
+            raise Unclear(f"several labels ({', '.join(several)[:100]})")
+        return several[0] if several else ""
+    return as_text(value)
+
+
+def _literal(text: str) -> Any:
+    """What a text such as "['cat']" means; the text itself where it is none."""
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+    return value if isinstance(value, list | tuple | set | dict) else text
+
+
+# ------------------------------------------------------------------------------------ all of them
+
+
+def no_labels(texts: Iterable[str], classes: Collection[str] = ()) -> set[str]:
+    """Which of these texts are no labels: '', and what programs write for a missing value; among
+    numbers -1 too, unless the only other one is 1, and -100.
+
+    classes: names that are labels in any case.
+    """
+    found = {*texts}
+    none = found & {"", *WORDS}
+    others = {text for text in found - none if text not in NUMBERS}
+    values = {to_number(text) for text in others}
+    if None not in values:
+        none |= found & {"-100"}
+        if values != {1.0}:  # -1 and 1 are two classes
+            none |= found & {"-1"}
+    return none - {*classes}
+
+
+def texts_of(labels: Any, name: str) -> list[str]:
+    """Labels of N samples as texts, '' where one has none: [N] or [N, 1] of numbers or words, or
+    [N, K] one-hot, whose classes are its columns by name or number.
+
+    Raises BadInput for several labels of one sample; `name` is whose labels they are.
+    """
+    if hasattr(labels, "detach"):
+        labels = labels.detach().cpu()
+    names = [str(column) for column in getattr(labels, "columns", ())]
+    array = _array(labels)
+    if array.ndim == 2 and array.shape[1] > 1:
+        return _one_hot(array, names, name)
+    try:
+        return [label_text(label) for label in array.reshape(-1)]
+    except Unclear as error:
+        raise BadInput(
+            f"the labels of {name} have {error}; accepted: one for each sample"
+        ) from None
+
+
+def _array(labels: Any) -> npt.NDArray[Any]:
+    if isinstance(labels, np.ma.MaskedArray):
+        return np.asarray(labels.astype(object).filled(None))
+    if not isinstance(labels, list | tuple):
+        return np.asarray(labels)
+    if any(isinstance(label, str | bytes | type(None)) for label in labels):
+        array = np.empty(len(labels), object)  # NumPy would make text of a missing value
+        array[:] = labels
+        return array
+    try:
+        return np.asarray(labels)
+    except ValueError:  # lists of several lengths
+        array = np.empty(len(labels), object)
+        for i, label in enumerate(labels):
+            array[i] = label
+        return array
+
+
+def _one_hot(array: npt.NDArray[Any], names: Sequence[str], name: str) -> list[str]:
+    texts = [one_hot_text(row, names) for row in array]
+    if None in texts:
+        raise BadInput(
+            f"the labels of {name} are {list(array.shape)}; accepted: [N], one for each sample, or "
+            "[N, K] with a single 1 in each row"
+        )
+    return [text or "" for text in texts]
+
+
+def one_hot_text(row: Iterable[Any], names: Sequence[str] = ()) -> str | None:
+    """The class of a one-hot row, by its name or number; '' where no class is marked, None where
+    it is no such row."""
+    try:
+        values = [float(value) for value in row]
+    except (TypeError, ValueError):
+        return None
+    if not {*values} <= {0.0, 1.0} or values.count(1.0) > 1:
+        return None
+    if 1.0 not in values:
+        return ""
+    place = values.index(1.0)
+    return names[place] if names else str(place)
+
+
+def to_number(text: str) -> float | None:
+    """A finite number that a text is, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in text else None  # 1_0 is Python's alone
+
+
+def by_value(label: str) -> tuple[bool, float, str]:
+    """What classes are in order of: numbers by their value, then words by their letters."""
+    value = to_number(label)
+    return value is None, value or 0.0, label
+
+
+def combined(labels: Collection[str]) -> list[str]:
+    """Labels that look like several in one cell, as `a|b` beside `a` and `b`."""
+    there = {*labels}
+    found = set()
+    for label, mark in itertools.product(there, "|;,/"):
+        parts = [part.strip() for part in label.split(mark)]
+        if len(parts) > 1 and all(part in there for part in parts):
+            found.add(label)
+    return sorted(found)
