@@ -38,7 +38,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "apl.study": ("study.run", "study.clock"),
     "apl.train": ("training.train", "training.prepare", "training.fit", "training.evaluate"),
     "apl.verify": ("losses.verify",),
-    "apl.workers": ("study.processes",),
+    "apl.workers": ("study.processes", "study.ray", "study.cells"),
 }
 """By a module of 0.2: where what it held is now, all below `apl`.  Some of these modules are gone,
 others are packages of the same name."""

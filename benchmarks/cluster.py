@@ -27,7 +27,8 @@ from ray.cluster_utils import Cluster
 from apl.config.config import Config
 from apl.config.grid import make_grid
 from apl.runs.run import RECORD
-from apl.study.processes import Processes, Ray
+from apl.study.processes import Processes
+from apl.study.ray import Ray
 from apl.study.run import Progress, run_study
 from apl.training.machine import Machine
 

@@ -105,7 +105,8 @@ def study(
     from rich.markup import escape
 
     from apl.report.terminal import StudyLog, opening, study_table
-    from apl.study.processes import Processes, Ray, default_workers
+    from apl.study.processes import Processes, default_workers
+    from apl.study.ray import Ray
     from apl.study.run import run_study
 
     engine: Any = Processes

@@ -20,7 +20,8 @@ from apl.runs.record import read_record, write_study
 from apl.runs.run import LOG, RUNS, SUMMARY, Run
 from apl.runs.scores import Result
 from apl.study.clock import Clock
-from apl.study.processes import Processes, Ray
+from apl.study.processes import Processes
+from apl.study.ray import Ray
 from apl.study.trackers import Tracking, import_runs
 from apl.training.machine import Machine
 from apl.training.train import train

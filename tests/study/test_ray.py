@@ -28,7 +28,8 @@ from apl.config.grid import make_grid
 from apl.data.sources import load_data
 from apl.errors import BadInput
 from apl.runs.run import CHECKPOINT, HISTORY, LOG, NOISE, RECORD, RESULT, SUMMARY, WEIGHTS, Run
-from apl.study.processes import Ray, default_workers, emptiest, gpus_of, request_of
+from apl.study.processes import default_workers, emptiest, gpus_of
+from apl.study.ray import Ray, request_of
 from apl.study.run import Progress, run_study
 from apl.training.machine import Machine
 
@@ -220,7 +221,7 @@ def test_a_cell_goes_on_elsewhere_after_its_node_died(
     simulated: Simulated, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its checkpoints came back, and a node that comes in the meantime takes a part."""
-    monkeypatch.setattr("apl.study.processes.SHIP_SECONDS", 0.2)
+    monkeypatch.setattr("apl.study.ray.SHIP_SECONDS", 0.2)
     brought: list[int] = []
 
     def epochs_brought() -> list[int]:
@@ -274,8 +275,7 @@ def writer_of(file: Path) -> int:
 DRIVER = """
 import functools, sys
 from pathlib import Path
-from apl.machine import Machine
-from apl.study import run_study
+from apl.study.run import run_study
 from test_ray import CELLS, Apart, Ray
 kind = {"Ray": Ray, "Apart": Apart}[sys.argv[2]]
 engine = functools.partial(kind, address=sys.argv[1])
@@ -287,11 +287,8 @@ run_study(CELLS[:1], Path(sys.argv[3]), workers=9, engine=engine)
 def test_a_driver_killed_and_started_again_ends_in_the_same_bytes(
     simulated: Simulated, alone: Path, tmp_path: Path, kind: str
 ) -> None:
-    script = (
-        DRIVER
-        if kind == "Ray"
-        else "import apl.study.processes as w; w.SHIP_SECONDS = 0.2" + DRIVER
-    )
+    often = "import apl.study.ray; apl.study.ray.SHIP_SECONDS = 0.2"
+    script = DRIVER if kind == "Ray" else often + DRIVER
     arguments = [sys.executable, "-c", script, simulated.cluster.address, kind, str(tmp_path)]
     paths = os.pathsep.join(map(str, (ROOT / "tests", ROOT / "tests" / "study")))
     driver = subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": paths})
