@@ -140,7 +140,8 @@ NOISES: dict[str, Noise] = {
 def check_rate(rate: float) -> float:
     """The noise rate itself, if it is a probability."""
     if not 0 <= rate <= 1:
-        raise BadInput(f"the noise rate must be between 0 and 1, got {rate}")
+        meant = f"; did you mean {rate / 100:g}?" if 1 < rate <= 100 else ""
+        raise BadInput(f"the noise rate must be between 0 and 1, got {rate:g}{meant}")
     return float(rate)
 
 

@@ -9,22 +9,41 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from apl import __version__
 from apl.cli import find, options, show, study, train
-from apl.cli.console import console
+from apl.cli.console import console, visible, write_anything
 from apl.errors import BadInput, NoiseWarning
 from apl.training.ddp import Group
 
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"apl {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     cls=options.Group,
-    help="The laboratory for learning with noisy labels.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def apl(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """The laboratory for learning with noisy labels."""
+
+
 for name, command in (
     ("noise", train.noise),
     ("train", train.train_command),
@@ -57,6 +76,7 @@ def bench() -> None:
 
 def main() -> None:
     """The console script `apl`."""
+    write_anything()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -79,6 +99,9 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _complain("stopped", 130)
     except Exception as error:
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's
+            no_home = "there is no home folder: set HOME, or give every folder without ~ and"
+            return _complain(f"{no_home} --data-dir or $APL_DATA, and $XDG_CACHE_HOME", 2)
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not loaded here
             return _complain("the device is out of memory: lower --batch-size or --width", 1)
         # The option parser's complaints carry their own line and exit code; anything else is a
@@ -91,12 +114,10 @@ def run(arguments: Sequence[str]) -> int:
 def _complain(problem: str, code: int) -> int:
     # Processes that torchrun started get the same input; a disk or a device fails in one of them.
     if code == 1 or Group.here().local_rank == 0:
-        print(f"apl: {problem}", file=sys.stderr)
+        print(visible(f"apl: {problem}", line=True), file=sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    from rich.markup import escape
-
     name = "" if issubclass(category, NoiseWarning) else f"{category.__name__}: "
-    console(stderr=True).print(f"[yellow]warning: {name}{escape(str(message))}[/]")
+    console(stderr=True).print(f"warning: {name}{' '.join(str(message).split())}", style="yellow")

@@ -12,7 +12,7 @@ from apl.cli.options import CONFIG, MACHINE, options, take_machine, take_own_dat
 from apl.cli.train import show_training
 from apl.config.config import make_config
 from apl.config.presets import SEARCH
-from apl.errors import require
+from apl.errors import BadInput, require
 from apl.losses.catalog import PARAMS
 from apl.names import SIDE
 from apl.training.machine import Machine
@@ -38,7 +38,7 @@ USUAL = {
     texts={"noise": "wrong labels put in, to try it out: see `apl noise --help`"},
 )
 def find(
-    source: Annotated[str, typer.Argument(help="the path of your data, or a built-in name")],
+    source: Annotated[str, typer.Argument(help="the path of your data, or a built-in name")] = "",
     *,
     folds: Annotated[
         int, typer.Option(help="0: one training; K: K that judge what they never saw")
@@ -61,11 +61,15 @@ def find(
 
     Example: `apl find photos/`
     """
+    if not source:
+        raise BadInput(
+            "find the wrong labels of what? As in `apl find photos/`, a folder of classes; or, to "
+            "try it out, `apl find digits --noise sym --rate 0.2`"
+        )
     require(shown >= 1, "shown", shown, "a whole number >= 1")
     machine = take_machine(given)
     given["dataset"] = source
     own = take_own_data(given, machine)
-    from rich.markup import escape
 
     from apl.data.decisions import read_labels
     from apl.data.sources import load_data
@@ -80,7 +84,7 @@ def find(
     config = search_config(preset, data, given)
     target = folder or Path("results", f"{data.name}-find")
     out = console()
-    out.print(f"looking for wrong labels in {data.name}, in {target}", markup=False)
+    out.print(f"looking for wrong labels in {data.name}, in {target}")
     with show_training(config.epochs, data.on) as hooks:
         search = find_mislabelled(
             data if own is not None else source,
@@ -112,12 +116,12 @@ def find(
     )
     out.print(findings_table(search.findings, classes))
     for doubt in search.findings.doubts:
-        out.print(f"[bold red]{escape(doubt)}[/]")
+        out.print(doubt, style="bold red")
     if detection:
         parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in detection.items())
         out.print(f"against the true labels: {parts}")
-    out.print(f"every label, worst first: {target / ISSUES}", markup=False)
+    out.print(f"every label, worst first: {target / ISSUES}")
     if train.images.ndim == 4:
-        out.print(f"review them in a browser: {target / GALLERY}", markup=False)
+        out.print(f"review them in a browser: {target / GALLERY}")
     else:  # rows of a table, which nobody can judge by a picture
         out.print("review them there: correct given_label, and give the file to --labels")

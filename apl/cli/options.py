@@ -239,7 +239,7 @@ def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
         given["dataset"] = read_data(
             source,
             Reading.of(given, max_broken=machine.max_broken),
-            say=lambda line: out.print(line, markup=False),
+            say=out.print,
             progress=progress,
         )
     data: Dataset = given["dataset"]

@@ -102,7 +102,6 @@ def study(
     )
     target = folder or Path("results", f"{cells[0].dataset}-{preset}")
     from rich.live import Live
-    from rich.markup import escape
 
     from apl.report.terminal import StudyLog, opening, study_table
     from apl.study.processes import Processes, default_workers
@@ -141,11 +140,11 @@ def study(
                 nonlocal begun, drawn
                 if not begun:
                     for line in (opening(progress, target, at_a_time), *left_out):
-                        live.console.print(line, markup=False)
+                        live.console.print(line)
                     begun = True
                     return
                 for line in progress.messages:
-                    live.console.print(f"[yellow]{escape(line)}[/]")
+                    live.console.print(line, style="yellow")
                 progress.messages.clear()
                 if not out.is_terminal:
                     log(progress)
@@ -174,9 +173,9 @@ def study(
     if progress.results:
         draw(target, pictures)
     for line in progress.messages:
-        err.print(f"[yellow]{escape(line)}[/]")
+        err.print(line, style="yellow")
     for name, problem in progress.failed.items():
-        err.print(f"[bold red]failed[/] {name}: {escape(problem)}")
+        err.print(f"failed {name}: {problem}", style="red")
     if progress.failed:
         raise typer.Exit(1)
 
@@ -190,5 +189,5 @@ def track_import(
     Example: `apl track import results/ --to tensorboard`
     """
     out = console()
-    told, had = import_runs(folder, to, lambda line: out.print(line, markup=False))
+    told, had = import_runs(folder, to, out.print)
     out.print(f"{to}: told of {told} runs, had {had}")

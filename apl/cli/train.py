@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,7 +121,7 @@ def train_command(
     out.print(result_table(f"{loss_label(config.loss)}, last epoch", result))
     for line in verdicts(config, result):
         out.print(line)
-    out.print(f"more: apl evaluate {run}")
+    out.print(f"more: apl evaluate {shlex.quote(str(run))}")
     if result.collapsed:
         raise typer.Exit(1)
 
@@ -129,7 +130,6 @@ def train_command(
 def show_training(epochs: int, on: str) -> Iterator[dict[str, Any]]:
     """What a training of so many epochs tells, shown while it runs, and how it is asked to stop;
     when it has, the command that goes on is told."""
-    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from apl.report.terminal import epoch_line
@@ -158,7 +158,7 @@ def show_training(epochs: int, on: str) -> Iterator[dict[str, Any]]:
         try:
             yield {
                 "on_epoch": on_epoch,
-                "say": lambda text: bar.console.print(f"[bold red]{escape(text)}[/]"),
+                "say": lambda text: bar.console.print(text, style="bold red"),
                 "should_stop": lambda: stopping,
             }
         except Interrupted:

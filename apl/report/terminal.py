@@ -61,15 +61,15 @@ def class_table(
     wide = len(names) > MANY_CLASSES
     table.add_column("class")
     for heading in (of_each[0], *([most] if wide else [name[:5] for name in names])):
-        table.add_column(heading, justify="right")
+        table.add_column(escape(heading), justify="right")
     for k, name in enumerate(names):
         cells = [format(value, form) if value else "·" for value in matrix[k]]
         if wide:
             others = matrix[k].copy()
             others[k] = 0
             top = int(others.argmax())
-            cells = [f"{names[top]} {cells[top]}" if others[top] else "·"]
-        table.add_row(name, of_each[1][k], *cells)
+            cells = [escape(f"{names[top]} {cells[top]}") if others[top] else "·"]
+        table.add_row(escape(name), of_each[1][k], *cells)
     return table
 
 
@@ -111,20 +111,21 @@ def result_table(title: str, result: Result) -> Table:
     return table
 
 
-def verdicts(config: Config, result: Result) -> list[str]:
-    """What a reader must know of a run, as lines of markup: what collapsed, what is given up,
+def verdicts(config: Config, result: Result) -> list[Text]:
+    """What a reader must know of a run, a line each: what collapsed, what is given up,
     whether its budget can tell robust losses from others."""
     lines = []
     matrix = result.confusion
     given_up = [] if matrix is None else Scores.of(np.array(matrix)).never_predicted
     if result.collapsed:
-        lines.append(f"[bold red]collapsed ({result.reason})[/]: {escape(CAUSES[result.reason])}")
+        failed = (f"collapsed ({result.reason})", "bold red")
+        lines.append(Text.assemble(failed, f": {CAUSES[result.reason]}"))
     elif given_up:
         names = ", ".join(result.class_names[k] for k in given_up)
-        lines.append(f"[yellow]never predicted: {escape(names)}[/]")
+        lines.append(Text(f"never predicted: {names}", "yellow"))
     verdict = budget_verdict(config, result.memorised)
     if verdict:
-        lines.append(f"[yellow]{escape(verdict)}[/]")
+        lines.append(Text(verdict, "yellow"))
     return lines
 
 

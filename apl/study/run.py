@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import signal
 import time
 from collections import deque
@@ -179,7 +180,8 @@ def _summarise(study: Path, progress: Progress) -> None:
         except (OSError, BadInput) as error:
             why = error.strerror if isinstance(error, OSError) else error
             problem = f"{study / SUMMARY} can't be written ({why})"
-            progress.messages.append(f"{problem}; `apl plot {study}` writes it later")
+            later = shlex.join(["apl", "plot", str(study)])
+            progress.messages.append(f"{problem}; `{later}` writes it later")
 
 
 @contextlib.contextmanager

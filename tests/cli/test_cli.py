@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 import apl.cli.study
 from apl import LOSSES
-from apl.cli.app import app
+from apl.cli.app import app, run
 from apl.config.config import make_config
 from apl.config.grid import make_grid
 from apl.losses.catalog import loss_label
@@ -170,6 +170,9 @@ def test_losses_and_datasets_list_everything(cli: Cli) -> None:
         (("train", "--loss", "nce_rcx"), "did you mean 'nce_rce'"),
         (("train", "--lr", "fast"), "Invalid value for '--lr'"),
         (("train", "--rate", "1.5"), "between 0 and 1, got 1.5"),
+        (("train", "--rate", "40"), "got 40; did you mean 0.4?"),
+        (("study", "--rates", "0.2,40"), "got 40; did you mean 0.4?"),
+        (("find",), "`apl find photos/`, a folder of classes; or, to try it out, `apl find digits"),
         (("train", "--preset", "huge"), "preset is 'huge'; accepted: quick"),
         (
             ("train", "--dataset", "cifar10", "--no-download", "--data-dir", "void"),
@@ -192,13 +195,19 @@ def test_losses_and_datasets_list_everything(cli: Cli) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    cli: Cli, arguments: tuple[str, ...], message: str
+    arguments: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = cli(*arguments, code=2)
-    assert message in done.stderr
-    assert done.stderr.startswith("apl: ")
-    assert done.stderr.count("\n") == 1
-    assert "Traceback" not in done.stdout
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert shown.err.startswith("apl: ")
+    assert shown.err.count("\n") == 1
+    assert "Traceback" not in shown.out
 
 
 def test_cifar10_noise_as_a_user_would_make_it(cli: Cli, cifar10: str, tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""The terminal: it shows text as it stands, and nothing in a text steers it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from apl.cli.console import visible
+
+
+class Terminal(Console):
+    """A console for which a string is one line of text: no markup and no emoji in it are read.
+
+    In tables and the like, whose cells may have markup, what would steer a terminal is made
+    visible too.
+    """
+
+    def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
+        super().__init__(stderr=stderr, quiet=quiet, highlight=False, emoji=False, soft_wrap=True)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print as rich does, strings as they are."""
+        shown = (Text(visible(it, line=True)) if isinstance(it, str) else it for it in objects)
+        super().print(*shown, **how)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """The pieces of text that are written, none of which is a command to the terminal but
+        rich's own."""
+        for piece in super().render(renderable, options):
+            yield piece if piece.control else Segment(visible(piece.text), piece.style)
