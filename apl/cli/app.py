@@ -13,16 +13,16 @@ from typing import Annotated, Any
 
 import typer
 
-from apl import __version__
 from apl.cli import find, options, show, study, train
-from apl.cli.console import console, visible, write_anything
+from apl.cli.console import console
+from apl.cli.text import visible, write_anything
 from apl.errors import BadInput, NoiseWarning
 from apl.training.ddp import Group
 
 
 def _show_version(asked: bool) -> None:
     if asked:
-        print(f"apl {__version__}")
+        print(f"apl {sys.modules['apl'].__version__}")  # the roof, which is loaded
         raise typer.Exit
 
 

@@ -1,13 +1,10 @@
-"""What every command writes to, in whatever encoding, and the line that goes on with a command."""
+"""What every command writes to, and the line that goes on with a command."""
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import io
 import shlex
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -16,9 +13,6 @@ from apl.training.ddp import Group
 if TYPE_CHECKING:
     from apl.cli.terminal import Terminal
 
-TWINS = {"·": ".", "…": "~", "†": "+", "‡": "#", "±": "+-"}  # of our own signs, in ASCII
-JOINERS = "\u200c\u200d"  # letters of some scripts need them
-
 
 def console(stderr: bool = False) -> Terminal:
     """The terminal, or whatever standard output or standard error is led to."""
@@ -26,42 +20,6 @@ def console(stderr: bool = False) -> Terminal:
 
     # Of several processes that train one network, the first one speaks.
     return Terminal(stderr=stderr, quiet=Group.here().rank > 0)
-
-
-def visible(text: str, *, line: bool = False) -> str:
-    """The text, with what would steer a terminal or turn the direction of what follows as an
-    escape, such as \\x1b; line: a line break too, since the text is one line."""
-    if text.isprintable():
-        return text
-    kept = JOINERS if line else "\n\t" + JOINERS
-    return "".join(
-        letter if letter in kept or not _steers(letter) else _escaped(letter) for letter in text
-    )
-
-
-def _steers(letter: str) -> bool:
-    """Whether it is a control, a format, half of a pair or a separator of lines."""
-    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def _escaped(text: str) -> str:
-    return text.encode("unicode_escape").decode("ascii")
-
-
-def _twin(error: UnicodeError) -> tuple[str, int]:
-    """What stands for text that an encoding lacks, for `codecs`."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    lacking = error.object[error.start : error.end]
-    return "".join(TWINS.get(letter) or _escaped(letter) for letter in lacking), error.end
-
-
-def write_anything() -> None:
-    """Let standard output and standard error take any text, whatever their encoding."""
-    codecs.register_error("apl.twin", _twin)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="apl.twin")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from apl.cli.console import visible
+from apl.cli.text import visible
 
 
 class Terminal(Console):

@@ -17,7 +17,8 @@ from rich.table import Table
 import apl
 from apl.cli import run, show
 from apl.cli.app import main
-from apl.cli.console import console, this_command, visible
+from apl.cli.console import console, this_command
+from apl.cli.text import visible
 
 STEERS = "\x1b[2J\x07\x9b1m\u202egnp.exe\u2066\u061c\ud800\u2028"
 SHOWN = r"\x1b[2J\x07\x9b1m\u202egnp.exe\u2066\u061c\ud800\u2028"
