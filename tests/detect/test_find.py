@@ -30,6 +30,7 @@ from apl.detect.search import find_mislabelled
 from apl.errors import BadInput, Interrupted
 from apl.noise.labels import UNKNOWN, Labels
 from apl.noise.matrices import symmetric
+from apl.training.listener import Listener, ignore
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -452,7 +453,8 @@ def noisy_digits(count: int = 1797) -> tuple[tuple[np.ndarray, np.ndarray], np.n
 
 
 def search(*args: Any, **settings: Any) -> find.Search:
-    return find_mislabelled(*args, say=lambda line: None, **settings)
+    listener = settings.pop("listener", Listener()) + Listener(on_message=ignore)
+    return find_mislabelled(*args, listener=listener, **settings)
 
 
 def f1(flagged: np.ndarray, wrong: np.ndarray) -> float:
@@ -517,7 +519,7 @@ def test_a_killed_search_goes_on_and_a_finished_one_is_read(tmp_path: Path) -> N
         return asked > 50
 
     with pytest.raises(Interrupted):
-        search(data, epochs=4, run=tmp_path / "run", should_stop=stop)
+        search(data, epochs=4, run=tmp_path / "run", listener=Listener(should_stop=stop))
     for _ in range(2):  # goes on, is read
         found = search(data, epochs=4, run=tmp_path / "run")
         assert np.array_equal(found.findings.label_score, whole.findings.label_score)
