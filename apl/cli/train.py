@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from apl.cli.completion import one_of
 from apl.cli.console import console, this_command
 from apl.cli.options import (
     CONFIG,
@@ -171,7 +172,11 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="a run folder, as `apl train` names it")],
     *,
     labels: Annotated[
-        str, typer.Option(help="which test labels to score on: clean, or noisy as the report did")
+        str,
+        typer.Option(
+            help="which test labels to score on: clean, or noisy as the report did",
+            autocompletion=one_of(("clean", "noisy")),
+        ),
     ] = "clean",
     **given: Any,
 ) -> None:
