@@ -120,3 +120,5 @@ def find(
         out.print(f"review them in a browser: {target / GALLERY}")
     else:  # rows of a table, which nobody can judge by a picture
         out.print("review them there: correct given_label, and give the file to --labels")
+    if search.failed:
+        raise typer.Exit(1)

@@ -35,7 +35,8 @@ class Search:
     """What `find_mislabelled` found, and in what.
 
     data: as trained on; the arrays of the findings go with the samples of data.train.  curves: as
-    a monitor's, [N, 0] where folds were judged.
+    a monitor's, [N, 0] where folds were judged.  failed: why the training did, '' where it did
+    not; then nothing can be told, and it is the first doubt of the findings.
     """
 
     findings: Findings
@@ -43,6 +44,7 @@ class Search:
     config: Config
     evidence: Evidence
     curves: Halves
+    failed: str = ""
 
     def table(self) -> pd.DataFrame:
         """One row a sample, as `apl find` writes them: id (its number in data.train), the columns
@@ -158,7 +160,7 @@ def search_labels(
     findings = find_issues(prepared.train.labels.given, evidence, prepared.class_names)
     if failed:
         findings = dataclasses.replace(findings, doubts=[failed, *findings.doubts])
-    return Search(findings, prepared, config, evidence, curves)
+    return Search(findings, prepared, config, evidence, curves, failed)
 
 
 def _watch(

@@ -292,6 +292,16 @@ def test_find_review_and_train_on_what_was_decided(cli: Cli, tmp_path: Path) -> 
     assert len(re.findall(r"gallery\.html", shown)) == 1
 
 
+def test_a_search_whose_training_failed_exits_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = "find digits --lr 0 --noise sym --rate 0.3 --epochs 2 --train-size 200 --threads 1"
+    assert run(words.split()) == 1
+    assert "the training failed (" in capsys.readouterr().out
+    assert (tmp_path / "results/digits-find/issues.csv").exists()
+
+
 def test_the_wrong_rows_of_a_table(cli: Cli, tmp_path: Path) -> None:
     """Find, correct in issues.csv as in a spreadsheet, train on it."""
     from sklearn.datasets import load_breast_cancer
