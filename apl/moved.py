@@ -36,13 +36,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "apl.runs": ("runs.run", "runs.record", "files", "noise.files"),
     "apl.scores": ("runs.scores", "training.fit"),
     "apl.study": ("study.run", "study.clock"),
-    "apl.train": (
-        "training.train",
-        "training.prepare",
-        "training.fit",
-        "training.evaluate",
-        "training.machine",
-    ),
+    "apl.train": ("training.train", "training.prepare", "training.fit", "training.evaluate"),
     "apl.verify": ("losses.verify",),
     "apl.workers": ("study.processes", "study.ray", "study.cells"),
 }
