@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from apl.runs.record import read_runs
     from apl.runs.scores import Result
     from apl.study.run import run_study
+    from apl.training.listener import Listener
     from apl.training.machine import Machine
 
 __version__ = "0.2.0"
@@ -31,6 +32,7 @@ __all__ = [
     "Findings",
     "LabelMonitor",
     "Labels",
+    "Listener",
     "Machine",
     "NoisyLabelLoss",
     "Result",
@@ -57,6 +59,7 @@ _HOMES = {
     "Findings": "detect.evidence",
     "LabelMonitor": "detect.monitor",
     "Labels": "noise.labels",
+    "Listener": "training.listener",
     "Machine": "training.machine",
     "NoisyLabelLoss": "losses.modules",
     "Result": "runs.scores",

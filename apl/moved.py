@@ -36,7 +36,13 @@ MOVED: dict[str, tuple[str, ...]] = {
     "apl.runs": ("runs.run", "runs.record", "files", "noise.files"),
     "apl.scores": ("runs.scores", "training.fit"),
     "apl.study": ("study.run", "study.clock"),
-    "apl.train": ("training.train", "training.prepare", "training.fit", "training.evaluate"),
+    "apl.train": (
+        "training.train",
+        "training.prepare",
+        "training.fit",
+        "training.evaluate",
+        "training.machine",
+    ),
     "apl.verify": ("losses.verify",),
     "apl.workers": ("study.processes", "study.ray", "study.cells"),
 }

@@ -123,7 +123,10 @@ NOISES: dict[str, Noise] = {
     "none": Noise("no noise", rated=False),
     "sym": Noise("symmetric", rated=True),
     "asym": Noise(
-        *("asymmetric", True, "paper", ("paper", "report", "blocks", "superclass")),
+        "asymmetric",
+        rated=True,
+        map="paper",
+        names=("paper", "report", "blocks", "superclass"),
         file="a JSON/YAML file {source: target}",
     ),
     "sym-all": Noise("symmetric over all classes", rated=True),

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from apl.config.config import make_config
 from apl.data.dataset import Dataset, Split
 from apl.noise.labels import Labels
 from apl.training.batches import Batches
@@ -62,7 +63,8 @@ def main() -> None:
         data = Dataset("own", ("a", "b"), split, split, MEAN, STD)
         for colour in (0.0, COLOUR):
             device = torch.device("cpu")
-            batches = Batches(data, BATCH, 0, True, device, crop_size=size, colour=colour)
+            config = make_config(batch_size=BATCH, augment=True, crop_size=size, colour=colour)
+            batches = Batches(data, config, device)
             times = [
                 (seconds(batches.of(epoch)), seconds(theirs(images, size, colour)))
                 for epoch in range(asked.rounds)

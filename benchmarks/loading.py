@@ -31,6 +31,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from apl.config.config import make_config
 from apl.data.sources import load_data
 from apl.errors import BadInput
 from apl.training.batches import Batches
@@ -91,7 +92,7 @@ def ours(root: Path, side: int) -> tuple[float, float]:
         data = load_data(root, image_size=side, say=lambda line: None)
         # The held-out images too, as theirs takes all.
         test = (data.to_float(part) for part in data.test.images.split(BATCH))
-        batches = Batches(data, BATCH, 0, False, torch.device("cpu"))
+        batches = Batches(data, make_config(batch_size=BATCH, augment=False), torch.device("cpu"))
         first = seconds(batches.of(0), start) + seconds(test, time.perf_counter())
         start = time.perf_counter()
         test = (data.to_float(part) for part in data.test.images.split(BATCH))

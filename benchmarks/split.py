@@ -17,6 +17,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from apl.config.config import make_config
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine, keep_freed_memory
 from apl.training.train import train
 
@@ -31,7 +32,7 @@ def work(barrier: Barrier, preset: str, epochs: int, threads: int, data_dir: Pat
         if row["epoch"] == 1 or row["epoch"] == epochs - 1:
             barrier.wait()
 
-    train(config, machine=machine, on_epoch=on_epoch, say=lambda text: None)
+    train(config, machine=machine, listener=Listener(on_epoch=on_epoch, on_message=ignore))
 
 
 def images_per_second(

@@ -34,6 +34,7 @@ from apl.config.config import Config, make_config
 from apl.data.folders import data_folder
 from apl.data.pixels import crop_and_flip, pad, to_float
 from apl.errors import Interrupted
+from apl.training.listener import Listener
 from apl.training.machine import Machine, keep_freed_memory
 from apl.training.networks import make_network
 from apl.training.prepare import prepare
@@ -58,7 +59,7 @@ def our_loop(config: Config, machine: Machine, steps: int) -> float:
         return len(clock) > WARM_UP + steps
 
     with contextlib.suppress(Interrupted):
-        train(config, machine=machine, should_stop=stop)
+        train(config, machine=machine, listener=Listener(should_stop=stop))
     return seconds_per_step(clock[WARM_UP:])
 
 

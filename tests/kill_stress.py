@@ -22,6 +22,7 @@ from pathlib import Path
 
 from apl.config.config import Config, make_config
 from apl.runs.run import HISTORY, NOISE, RESULT, WEIGHTS
+from apl.training.listener import Listener, ignore
 from apl.training.train import train
 
 FILES = (WEIGHTS, HISTORY, RESULT, NOISE)
@@ -43,7 +44,7 @@ def in_child(work: Callable[[], None]) -> int:
 
 
 def train_quietly(config: Config, run: Path) -> None:
-    train(config, run, say=lambda text: None)
+    train(config, run, listener=Listener(on_message=ignore))
 
 
 def differing(run: Path, reference: Path) -> list[str]:

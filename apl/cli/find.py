@@ -75,7 +75,7 @@ def find(
     from apl.data.sources import load_data
     from apl.detect.evidence import detection_scores
     from apl.detect.review import GALLERY, ISSUES, write_review
-    from apl.detect.search import find_mislabelled, search_config
+    from apl.detect.search import search_config, search_labels
     from apl.report.terminal import findings_table
 
     data = load_data(source, machine.data_dir, machine.download) if own is None else own
@@ -85,15 +85,10 @@ def find(
     target = folder or Path("results", f"{data.name}-find")
     out = console()
     out.print(f"looking for wrong labels in {data.name}, in {target}")
-    with show_training(config.epochs, data.on) as hooks:
-        search = find_mislabelled(
-            data if own is not None else source,
-            preset,
-            folds=folds,
-            run=None if folds else target / "run",
-            machine=machine,
-            **hooks,
-            **given,
+    with show_training(config.epochs, data.on) as listener:
+        run = None if folds else target / "run"
+        search = search_labels(
+            config, own, folds=folds, run=run, machine=machine, listener=listener
         )
     train, classes = search.data.train, search.data.class_names
     decided = None
@@ -125,3 +120,5 @@ def find(
         out.print(f"review them in a browser: {target / GALLERY}")
     else:  # rows of a table, which nobody can judge by a picture
         out.print("review them there: correct given_label, and give the file to --labels")
+    if search.failed:
+        raise typer.Exit(1)

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +15,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
+from apl.cli.completion import CHOICES, loss, one_of
 from apl.cli.console import console, counting
 from apl.config.config import Config, make_config
-from apl.config.presets import PRESETS
 from apl.errors import BadInput
-from apl.losses.catalog import LOSSES, PARAMS
-from apl.names import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS, no_dataset
+from apl.losses.catalog import PARAMS
+from apl.names import DATASETS, NOISES, no_dataset
 from apl.study.trackers import TRACKERS
 from apl.training.machine import Machine
 from apl.usercode import is_own, look_up
@@ -28,13 +28,6 @@ from apl.usercode import is_own, look_up
 if TYPE_CHECKING:
     from apl.data.dataset import Dataset
 
-
-_CHOICES: dict[str, Iterable[str]] = {
-    **{"preset": PRESETS, "dataset": DATASETS, "loss": LOSSES, "noise": NOISES},
-    **{"method": METHODS, "network": NETWORKS, "precision": PRECISIONS},
-    **{"device": ("auto", "cpu", "cuda", "mps")},
-}
-"""What tab completion offers for an option."""
 
 CONFIG = [f.name for f in dataclasses.fields(Config) if "help" in f.metadata]
 MACHINE = [f.name for f in dataclasses.fields(Machine) if "help" in f.metadata]
@@ -110,12 +103,8 @@ def _shared_option(name: str) -> inspect.Parameter:
         flags.append("--type")
     if kind is bool:
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
-    option = typer.Option(
-        *flags,
-        help=help,
-        hidden=name in PARAMS,
-        autocompletion=completion(_CHOICES.get(name)),
-    )
+    offer = loss if name == "loss" else one_of(CHOICES[name]) if name in CHOICES else None
+    option = typer.Option(*flags, help=help, hidden=name in PARAMS, autocompletion=offer)
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
@@ -138,7 +127,7 @@ def _with_default(name: str, help: str, value: object) -> str:
         return help
     if isinstance(value, bool):
         return f"{help} [default: yes; else --no-{name}]" if value else f"{help} [default: no]"
-    if name in _CHOICES:
+    if name in CHOICES:
         marked = re.sub(rf"(?<![\w-]){value}(?![\w-])", f"{value} (default)", help, count=1)
         if marked != help:
             return marked
@@ -166,16 +155,9 @@ class Group(OneColumn, TyperGroup):
     """Commands under one name."""
 
 
-def completion(choices: Iterable[str] | None) -> Callable[[str], list[str]] | None:
-    """What offers those of the choices that begin with what is typed."""
-    if choices is None:
-        return None
-    return lambda incomplete: [name for name in choices if name.startswith(incomplete)]
-
-
 TRACK = typer.Option(
     help=f"tell {', '.join(TRACKERS)} too (docs/trackers.md)",
-    autocompletion=completion(TRACKERS),
+    autocompletion=one_of(TRACKERS),
 )
 
 

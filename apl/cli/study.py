@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apl.cli.completion import CHOICES, one_of, with_commas
+from apl.cli.completion import losses as offer_losses
 from apl.cli.console import console, this_command
 from apl.cli.options import (
     MACHINE,
     SHARED,
     TRACK,
     USUAL,
-    completion,
     numbers,
     options,
     split,
@@ -47,7 +48,8 @@ def study(
     losses: Annotated[
         str | None,
         typer.Option(
-            help=f"with commas, as `ce,gce(q=0.9)`; {ALL_PUBLISHED}: what papers have of the data"
+            help=f"with commas, as `ce,gce(q=0.9)`; {ALL_PUBLISHED}: what papers have of the data",
+            autocompletion=offer_losses,
         ),
     ] = None,
     noise: Annotated[
@@ -55,6 +57,7 @@ def study(
         typer.Option(
             *("--noise", "--type"),
             help="kinds, with commas: see `apl noise --help`",
+            autocompletion=with_commas(one_of(CHOICES["noise"])),
         ),
     ] = None,
     rates: Annotated[str | None, typer.Option(help="noise rates with commas")] = None,
@@ -182,7 +185,7 @@ def study(
 
 def track_import(
     folder: Annotated[Path, typer.Argument(help="a folder with studies or runs, as results/")],
-    to: Annotated[str, typer.Option(help=", ".join(TRACKERS), autocompletion=completion(TRACKERS))],
+    to: Annotated[str, typer.Option(help=", ".join(TRACKERS), autocompletion=one_of(TRACKERS))],
 ) -> None:
     """Tell a tracker of every finished run in a folder; of each only what it lacks.
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from apl.cli.completion import one_of
 from apl.cli.console import console, this_command
 from apl.cli.options import (
     CONFIG,
@@ -29,6 +30,7 @@ from apl.errors import Interrupted, require
 from apl.losses.catalog import PARAMS, loss_label
 from apl.study.trackers import Tracking, require_tracker
 from apl.training.ddp import Group
+from apl.training.listener import Listener
 
 
 @options(*LABELS, *DATA, texts={"map": maps()})
@@ -105,17 +107,12 @@ def train_command(
     out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
     on = "true" if data is None else data.on
     first = Group.here().rank == 0
-    with show_training(config.epochs, on) as hooks, contextlib.ExitStack() as stack:
+    with show_training(config.epochs, on) as listener, contextlib.ExitStack() as stack:
         if track and first:
-            tracking, shown = Tracking(track, run, config, hooks["say"]), hooks["on_epoch"]
+            tracking = Tracking(track, run, config, listener.on_message)
             stack.callback(tracking.end)
-
-            def on_epoch(row: dict[str, float]) -> None:
-                shown(row)
-                tracking.row(row)
-
-            hooks["on_epoch"] = on_epoch
-        result = train(config, run, machine=machine, **hooks)
+            listener += Listener(on_epoch=tracking.row)
+        result = train(config, run, machine=machine, listener=listener)
     if first:
         write_study(study)
     out.print(result_table(f"{loss_label(config.loss)}, last epoch", result))
@@ -127,9 +124,9 @@ def train_command(
 
 
 @contextlib.contextmanager
-def show_training(epochs: int, on: str) -> Iterator[dict[str, Any]]:
-    """What a training of so many epochs tells, shown while it runs, and how it is asked to stop;
-    when it has, the command that goes on is told."""
+def show_training(epochs: int, on: str) -> Iterator[Listener]:
+    """Shows what a training of so many epochs tells, and stops it when the user asks for that; then
+    the command that goes on is told."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from apl.report.terminal import epoch_line
@@ -156,11 +153,11 @@ def show_training(epochs: int, on: str) -> Iterator[dict[str, Any]]:
             bar.console.print(epoch_line(row, epochs, on))
 
         try:
-            yield {
-                "on_epoch": on_epoch,
-                "say": lambda text: bar.console.print(text, style="bold red"),
-                "should_stop": lambda: stopping,
-            }
+            yield Listener(
+                on_epoch=on_epoch,
+                on_message=lambda text: bar.console.print(text, style="bold red"),
+                should_stop=lambda: stopping,
+            )
         except Interrupted:
             console(stderr=True).print(f"stopped; to go on: {this_command()}")
             raise typer.Exit(130) from None
@@ -175,7 +172,11 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="a run folder, as `apl train` names it")],
     *,
     labels: Annotated[
-        str, typer.Option(help="which test labels to score on: clean, or noisy as the report did")
+        str,
+        typer.Option(
+            help="which test labels to score on: clean, or noisy as the report did",
+            autocompletion=one_of(("clean", "noisy")),
+        ),
     ] = "clean",
     **given: Any,
 ) -> None:

@@ -127,7 +127,7 @@ def texts_of(labels: Any, name: str) -> list[str]:
 
 def _array(labels: Any) -> npt.NDArray[Any]:
     if isinstance(labels, np.ma.MaskedArray):
-        return np.asarray(labels.astype(object).filled(None))
+        return np.asarray(np.ma.filled(labels.astype(object), None))
     if not isinstance(labels, list | tuple):
         return np.asarray(labels)
     if any(isinstance(label, str | bytes | type(None)) for label in labels):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from apl.detect.evidence import EARLY, Evidence, Findings, find_issues
 from apl.noise.labels import IntArray
+from apl.training.listener import Listener
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,6 +131,11 @@ class LabelMonitor:
             kept = "curves" in state
             self._columns = list(state["curves"].clone().unbind(1)) if kept else []
             self._taken = int(state["taken"]) if kept else 0
+
+    @property
+    def listener(self) -> Listener:
+        """Itself as a listener of `apl.training.train.train`, and a part of its checkpoints."""
+        return Listener(on_step=self.update, states={"monitor": self})
 
     @property
     def curves(self) -> Halves:

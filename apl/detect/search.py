@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from apl.detect.evidence import Evidence, Findings, find_issues
 from apl.detect.monitor import Halves, LabelMonitor
 from apl.noise.labels import MOST_CLASSES
+from apl.training.listener import Listener, with_keywords
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,8 @@ class Search:
     """What `find_mislabelled` found, and in what.
 
     data: as trained on; the arrays of the findings go with the samples of data.train.  curves: as
-    a monitor's, [N, 0] where folds were judged.
+    a monitor's, [N, 0] where folds were judged.  failed: why the training did, '' where it did
+    not; then nothing can be told, and it is the first doubt of the findings.
     """
 
     findings: Findings
@@ -42,6 +44,7 @@ class Search:
     config: Config
     evidence: Evidence
     curves: Halves
+    failed: str = ""
 
     def table(self) -> pd.DataFrame:
         """One row a sample, as `apl find` writes them: id (its number in data.train), the columns
@@ -62,9 +65,7 @@ def find_mislabelled(
     folds: int = 0,
     run: Path | None = None,
     machine: Machine | None = None,
-    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
-    say: Callable[[str], None] = print,
-    should_stop: Callable[[], bool] = lambda: False,
+    listener: Listener = Listener(),  # noqa: B008 (it is frozen)
     **settings: Any,
 ) -> Search:
     """Train on data and say which of its training labels are wrong.
@@ -73,46 +74,23 @@ def find_mislabelled(
     preset, settings: as `apl.config.config.make_config` takes them; what is not given is chosen for
     finding: labels as they are, three epochs with CE and the others with SCE, and small batches
     where there are few samples.
-    folds: 0 judges labels by how the one training took them; K trains K times without a part of
-    the samples, and judges these by what the network says that has never seen them.
-    run: a folder for the training, as `apl.training.train.train` has it; what a finished one
-    gathered is read, and judged anew.  machine, on_epoch, say, should_stop: as there.
+    folds, run, machine, listener: as `search_labels` takes them.
 
-    Raises BadInput for what does not fit, Interrupted where should_stop asks for it.
+    Raises BadInput for what does not fit, Interrupted where the listener asks for it.
     """
     from apl.data.dataset import Dataset
     from apl.data.reading import Reading
     from apl.data.sources import read_data
-    from apl.errors import require
     from apl.training.machine import Machine
-    from apl.training.prepare import prepare
 
-    require(folds == 0 or folds >= 2, "folds", folds, "0, or 2 and more")
-    require(not settings.get("select"), "select", settings.get("select"), "none: all are judged")
-    require(not (folds and run), "run", str(run), "none with folds, which keep no checkpoints")
+    listener = with_keywords(listener, settings)
     machine = machine or Machine()
-    data = source
-    if not isinstance(source, Dataset):
-        reading = Reading.of(settings, max_broken=machine.max_broken)
-        data = read_data(source, reading, machine.data_dir, machine.download, say)
-    classes = data.num_classes
-    require(classes <= MOST_CLASSES, "classes", classes, f"at most {MOST_CLASSES:,} to judge")
+    reading = Reading.of(settings, max_broken=machine.max_broken)
+    data = read_data(source, reading, machine.data_dir, machine.download, listener.on_message)
     config = search_config(preset, data, settings)
-    watched = prepare(config, machine, data)
-    hooks = {"machine": machine, "say": say, "should_stop": should_stop}
-    if folds:
-        evidence = _out_of_fold(config, watched, folds, {**hooks, "on_epoch": on_epoch})
-        curves: Halves = np.empty((len(watched.train), 0), np.float16)
-        failed = ""
-    else:
-        # A built-in set is the config's own, which a run folder can describe.
-        own = data if data.digest or isinstance(source, Dataset) else None
-        monitor, failed = _watch(config, run, own, watched, on_epoch, hooks)
-        evidence, curves = monitor.evidence, monitor.curves
-    findings = find_issues(watched.train.labels.given, evidence, watched.class_names)
-    if failed:
-        findings = dataclasses.replace(findings, doubts=[failed, *findings.doubts])
-    return Search(findings, watched, config, evidence, curves)
+    # A built-in set is the config's own, which a run folder can describe.
+    own = data if data.digest or isinstance(source, Dataset) else None
+    return search_labels(config, own, folds=folds, run=run, machine=machine, listener=listener)
 
 
 def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Config:
@@ -133,7 +111,7 @@ def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Co
         chosen |= {**SEARCH, "alpha": alpha, "beta": 1.0}
     if data.digest:
         chosen["epochs"] = make_config(preset).epochs
-    config = make_config(preset, dataset=data, **{**chosen, **given})
+    config = make_config(preset, dataset=data, **(chosen | given))
     if "batch_size" in given:
         return config
     count = config.train_size or len(data.train)
@@ -141,30 +119,73 @@ def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Co
     return dataclasses.replace(config, batch_size=min(size, config.batch_size))
 
 
+def search_labels(
+    config: Config,
+    data: Dataset | None = None,
+    *,
+    folds: int = 0,
+    run: Path | None = None,
+    machine: Machine | None = None,
+    listener: Listener = Listener(),  # noqa: B008 (it is frozen)
+) -> Search:
+    """Train as a config of `search_config` says, and say which training labels are wrong.
+
+    data: other than the config's own, as `apl.training.train.train` takes it.
+    folds: 0 judges labels by how the one training took them; K trains K times without a part of
+    the samples, and judges these by what the network says that has never seen them.
+    run: a folder for the training, as `train` has it; what a finished one gathered is read, and
+    judged anew.  machine, listener: as there.
+
+    Raises BadInput for what does not fit, Interrupted where the listener asks for it.
+    """
+    from apl.errors import require
+    from apl.training.machine import Machine
+    from apl.training.prepare import prepare
+
+    require(folds == 0 or folds >= 2, "folds", folds, "0, or 2 and more")
+    require(not config.select, "select", config.select, "none: all are judged")
+    require(not (folds and run), "run", str(run), "none with folds, which keep no checkpoints")
+    machine = machine or Machine()
+    prepared = prepare(config, machine, data)
+    classes = prepared.num_classes
+    require(classes <= MOST_CLASSES, "classes", classes, f"at most {MOST_CLASSES:,} to judge")
+    failed = ""
+    if folds:
+        evidence = _out_of_fold(config, prepared, folds, machine, listener)
+        curves: Halves = np.empty((len(prepared.train), 0), np.float16)
+    else:
+        monitor = LabelMonitor(len(prepared.train), classes, curves=True)
+        failed = _watch(monitor, config, run, data, machine, listener)
+        evidence, curves = monitor.evidence, monitor.curves
+    findings = find_issues(prepared.train.labels.given, evidence, prepared.class_names)
+    if failed:
+        findings = dataclasses.replace(findings, doubts=[failed, *findings.doubts])
+    return Search(findings, prepared, config, evidence, curves, failed)
+
+
 def _watch(
+    monitor: LabelMonitor,
     config: Config,
     run: Path | None,
-    own: Dataset | None,
-    data: Dataset,
-    on_epoch: Callable[[dict[str, float]], None],
-    hooks: Mapping[str, Any],
-) -> tuple[LabelMonitor, str]:
-    """The monitor of one training, and why that failed, '' where it did not."""
+    data: Dataset | None,
+    machine: Machine,
+    listener: Listener,
+) -> str:
+    """Let the monitor listen to one training; returns why that failed, '' where it did not."""
     from apl.errors import BadInput
     from apl.files import load_tensors, save_tensors
     from apl.runs.scores import CAUSES
     from apl.training.train import train
 
-    monitor = LabelMonitor(len(data.train), data.num_classes, curves=True)
     file = None if run is None else run / EVIDENCE
 
     def keep(row: dict[str, float]) -> None:
         # Before the run is finished: after that nobody could tell what it has seen.
         if file is not None and row["epoch"] == config.epochs:
             save_tensors(file, monitor.state_dict(), {})
-        on_epoch(row)
 
-    result = train(config, run, data=own, monitor=monitor, on_epoch=keep, **hooks)
+    watching = monitor.listener + Listener(on_epoch=keep) + listener
+    result = train(config, run, machine=machine, data=data, listener=watching)
     if file is not None and not (monitor.labels >= 0).any():  # the run was finished before
         try:
             monitor.load_state_dict(load_tensors(file)[0])
@@ -173,15 +194,17 @@ def _watch(
     if not (monitor.labels >= 0).any():
         raise BadInput(f"nothing was learned ({result.reason}): {CAUSES[result.reason]}")
     if not result.collapsed:
-        return monitor, ""
-    return monitor, f"the training failed ({result.reason}): {CAUSES[result.reason]}"
+        return ""
+    return f"the training failed ({result.reason}): {CAUSES[result.reason]}"
 
 
-def _out_of_fold(config: Config, data: Dataset, folds: int, hooks: Mapping[str, Any]) -> Evidence:
+def _out_of_fold(
+    config: Config, data: Dataset, folds: int, machine: Machine, listener: Listener
+) -> Evidence:
     """What networks say of the samples that each of them has not seen."""
     import torch
 
-    from apl.training.evaluate import BATCH
+    from apl.training.evaluate import BATCH, Evaluator
     from apl.training.prepare import build_network
     from apl.training.train import train
 
@@ -196,16 +219,12 @@ def _out_of_fold(config: Config, data: Dataset, folds: int, hooks: Mapping[str, 
     probs = np.zeros((len(given), data.num_classes))
     for part in range(folds):
         seen, unseen = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.seed)
-            network = build_network(config, data, hooks["machine"])
+        network = build_network(config, data, machine)
         others = dataclasses.replace(data, train=data.train.take(seen))
-        train(plain, data=others, network=network, **hooks)
-        device = next(network.parameters()).device
-        network.eval()
-        with torch.inference_mode():
-            for chosen in np.array_split(unseen, max(1, len(unseen) // BATCH)):
-                images = data.train.images[torch.from_numpy(chosen)].to(device)
-                pixels = data.to_float(images, config.crop_size, config.crop == "plain")
-                probs[chosen] = network(pixels).softmax(1).cpu().numpy()
+        train(plain, machine=machine, data=others, network=network, listener=listener)
+        evaluator = Evaluator(network, data, config)
+        # A batch at a time: images that are mapped from a file may be more than memory holds.
+        for chosen in np.array_split(unseen, max(1, len(unseen) // BATCH)):
+            logits = evaluator.logits(data.train.images[torch.from_numpy(chosen)])
+            probs[chosen] = logits.softmax(1).cpu().numpy()
     return Evidence.of(probs)

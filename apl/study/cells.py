@@ -15,6 +15,7 @@ from typing import Any
 from apl.config.config import Config
 from apl.errors import Busy, Interrupted, one_line
 from apl.runs.run import LOG
+from apl.training.listener import Listener
 from apl.training.machine import Machine
 from apl.training.train import train
 
@@ -40,16 +41,12 @@ def train_cell(
         print(text, flush=True)
         tell(("message", text))
 
+    listener = Listener(
+        on_epoch=lambda row: tell(("epoch", row)), on_message=say, should_stop=should_stop
+    )
     try:
         with _log_to(run / LOG):
-            result = train(
-                cell,
-                run,
-                machine=machine,
-                on_epoch=lambda row: tell(("epoch", row)),
-                say=say,
-                should_stop=should_stop,
-            )
+            result = train(cell, run, machine=machine, listener=listener)
         return "result", result
     except Interrupted:
         return None

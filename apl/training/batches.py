@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from apl.config.config import Config
 from apl.data.dataset import Dataset, place
 from apl.data.pixels import (
     BORDER,
@@ -25,9 +26,10 @@ from apl.training.ddp import ALONE, Group
 class Batches:
     """The training images in batches on the device, shuffled and augmented.
 
-    augment: mirror images at random, and unless crop_size is given pad them by 4 and crop.
-    crop_size: pixels a side of random crops, 0 for none; resized, or plain squares of that size.
-    colour: strength of the random brightness, contrast and saturation, 0 for none.
+    config: batch_size, seed, and what is drawn at random in an image.  augment: mirror it, and
+    unless crop_size is given pad it by 4 and crop; crop_size: pixels a side of crops, 0 for none;
+    crop: whether these are resized, or plain squares of that size; colour: strength of the
+    brightness, contrast and saturation, 0 for none.
     views: how many times each image is drawn, augmented anew.
     group: the processes that share each batch; an image is the same one as without them.
 
@@ -39,23 +41,17 @@ class Batches:
     def __init__(
         self,
         data: Dataset,
-        batch_size: int,
-        seed: int,
-        augment: bool,
+        config: Config,
         device: torch.device,
         *,
-        crop_size: int = 0,
-        plain: bool = False,
-        colour: float = 0.0,
         views: int = 1,
         group: Group = ALONE,
     ) -> None:
-        if data.train.images.ndim == 2 and (augment or crop_size or colour):
+        if data.train.images.ndim == 2 and (config.augment or config.crop_size or config.colour):
             raise BadInput("a table has no pixels: leave augment, crop_size and colour out")
-        self.data, self.seed, self.augment, self.device = data, seed, augment, device
-        self.crop_size, self.plain, self.colour, self.views = crop_size, plain, colour, views
+        self.data, self.config, self.device, self.views = data, config, device, views
         self.images = place(data.train.images, device)
-        self.bounds, self.group = batch_bounds(len(self.images), batch_size), group
+        self.bounds, self.group = batch_bounds(len(self.images), config.batch_size), group
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -65,7 +61,7 @@ class Batches:
         float [B, C, H, W]; several views of them as [V, B, C, H, W], the first of which is what
         one view would be; rows of a table as [B, F].  In a group: all samples of the batch, but
         the images of this process's share alone."""
-        generator = _generator(self.seed, epoch)
+        generator = _generator(self.config.seed, epoch)
         order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
         drawn = [self._draw(generator) for _ in range(self.views)]
         for start, end in self.bounds[first:]:
@@ -82,32 +78,32 @@ class Batches:
 
     def _draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """What is random in one view of each image, in the order of the epoch."""
-        count, drawn = len(self.images), {}
-        if self.crop_size:
+        config, count, drawn = self.config, len(self.images), {}
+        if config.crop_size:
             height, width = self.images.shape[1:3]
-            if self.plain:
-                boxes = plain_boxes(count, height, width, self.crop_size, generator)
+            if config.crop == "plain":
+                boxes = plain_boxes(count, height, width, config.crop_size, generator)
             else:
                 boxes = random_boxes(count, height, width, generator)
             drawn["boxes"] = boxes
-        elif self.augment:
+        elif config.augment:
             drawn["offsets"] = torch.randint(0, 2 * BORDER + 1, (count, 2), generator=generator)
-        if self.augment:
+        if config.augment:
             drawn["flips"] = torch.rand(count, generator=generator) < 0.5
-        if self.colour:
-            spread = self.colour * (2 * torch.rand(count, 3, generator=generator) - 1)
+        if config.colour:
+            spread = config.colour * (2 * torch.rand(count, 3, generator=generator) - 1)
             drawn["factors"] = (1 + spread).clamp(min=0)
         return {name: each.to(self.device) for name, each in drawn.items()}
 
     def _augmented(self, batch: Tensor, drawn: dict[str, Tensor]) -> Tensor:
         """One view of a batch [B, H, W, C], or its rows [B, F] as they are."""
-        if self.crop_size:
-            batch = resized_crop(batch, drawn["boxes"], self.crop_size, drawn.get("flips"))
-        elif self.augment:
+        if self.config.crop_size:
+            batch = resized_crop(batch, drawn["boxes"], self.config.crop_size, drawn.get("flips"))
+        elif self.config.augment:
             rows = torch.arange(len(batch), device=batch.device)
             # Padded by the batch: a padded copy of all would not fit where they are mapped.
             batch = crop_and_flip(pad(batch), rows, drawn["offsets"], drawn["flips"])
-        if self.colour:
+        if self.config.colour:
             batch = jitter(batch, drawn["factors"])
         return batch
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,72 +20,69 @@ from apl.noise.labels import IntArray, Labels
 from apl.runs.run import WEIGHTS, Run
 from apl.runs.scores import CAUSES, Result, Scores, memorised_and_recovered, score, too_short
 from apl.training.ddp import ALONE, Group
+from apl.training.listener import never
 from apl.training.machine import Machine
 from apl.training.prepare import build_network, check_code, data_of
 
 BATCH = 512  # images at a time where no gradient is wanted
 
 
-def outputs(
-    network: nn.Module,
-    images: Tensor,
-    data: Dataset,
-    config: Config,
-    should_stop: Callable[[], bool] = lambda: False,
-    group: Group = ALONE,
-) -> Tensor:
-    """The logits [N, K] of every uint8 image [N, H, W, C], in evaluation mode; the middle of the
-    image counts where the network was trained on crops.
+@dataclass(frozen=True)
+class Evaluator:
+    """A network asked about images in evaluation mode, normalised as `data` says; where it was
+    trained on crops, as `config` says, the middle of an image counts.
 
-    In a group: those of this process's share of the images.
-
-    Raises Interrupted as soon as should_stop, asked before each batch, is true.
+    should_stop: asked before each batch, and True raises Interrupted; group: the processes that
+    share the images out among them.
     """
-    device = next(network.parameters()).device
-    was_training = network.training
-    parts, stopped = [], False
-    network.eval()
-    with torch.inference_mode():
-        for batch in images[group.share(0, len(images))].split(BATCH):
-            stopped = should_stop()
-            if stopped:
-                break
-            batch = batch.to(device)
-            pixels = data.to_float(batch, config.crop_size, config.crop == "plain")
-            parts.append(network(pixels))
-    network.train(was_training)
-    if group.any(stopped):
-        raise Interrupted
-    return torch.cat(parts)
+
+    network: nn.Module
+    data: Dataset
+    config: Config
+    should_stop: Callable[[], bool] = never
+    group: Group = ALONE
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits [N, K] of uint8 images [N, H, W, C], or of the rows [N, F] of a table."""
+        return self.group.whole(self._of_share(images), len(images))
+
+    def predict(self, images: Tensor) -> IntArray:
+        """The class [N] that the network gives each image."""
+        classes = self._of_share(images).argmax(1)
+        predicted: IntArray = self.group.whole(classes, len(images)).cpu().numpy()
+        return predicted
+
+    def scores(self) -> Scores:
+        """Scores on the test images, by their true labels where all are known, else by those
+        given."""
+        labels = self.data.test.labels
+        against = labels.true if labels.known.all() else labels.given
+        return score(self.predict(self.data.test.images), against, self.data.num_classes)
+
+    def _of_share(self, images: Tensor) -> Tensor:
+        """The logits of this process's share of the images."""
+        network, crop = self.network, (self.config.crop_size, self.config.crop == "plain")
+        device = next(network.parameters()).device
+        was_training = network.training
+        parts, stopped = [], False
+        network.eval()
+        with torch.inference_mode():
+            for batch in images[self.group.share(0, len(images))].split(BATCH):
+                stopped = self.should_stop()
+                if stopped:
+                    break
+                parts.append(network(self.data.to_float(batch.to(device), *crop)))
+        network.train(was_training)
+        if self.group.any(stopped):
+            raise Interrupted
+        return torch.cat(parts)
 
 
-def predict(
-    network: nn.Module,
-    images: Tensor,
-    data: Dataset,
-    config: Config,
-    should_stop: Callable[[], bool] = lambda: False,
-    group: Group = ALONE,
-) -> IntArray:
-    """The predicted class [N] of every image, as `outputs` sees it."""
-    logits = outputs(network, images, data, config, should_stop, group)
-    predicted: IntArray = group.whole(logits.argmax(1), len(images)).cpu().numpy()
-    return predicted
-
-
-def look(
-    network: nn.Module,
-    data: Dataset,
-    test_images: Tensor,
-    config: Config,
-    should_stop: Callable[[], bool] = lambda: False,
-    group: Group = ALONE,
-) -> Scores:
-    """Scores on the test images, by their true labels where all are known, else by those given."""
-    predicted = predict(network, test_images, data, config, should_stop, group)
-    labels = data.test.labels
-    against = labels.true if labels.known.all() else labels.given
-    return score(predicted, against, data.num_classes)
+def outputs(network: nn.Module, images: Tensor, data: Dataset, config: Config) -> Tensor:
+    """`Evaluator.logits` as 0.2 had it; it goes in 1.0."""
+    told = "outputs(...) is Evaluator(network, data, config).logits(images) since 0.3"
+    warnings.warn(f"{told}; it goes in 1.0", DeprecationWarning, stacklevel=2)
+    return Evaluator(network, data, config).logits(images)
 
 
 def judge(
@@ -114,13 +113,13 @@ def judge(
 
 
 def warning(reason: str, detail: str) -> str:
+    """The line that says why a training fails: a key of CAUSES, what was seen, and its causes."""
     return f"{reason}: {detail}; {CAUSES[reason]}"
 
 
 def load_network(run: Run, config: Config, data: Dataset, machine: Machine) -> nn.Module:
     """The trained network of a run folder."""
-    if config.code_sha256:
-        check_code(config, machine, (config.network,))
+    check_code(config, machine, (config.network,))
     network = build_network(dataclasses.replace(config, weights=""), data, machine)
     try:
         network.load_state_dict(run.weights(config))
@@ -157,8 +156,9 @@ def evaluate_run(
     config, result = run.config, run.result
     data = data_of(config, machine)
     network = load_network(run, config, data, machine)
+    evaluator = Evaluator(network, data, config)
     if labels == "clean":
-        return look(network, data, data.test.images, config), config, result
+        return evaluator.scores(), config, result
     noisy = noisy_test_labels(config, data, run.labels)
-    predicted = predict(network, data.test.images, data, config)
+    predicted = evaluator.predict(data.test.images)
     return score(predicted, noisy, data.num_classes), config, result

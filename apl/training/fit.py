@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,50 +15,8 @@ from apl.errors import BadInput, Interrupted
 from apl.kernels import dispatch
 from apl.noise.labels import Labels
 from apl.runs.run import History, Run
-from apl.runs.scores import HISTORY_COLUMNS
+from apl.runs.scores import HISTORY_COLUMNS, Result
 from apl.training.ddp import Group
-
-
-class Counts:
-    """What the forward passes of an epoch showed, summed on the device: it is asked for its row
-    once an epoch, so that no step waits for it."""
-
-    def __init__(self, labels: Labels, device: torch.device) -> None:
-        import torch
-
-        self._given, self._true, self._wrong = (
-            torch.from_numpy(part).to(device) for part in (labels.given, labels.true, labels.wrong)
-        )
-        self.wrong = int(labels.wrong.sum())
-        wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        self.sums = torch.zeros(4, device=device, dtype=wide)  # loss, right, memorised, recovered
-
-    def add(self, chosen: Tensor, logits: Tensor, loss: Tensor) -> None:
-        """Count a batch: which samples [B], their logits [B, K], and their mean loss."""
-        import torch
-
-        with torch.no_grad():
-            predicted = logits.argmax(1)
-            right, wrong = predicted == self._given[chosen], self._wrong[chosen]
-            recovered = (predicted == self._true[chosen]) & wrong
-            parts = (loss * len(chosen), right.sum(), (right & wrong).sum(), recovered.sum())
-            self.sums += torch.stack([part.to(self.sums.dtype) for part in parts])
-
-    def row(self, epoch: int, lr: float) -> dict[str, float]:
-        """The history's row of an epoch (from 1), test_accuracy still nan."""
-        loss, right, memorised, recovered = self.sums.tolist()
-        count = len(self._given)
-        values = (
-            *(epoch, lr, loss / count, right / count),
-            *(s / self.wrong if self.wrong else math.nan for s in (memorised, recovered)),
-            math.nan,
-        )
-        return dict(zip(HISTORY_COLUMNS, values, strict=True))
-
-    def clear(self) -> None:
-        """Begin the next epoch."""
-        self.sums.zero_()
-
 
 FIRST_STEPS = 5  # steps within which a gradient must have reached every parameter
 
@@ -66,23 +24,29 @@ Criterion = Callable[..., Tensor]
 Forward = Callable[..., tuple[Tensor, Any]]  # images, targets, what it wants -> logits, their loss
 
 
-def learning_rate(config: Config, epoch: int, done: float) -> float:
-    """The learning rate in an epoch (from 0) of which the share `done` is done, the step at hand
-    included: a cosine that falls by the epoch, as in the paper's code, or steps, after a linear
-    rise."""
-    factor, after = read_schedule(config.schedule) or (0.0, ())
-    if factor:
-        falls = sum(epoch >= step for step in after) if after else epoch
-        annealed = config.lr * factor**falls
-    else:
-        annealed = config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
-    return annealed * min(1.0, (epoch + done) / config.warmup) if config.warmup else annealed
+def make_forwards(
+    network: nn.Module,
+    criteria: Sequence[Criterion],
+    config: Config,
+    group: Group,
+    *,
+    compile: bool = False,
+) -> list[Forward]:
+    """Network and loss as one function, for each of several losses, as a step of training calls
+    them; compile: through torch.compile, so that they are one graph."""
+    device = next(network.parameters()).device
+    called = group.parallel(network)
+    if compile and group.size > 1:  # as far as no process waits for another
+        called = _compiled(called, device, group)
+    forwards = [_forward(called, criterion, device, config, group) for criterion in criteria]
+    if compile and group.size == 1:
+        forwards = [_compiled(forward, device, group) for forward in forwards]
+    return forwards
 
 
-def make_forward(
+def _forward(
     network: nn.Module, criterion: Criterion, device: torch.device, config: Config, group: Group
 ) -> Forward:
-    """Network and loss as one function, so that compiled they are one graph."""
     bf16 = config.precision == "bf16"
     views = getattr(criterion, "views", 1)
 
@@ -101,7 +65,7 @@ def make_forward(
     return forward
 
 
-def compiled(forward: Any, device: torch.device, group: Group) -> Any:
+def _compiled(forward: Any, device: torch.device, group: Group) -> Any:
     """The function through torch.compile; on CUDA its launches become graphs, where no other
     process waits for its gradients."""
     if device.type == "cpu" and not dispatch.has_compiler():
@@ -111,17 +75,51 @@ def compiled(forward: Any, device: torch.device, group: Group) -> Any:
     return torch.compile(forward, dynamic=False, mode=mode)
 
 
-class Watcher(Protocol):
-    """Who listens to every step of a training, and is part of its checkpoints."""
+class Counts:
+    """What the forward passes of an epoch showed, summed on the device: it is asked for its row
+    once an epoch, so that no step waits for it."""
 
-    def update(self, indices: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Take in a batch: which samples [B], their logits [B, K] and given labels [B]."""
+    def __init__(self, labels: Labels, device: torch.device) -> None:
+        self._given, self._true, self._wrong = (
+            torch.from_numpy(part).to(device) for part in (labels.given, labels.true, labels.wrong)
+        )
+        self.wrong = int(labels.wrong.sum())
+        wide = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = torch.zeros(4, device=device, dtype=wide)  # loss, right, memorised, recovered
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """What it has gathered."""
+    def add(self, chosen: Tensor, logits: Tensor, loss: Tensor) -> None:
+        """Count a batch: which samples [B], their logits [B, K], and their mean loss."""
+        with torch.no_grad():
+            predicted = logits.argmax(1)
+            right, wrong = predicted == self._given[chosen], self._wrong[chosen]
+            recovered = (predicted == self._true[chosen]) & wrong
+            parts = (loss * len(chosen), right.sum(), (right & wrong).sum(), recovered.sum())
+            self.sums += torch.stack([part.to(self.sums.dtype) for part in parts])
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what it had gathered."""
+    def row(self, epoch: int, lr: float) -> dict[str, float]:
+        """The history's row of an epoch (from 1), test_accuracy still nan."""
+        loss, right, memorised, recovered = self.sums.tolist()
+        count = len(self._given)
+        shares = [s / self.wrong if self.wrong else math.nan for s in (memorised, recovered)]
+        values = (epoch, lr, loss / count, right / count, *shares, math.nan)
+        return dict(zip(HISTORY_COLUMNS, values, strict=True))
+
+    def clear(self) -> None:
+        """Begin the next epoch."""
+        self.sums.zero_()
+
+
+def learning_rate(config: Config, epoch: int, done: float) -> float:
+    """The learning rate in an epoch (from 0) of which the share `done` is done, the step at hand
+    included: a cosine that falls by the epoch, as in the paper's code, or steps, after a linear
+    rise."""
+    factor, after = read_schedule(config.schedule) or (0.0, ())
+    if factor:
+        falls = sum(epoch >= step for step in after) if after else epoch
+        annealed = config.lr * factor**falls
+    else:
+        annealed = config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    return annealed * min(1.0, (epoch + done) / config.warmup) if config.warmup else annealed
 
 
 class Fit:
@@ -140,9 +138,8 @@ class Fit:
         states: Mapping[str, Any],
         steps: int,
         checkpoint_minutes: float,
-        group: Group,
     ) -> None:
-        self.config, self.run, self.network, self.group = config, run, network, group
+        self.config, self.run, self.network = config, run, network
         self.counts, self.steps = counts, steps
         # What else has a state that the steps to come depend on: the loss, who listens.
         self.states = {k: v for k, v in states.items() if hasattr(v, "state_dict")}
@@ -198,9 +195,9 @@ class Fit:
         grad = self.parameters[name].grad
         return grad is not None and bool(grad.any())
 
-    def pause(self, should_stop: Callable[[], bool]) -> None:
-        """Write a checkpoint where it is time for one, and Interrupted where it is asked for."""
-        if self.group.any(should_stop()):
+    def pause(self, stop: bool) -> None:
+        """Write a checkpoint where it is time for one; to stop, write one and raise Interrupted."""
+        if stop:
             self.save()
             raise Interrupted
         if time.monotonic() - self._saved > self._checkpoint_seconds:
@@ -232,9 +229,13 @@ class Fit:
         self.run.save(self.config, {**tensors, "sums": self.counts.sums}, state)
         self._saved = time.monotonic()
 
-    def resume(self, say: Callable[[str], None]) -> None:
+    def finish(self, result: Result) -> None:
+        """Write what remains of the run; its checkpoints go."""
+        self.run.finish(self.config, self.network.state_dict(), self.history, result)
+
+    def resume(self, group: Group, say: Callable[[str], None]) -> None:
         """Go on from the newest good checkpoint, if there is one; say what was wrong with newer."""
-        tensors, state, problems = self.group.from_first(lambda: self.run.resume(self.config))
+        tensors, state, problems = group.from_first(lambda: self.run.resume(self.config))
         for problem in problems:
             say(f"{problem}; going on from {'the one before it' if tensors else 'the start'}")
         if not tensors:

@@ -20,6 +20,8 @@ from apl.training.ddp import Group
 if TYPE_CHECKING:
     import torch
 
+    from apl.config.config import Config
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
@@ -83,6 +85,21 @@ def choose_device(name: str) -> torch.device:
     }[device.type]
     if (device.index or 0) >= there:
         raise BadInput(f"there is no device {name!r} here; accepted: auto, or one that is there")
+    return device
+
+
+def set_up(config: Config, machine: Machine) -> torch.device:
+    """The device, and what torch must be told before anything runs there."""
+    import torch
+
+    # The threads decide the order of float sums, so they are part of the result's story.
+    threads = machine.threads_for(config.dataset)
+    if threads:
+        torch.set_num_threads(threads)
+    device = choose_device(machine.device)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    tf32 = config.precision != "float32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     return device
 
 

@@ -59,7 +59,19 @@ def make_network(
         else:
             network = _own(name, shape, num_classes, imports)
         return _tried(network, name, shape, num_classes)
-    height, image_width, channels = (1, 1, *shape) if table else shape
+    if name not in NETWORKS:
+        raise BadInput(
+            f"unknown network {name!r}; accepted: {', '.join(NETWORKS)}, torchvision:NAME, "
+            f"timm:NAME, module:Class{did_you_mean(name, NETWORKS)}"
+        )
+    return _ours(name, (1, 1, *shape) if table else shape, num_classes, width)
+
+
+def _ours(name: str, shape: tuple[int, ...], num_classes: int, width: int) -> nn.Module:
+    # One of NETWORKS, for images of shape (H, W, C).
+    height, image_width, channels = shape
+    if name == "resnet34":
+        return _resnet34(channels, num_classes, width)
     if name == "cnn8":
         widths = (width, 2 * width, 49 * width // 16)
         blocks: list[nn.Module] = []
@@ -69,6 +81,7 @@ def make_network(
         network = nn.Sequential(*blocks, nn.Flatten(), *head(features, 4 * width, num_classes))
     elif name == "cnn5":
         widths = (width, 3 * width // 2, 2 * width)
+        features = widths[2] * ((height + 1) // 2 // 4) * ((image_width + 1) // 2 // 4)
         network = nn.Sequential(
             *conv(channels, widths[0], 5, stride=2),
             *conv(widths[0], widths[1]),
@@ -76,10 +89,7 @@ def make_network(
             *conv(widths[1], widths[2]),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            *head(
-                widths[2] * ((height + 1) // 2 // 4) * ((image_width + 1) // 2 // 4),
-                *(8 * width, num_classes),
-            ),
+            *head(features, 8 * width, num_classes),
         )
     elif name == "cnn4":
         network = nn.Sequential(
@@ -90,7 +100,7 @@ def make_network(
             nn.Flatten(),
             *head(width * (height // 4) * (image_width // 4), 2 * width, num_classes),
         )
-    elif name == "mlp":
+    else:  # mlp
         network = nn.Sequential(
             nn.Flatten(),
             nn.Linear(height * image_width * channels, width, bias=False),
@@ -98,21 +108,18 @@ def make_network(
             nn.ReLU(),
             *head(width, width, num_classes),
         )
-    elif name == "resnet34":
-        if width != 64 or channels != 3:
-            raise BadInput(f"resnet34 takes width 64 and colour images, got {width} and {channels}")
-        import torchvision  # takes a second, so only where it is needed
-
-        resnet = torchvision.models.resnet34(num_classes=num_classes)
-        resnet.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        resnet.maxpool = nn.Identity()
-        return _channels_last(resnet)
-    else:
-        raise BadInput(
-            f"unknown network {name!r}; accepted: {', '.join(NETWORKS)}, torchvision:NAME, "
-            f"timm:NAME, module:Class{did_you_mean(name, NETWORKS)}"
-        )
     return initialise(network)
+
+
+def _resnet34(channels: int, num_classes: int, width: int) -> nn.Module:
+    if width != 64 or channels != 3:
+        raise BadInput(f"resnet34 takes width 64 and colour images, got {width} and {channels}")
+    import torchvision  # takes a second, so only where it is needed
+
+    resnet = torchvision.models.resnet34(num_classes=num_classes)
+    resnet.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    resnet.maxpool = nn.Identity()
+    return _channels_last(resnet)
 
 
 def conv(before: int, after: int, size: int = 3, stride: int = 1) -> list[nn.Module]:

@@ -25,7 +25,7 @@ from apl.noise.instance import ROWS, Inputs
 from apl.noise.labels import MOST_CLASSES, Labels
 from apl.noise.matrices import MATRICES
 from apl.training.fit import Criterion
-from apl.training.machine import Machine, choose_device
+from apl.training.machine import Machine
 from apl.training.networks import make_network
 from apl.usercode import is_own, look_up
 
@@ -137,22 +137,11 @@ def hold_out(data: Dataset) -> tuple[Dataset, Split]:
     return dataclasses.replace(data, train=data.train.take(rest)), data.train.take(chosen)
 
 
-def set_up(config: Config, machine: Machine) -> torch.device:
-    """The device, and what torch must be told before anything runs there."""
-    # The threads decide the order of float sums, so they are part of the result's story.
-    threads = machine.threads_for(config.dataset)
-    if threads:
-        torch.set_num_threads(threads)
-    device = choose_device(machine.device)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    tf32 = config.precision != "float32"
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
-    return device
-
-
 def check_code(config: Config, machine: Machine, wanted: Sequence[str]) -> None:
     """Raise BadInput unless the user typed what is wanted of the code that the config names, and
-    it is as it was."""
+    it is as it was; without code of the user's own there is nothing to check."""
+    if not config.code_sha256:
+        return
     own = [name for name in (config.network, config.loss) if is_own(name)]
     for name in own:
         if name in wanted and name not in machine.imports:
@@ -190,16 +179,18 @@ def _known_matrix(data: Dataset) -> Tensor:
     return torch.from_numpy(data.train.labels.transition).float()
 
 
-# ------------------------------------------------------------------------------- a trained run
-
-
 def build_network(config: Config, data: Dataset, machine: Machine) -> nn.Module:
-    """The network that a config means, initialised from torch's global random state."""
+    """The network that a config means, initialised from its seed."""
     shape: Sequence[int] = data.train.images.shape[1:]
     if config.crop_size:
         shape = (config.crop_size, config.crop_size, shape[-1])
-    return make_network(
-        *(config.network, shape, data.num_classes, config.width),
-        weights=config.weights,
-        imports=machine.imports,
-    )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return make_network(
+            config.network,
+            shape,
+            data.num_classes,
+            config.width,
+            weights=config.weights,
+            imports=machine.imports,
+        )

@@ -43,6 +43,7 @@ from apl.data.folders import cache_folder
 from apl.detect.evidence import Evidence, find_issues
 from apl.detect.monitor import LabelMonitor
 from apl.detect.search import find_mislabelled, search_config
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 from apl.training.prepare import build_network, prepare
 from apl.training.train import train
@@ -84,7 +85,7 @@ def collect(config: Config, file: Path) -> None:
     labels = data.train.labels
     monitor = Timed(len(labels), data.num_classes, curves=True)
     began = time.perf_counter()
-    result = train(config, machine=ONE_THREAD, monitor=monitor)
+    result = train(config, machine=ONE_THREAD, listener=monitor.listener)
     evidence = monitor.evidence
     save(
         file,
@@ -265,7 +266,9 @@ def judged(
     images: np.ndarray, given: np.ndarray, true: np.ndarray, **settings: Any
 ) -> tuple[float, float]:
     """AP and F1 of a search in arrays, on the training samples."""
-    found = find_mislabelled((images, given), machine=ONE_THREAD, say=lambda _: None, **settings)
+    found = find_mislabelled(
+        (images, given), machine=ONE_THREAD, listener=Listener(on_message=ignore), **settings
+    )
     which = np.array([int(name) for name in found.data.train.names])
     wrong, findings = (given != true)[which], found.findings
     rate = findings.noise_rate

@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 
 from apl.config.config import Config, make_config
-from apl.training.evaluate import predict
+from apl.training.evaluate import Evaluator
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine, keep_freed_memory
 from apl.training.networks import make_network
 from apl.training.prepare import data_of
@@ -39,12 +40,17 @@ def recalls(config: Config, machine: Machine) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
 
     def on_epoch(row: dict[str, float]) -> None:
-        predicted = predict(network, data.test.images, data, config)
+        predicted = Evaluator(network, data, config).predict(data.test.images)
         for k in range(data.num_classes):
             recall = float((predicted[true == k] == k).mean())
             rows.append({"epoch": row["epoch"], "class": k, "recall": recall})
 
-    train(config, machine=machine, network=network, on_epoch=on_epoch, say=lambda text: None)
+    train(
+        config,
+        machine=machine,
+        network=network,
+        listener=Listener(on_epoch=on_epoch, on_message=ignore),
+    )
     return rows
 
 

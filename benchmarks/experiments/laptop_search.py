@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from apl.config.config import make_config
 from apl.files import write_atomic
 from apl.runs.scores import Scores
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine, keep_freed_memory
 from apl.training.networks import conv, head, initialise, make_network
 from apl.training.train import train
@@ -157,7 +158,7 @@ def run(job: tuple[int, str, Path | None]) -> dict[str, Any]:
         network = make_network(config.network, (32, 32, 3), 10, config.width)
     began = time.perf_counter()
     machine = Machine(threads=1, data_dir=data_dir)
-    result = train(config, network=network, machine=machine, say=lambda text: None)
+    result = train(config, network=network, machine=machine, listener=Listener(on_message=ignore))
     return {
         "recipe": recipe.name,
         "noise": recipe.noise,

@@ -24,6 +24,7 @@ from apl.errors import BadInput
 from apl.losses.catalog import LOSSES, params_of
 from apl.names import NOISES
 from apl.training.fit import learning_rate
+from apl.training.listener import Listener, ignore
 from apl.training.train import train
 
 TRAINING = {"l1", "weight_decay"}
@@ -226,6 +227,9 @@ def test_nesterov_needs_momentum_and_changes_the_run() -> None:
     losses = []
     for nesterov in (False, True):
         rows: list[dict[str, float]] = []
-        train(make_config(**small, nesterov=nesterov), on_epoch=rows.append, say=lambda line: None)
+        train(
+            make_config(**small, nesterov=nesterov),
+            listener=Listener(on_epoch=rows.append, on_message=ignore),
+        )
         losses.append(rows[0]["train_loss"])
     assert losses[0] != losses[1]

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as vision
 
+from apl.config.config import make_config
 from apl.data.dataset import Dataset, Split
 from apl.data.pixels import (
     BORDER,
@@ -56,8 +57,9 @@ DATA = own(photographs(23, 16, 12))
 
 
 def batches(data: Dataset = DATA, seed: int = 0, **recipe: object) -> Batches:
-    augment = bool(recipe.pop("augment"))
-    return Batches(data, 5, seed, augment, CPU, **recipe)  # type: ignore[arg-type]
+    views = recipe.pop("views", 1)
+    asked = make_config(batch_size=5, seed=seed, **recipe)
+    return Batches(data, asked, CPU, views=views)
 
 
 def test_pad_crop_and_flip_draws_what_it_always_drew() -> None:
@@ -202,7 +204,8 @@ def test_plain_crops_are_squares_at_every_place_and_take_pixels_as_they_are() ->
     # An image that is smaller gives all it has.
     assert plain_boxes(1, 5, 10, 7, torch.Generator())[0, 2:].tolist() == [5, 7]
     images = photographs(3, 20, 24)
-    seen = Batches(own(images), 3, 0, False, torch.device("cpu"), crop_size=16, plain=True)
+    asked = make_config(batch_size=3, augment=False, crop_size=16, crop="plain")
+    seen = Batches(own(images), asked, CPU)
     (order, pixels), *_ = seen.of(0)
     assert sorted(order.tolist()) == [0, 1, 2]
     for k, crop in zip(order.tolist(), pixels, strict=True):

@@ -110,10 +110,11 @@ def test_batches_are_each_image_once_an_epoch_and_depend_on_seed_and_epoch_alone
     data, device = load_data("digits"), torch.device("cpu")
 
     def epoch_of(seed: int, epoch: int, first: int = 0, augment: bool = True) -> list[Batch]:
-        return list(Batches(data, 500, seed, augment, device).of(epoch, first))
+        asked = make_config(batch_size=500, seed=seed, augment=augment)
+        return list(Batches(data, asked, device).of(epoch, first))
 
     whole = epoch_of(0, 3)
-    assert len(whole) == len(Batches(data, 500, 0, True, device)) == 3
+    assert len(whole) == len(Batches(data, make_config(batch_size=500), device)) == 3
     chosen = torch.cat([indices for indices, _ in whole])
     assert chosen.sort().values.tolist() == list(range(1347))
     # An epoch that goes on in its middle goes on as it would have.

@@ -21,7 +21,8 @@ from apl.data.reading import Reading
 from apl.data.sources import load_data
 from apl.errors import BadInput
 from apl.runs.run import Run
-from apl.training.evaluate import load_network, look, outputs
+from apl.training.evaluate import Evaluator, load_network
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 from apl.training.train import train
 
@@ -394,12 +395,13 @@ def test_a_network_is_scored_on_the_other_test_set_and_on_its_five_best(
     )
     assert (trained.mean, trained.class_names) == (other.mean, other.class_names)
     config = make_config("quick", dataset=trained, network="mlp", width=4, epochs=1)
-    train(config, tmp_path / "run", data=trained, say=lambda line: None)
+    train(config, tmp_path / "run", data=trained, listener=Listener(on_message=ignore))
     run = Run(tmp_path / "run")
     network = load_network(run, run.config, other, Machine())
-    scores = look(network, other, other.test.images, run.config)
+    evaluator = Evaluator(network, other, run.config)
+    scores = evaluator.scores()
     assert scores.labelled.sum() == len(other.test) == 3
-    five = outputs(network, other.test.images, other, run.config).topk(3).indices
+    five = evaluator.logits(other.test.images).topk(3).indices
     true = torch.from_numpy(other.test.labels.true)
     assert float((five == true[:, None]).any(1).float().mean()) >= scores.accuracy
 

@@ -35,6 +35,7 @@ from apl.data.sources import load_data
 from apl.errors import BadInput
 from apl.noise.labels import UNKNOWN
 from apl.training.batches import Batches
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 from apl.training.prepare import data_of, prepare
 from apl.training.train import train
@@ -781,7 +782,7 @@ def test_what_is_in_memory_is_found_by_its_config(tmp_path: Path, cache: Path) -
     found = data_of(config, HERE)
     assert torch.equal(found.train.images, data.train.images)
     assert found.train.names == data.train.names
-    train(config, tmp_path / "run", machine=HERE, say=lambda line: None)
+    train(config, tmp_path / "run", machine=HERE, listener=Listener(on_message=ignore))
     # Another process, as a worker of a study is, has the run's folder alone.
     script = "import sys, pathlib, apl.train as t; print(t.evaluate_run(pathlib.Path(sys.argv[1])))"
     done = subprocess.run(
@@ -994,14 +995,13 @@ def test_a_cache_that_was_cut_short_is_made_anew(tmp_path: Path, cache: Path, ho
 
 def test_batches_of_mapped_images_copy_no_more_than_a_batch(tmp_path: Path) -> None:
     data, _ = load(folder_of(tmp_path / "my"))
-    batches = Batches(data, 4, 0, True, torch.device("cpu"))
+    asked, cpu = make_config(batch_size=4, augment=True), torch.device("cpu")
+    batches = Batches(data, asked, cpu)
     assert batches.images.data_ptr() == data.train.images.data_ptr()
     copy = dataclasses.replace(
         data, train=dataclasses.replace(data.train, images=data.train.images.clone())
     )
-    for (i, a), (j, b) in zip(
-        batches.of(1), Batches(copy, 4, 0, True, torch.device("cpu")).of(1), strict=True
-    ):
+    for (i, a), (j, b) in zip(batches.of(1), Batches(copy, asked, cpu).of(1), strict=True):
         assert torch.equal(i, j)
         assert torch.equal(a, b)
 
@@ -1037,7 +1037,9 @@ def test_cifar10_as_png_trains_to_the_same_bytes(cifar10: str, tmp_path: Path) -
     for chosen in (same, small):
         config = make_config(dataset=chosen, augment=True, **settings)
         network = apl_network(config, chosen)
-        train(config, machine=HERE, data=chosen, network=network, say=lambda line: None)
+        train(
+            config, machine=HERE, data=chosen, network=network, listener=Listener(on_message=ignore)
+        )
         weights.append(network.state_dict())
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name]), name

@@ -25,6 +25,7 @@ from apl.data.sources import load_data
 from apl.data.tables import MOST, to_features
 from apl.errors import BadInput
 from apl.noise.labels import UNKNOWN
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 from apl.training.prepare import data_of
 from apl.training.train import train
@@ -416,7 +417,7 @@ def test_a_run_on_a_table_finds_it_by_its_config(tmp_path: Path) -> None:
     assert (config.network, config.image_size) == ("mlp", 1)
     assert torch.equal(data_of(config, HERE).train.images, data.train.images)
     assert find_decoded(data.digest, 8) is None
-    result = train(config, tmp_path / "run", machine=HERE, say=lambda line: None)
+    result = train(config, tmp_path / "run", machine=HERE, listener=Listener(on_message=ignore))
     assert result.on == "given"
     assert result.test_accuracy > 0.85
     (command,) = study_commands(make_grid("quick", ["ce"], dataset=data, epochs=20))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from apl import find, load_data
+from apl import load_data
 from apl.detect.evidence import (
     Evidence,
     Findings,
@@ -23,13 +23,15 @@ from apl.detect.evidence import (
     estimate_transition,
     find_issues,
     noise_rate,
+    one_way_flips,
     rank,
 )
 from apl.detect.monitor import LabelMonitor
-from apl.detect.search import find_mislabelled
+from apl.detect.search import EVIDENCE, Search, find_mislabelled
 from apl.errors import BadInput, Interrupted
 from apl.noise.labels import UNKNOWN, Labels
 from apl.noise.matrices import symmetric
+from apl.training.listener import Listener, ignore
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -114,7 +116,7 @@ def test_one_way_flips_are_found_and_undone(seed: int, rate: float) -> None:
     transition = one_way(10, pairs, rate)
     p, labels, wrong = problem(seed, transition, 20_000, 2.0)
     evidence = evidence_of(p, transition)
-    flips = find.one_way_flips(labels, evidence.early)
+    flips = one_way_flips(labels, evidence.early)
     found = {(int(j), int(k)) for j, k in zip(*np.nonzero(flips > 0.15), strict=True)}
     assert found == set(pairs.items())
     best = average_precision(wrong, bayes(p, transition, labels))
@@ -128,7 +130,7 @@ def test_one_way_flips_are_found_and_undone(seed: int, rate: float) -> None:
 def test_no_flip_is_invented_where_confusion_is_mutual(seed: int, rate: float) -> None:
     transition = symmetric(10, rate)
     p, labels, _ = problem(seed, transition, 10_000, 1.0)
-    assert find.one_way_flips(labels, p @ transition).max() < 0.15
+    assert one_way_flips(labels, p @ transition).max() < 0.15
 
 
 @settings(max_examples=20, deadline=None)
@@ -189,7 +191,7 @@ def test_a_good_network_that_was_pushed_to_its_labels_names_more_anchors(
     evidence = Evidence(np.log(seen), seen, np.full(len(p), 10))
     found = noise_rate(labels, evidence)
     assert found.low <= wrong.mean() <= found.high
-    monkeypatch.setattr(find, "SURE", 2.0)
+    monkeypatch.setattr("apl.detect.evidence.SURE", 2.0)
     few = noise_rate(labels, evidence)
     assert few.high < wrong.mean()
 
@@ -451,8 +453,9 @@ def noisy_digits(count: int = 1797) -> tuple[tuple[np.ndarray, np.ndarray], np.n
     return (pixels, np.array([f"digit {k}" for k in given_label])), true
 
 
-def search(*args: Any, **settings: Any) -> find.Search:
-    return find_mislabelled(*args, say=lambda line: None, **settings)
+def search(*args: Any, **settings: Any) -> Search:
+    listener = settings.pop("listener", Listener()) + Listener(on_message=ignore)
+    return find_mislabelled(*args, listener=listener, **settings)
 
 
 def f1(flagged: np.ndarray, wrong: np.ndarray) -> float:
@@ -517,12 +520,12 @@ def test_a_killed_search_goes_on_and_a_finished_one_is_read(tmp_path: Path) -> N
         return asked > 50
 
     with pytest.raises(Interrupted):
-        search(data, epochs=4, run=tmp_path / "run", should_stop=stop)
+        search(data, epochs=4, run=tmp_path / "run", listener=Listener(should_stop=stop))
     for _ in range(2):  # goes on, is read
         found = search(data, epochs=4, run=tmp_path / "run")
         assert np.array_equal(found.findings.label_score, whole.findings.label_score)
         assert np.array_equal(found.curves, whole.curves)
-    (tmp_path / "run" / find.EVIDENCE).unlink()
+    (tmp_path / "run" / EVIDENCE).unlink()
     with pytest.raises(BadInput, match="was trained and not watched"):
         search(data, epochs=4, run=tmp_path / "run")
 
@@ -531,7 +534,7 @@ def test_a_built_in_set_is_searched_in_a_run_folder(tmp_path: Path) -> None:
     found = search("digits", run=tmp_path / "run", noise="sym", rate=0.3)
     labels = found.data.train.labels
     assert average_precision(labels.wrong, found.findings.label_score) > 0.95
-    assert (tmp_path / "run" / find.EVIDENCE).exists()
+    assert (tmp_path / "run" / EVIDENCE).exists()
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ from apl.runs.run import (
 )
 from apl.study.run import run_study
 from apl.training.evaluate import evaluate_run
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 from apl.training.train import train
 
@@ -183,7 +184,11 @@ def test_stopping_inside_an_epoch_and_inside_an_evaluation_is_exact(
         shutil.rmtree(run, ignore_errors=True)
         asked = iter(range(number + 1))
         try:
-            train(small(), run, should_stop=lambda asked=asked: next(asked, None) is None)
+            train(
+                small(),
+                run,
+                listener=Listener(should_stop=lambda asked=asked: next(asked, None) is None),
+            )
             break
         except Interrupted:
             pass
@@ -274,7 +279,7 @@ def test_noise_that_cannot_be_written_is_one_line_and_says_nothing_before(
 def test_a_run_folder_that_vanishes_is_an_error_and_no_half_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(FileNotFoundError):
-        train(small(), run, on_epoch=lambda row: shutil.rmtree(run))
+        train(small(), run, listener=Listener(on_epoch=lambda row: shutil.rmtree(run)))
     assert not run.exists()
     train(small(), run)
     assert (run / RESULT).exists()
@@ -349,13 +354,13 @@ def test_training_goes_on_from_the_previous_checkpoint_and_says_so(
     run = tmp_path / "run"
     stop = iter([False] * 8)
     with pytest.raises(Interrupted):
-        train(small(), run, machine=OFTEN, should_stop=lambda: next(stop, True))
+        train(small(), run, machine=OFTEN, listener=Listener(should_stop=lambda: next(stop, True)))
     assert (run / PREVIOUS).exists()
     content = bytearray((run / CHECKPOINT).read_bytes())
     content[-5] ^= 4
     (run / CHECKPOINT).write_bytes(content)
     said: list[str] = []
-    train(small(), run, say=said.append)
+    train(small(), run, listener=Listener(on_message=said.append))
     assert "checksum does not match; going on from the one before it" in said[0]
     assert differing(run, finished) == []
 
@@ -366,7 +371,7 @@ def test_training_begins_anew_where_no_checkpoint_is_good(tmp_path: Path, finish
     for name in (CHECKPOINT, PREVIOUS):
         (run / name).write_bytes(b"garbage")
     said: list[str] = []
-    train(small(), run, say=said.append)
+    train(small(), run, listener=Listener(on_message=said.append))
     assert "going on from the start" in said[-1]
     assert differing(run, finished) == []
 
@@ -374,11 +379,15 @@ def test_training_begins_anew_where_no_checkpoint_is_good(tmp_path: Path, finish
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(tmp_path: Path, finished: Path) -> None:
     looks = iter(range(8))
     with pytest.raises(Interrupted):
-        train(small(lr=0.3), tmp_path / "other", should_stop=lambda: next(looks, None) is None)
+        train(
+            small(lr=0.3),
+            tmp_path / "other",
+            listener=Listener(should_stop=lambda: next(looks, None) is None),
+        )
     (tmp_path / "run").mkdir()
     shutil.copy(tmp_path / "other" / CHECKPOINT, tmp_path / "run")
     said: list[str] = []
-    train(small(), tmp_path / "run", say=said.append)
+    train(small(), tmp_path / "run", listener=Listener(on_message=said.append))
     assert "is another run's; going on from the start" in said[0]
     assert differing(tmp_path / "run", finished) == []
 
@@ -400,10 +409,10 @@ def test_runs_from_before_a_setting_was_there_stay(run: Path, tmp_path: Path) ->
     begun = tmp_path / "begun"
     looks = iter(range(8))
     with pytest.raises(Interrupted):
-        train(small(), begun, should_stop=lambda: next(looks, None) is None)
+        train(small(), begun, listener=Listener(should_stop=lambda: next(looks, None) is None))
     before_later_fields(begun / CHECKPOINT)
     said: list[str] = []
-    train(small(), begun, say=said.append)
+    train(small(), begun, listener=Listener(on_message=said.append))
     assert not any("another run's" in line for line in said)
 
 
@@ -707,7 +716,7 @@ def test_training_on_a_handful_of_images_never_breaks(
         epochs=2,
         loss="ce",
     )
-    result = train(config, say=lambda text: None)
+    result = train(config, listener=Listener(on_message=ignore))
     assert 0 <= result.test_accuracy <= 1
     if lr == 0.0:
         assert result.collapsed

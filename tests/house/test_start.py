@@ -115,6 +115,17 @@ def test_lists_load_nothing_heavy(command: str, tmp_path: Path) -> None:
         ("apl train --dataset ", list(DATASETS)),
         ("apl train --network ", list(NETWORKS)),
         ("apl noise --type ", list(NOISES)),
+        ("apl study --noise sym,pa", ["sym,pair"]),
+        ("apl evaluate run --labels ", ["clean", "noisy"]),
+        ("apl train --loss nce+2*ldr", ["nce+2*ldr_kl"]),
+        ("apl train --loss 'norm(phuber_c", ["norm(phuber_ce"]),
+        (
+            "apl train --loss 'ce+nce_agce(a=3,",
+            [f"ce+nce_agce(a=3,{p}=" for p in ("alpha", "beta", "q")],
+        ),
+        ("apl train --loss 'gce(q=", []),
+        ("apl study --losses 'gce(q=0.5,scale=1),nce_agc", ["gce(q=0.5,scale=1),nce_agce"]),
+        ("apl study --losses ce,all", ["ce,all-published"]),
     ],
 )
 def test_completion_loads_nothing_heavy(line: str, offered: list[str], tmp_path: Path) -> None:

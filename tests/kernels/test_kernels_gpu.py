@@ -12,6 +12,7 @@ from apl.config.config import make_config
 from apl.kernels import dispatch
 from apl.kernels.bases import Term
 from apl.kernels.reference import reference_loss
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 from apl.training.train import train
 
@@ -102,7 +103,7 @@ def test_a_compiled_step_is_captured_with_its_loss():
     for compiled in (False, True):
         rows = []
         machine = Machine(device="cuda", compile=compiled)
-        train(config, machine=machine, say=lambda text: None, on_epoch=rows.append)
+        train(config, machine=machine, listener=Listener(on_message=ignore, on_epoch=rows.append))
         losses.append([row["train_loss"] for row in rows])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
     assert counters["stats"]["unique_graphs"] > 0

@@ -47,6 +47,7 @@ from apl.runs.run import (
 from apl.runs.scores import Result
 from apl.study.run import run_study
 from apl.training.evaluate import evaluate_run
+from apl.training.listener import Listener
 from apl.training.machine import Machine
 from apl.training.train import train
 
@@ -130,7 +131,12 @@ def test_old_labels_are_read_and_are_drawn_again_as_they_were(old: Path, tmp_pat
         assert len(labels) == (cell.train_size or 1347)
         looks: Iterator[bool] = iter([True])
         with pytest.raises(Interrupted):
-            train(cell, tmp_path / cell.loss, machine=HERE, should_stop=lambda: next(looks))  # noqa: B023
+            train(
+                cell,
+                tmp_path / cell.loss,
+                machine=HERE,
+                listener=Listener(should_stop=lambda: next(looks)),  # noqa: B023
+            )
         again = Run(tmp_path / cell.loss).labels
         assert (labels.given == again.given).all()
         assert (labels.true == again.true).all()
@@ -151,7 +157,12 @@ def test_an_old_finished_run_is_returned_as_it_is(old: Path) -> None:
     cell = asked()["ce"]
     run = old / RUNS / cell.name
     before = {path: path.read_bytes() for path in run.iterdir()}
-    result = train(cell, run, machine=HERE, on_epoch=lambda row: pytest.fail("it was trained"))
+    result = train(
+        cell,
+        run,
+        machine=HERE,
+        listener=Listener(on_epoch=lambda row: pytest.fail("it was trained")),
+    )
     assert repr(result) == repr(Run(run).result)
     assert {path: path.read_bytes() for path in before} == before
 
@@ -181,9 +192,11 @@ def test_an_old_interrupted_run_goes_on_from_its_checkpoint(
     result = train(
         *(cell, run),
         machine=HERE,
-        on_epoch=lambda row: epochs.append(row["epoch"]),
-        say=said.append,
-        should_stop=count,
+        listener=Listener(
+            on_epoch=lambda row: epochs.append(row["epoch"]),
+            on_message=said.append,
+            should_stop=count,
+        ),
     )
     assert not any("another run's" in line for line in said)
     assert any("going on from the one before it" in line for line in said) == damaged

@@ -27,6 +27,7 @@ from apl.runs.record import read_runs, write_study
 from apl.runs.run import RESULT, RUNS, Run
 from apl.study import trackers as loggers
 from apl.study.trackers import TRACKERS, About, Begun, Tracking, import_runs, require_tracker
+from apl.training.listener import Listener, ignore
 from apl.training.train import train
 
 EPOCHS = 4
@@ -116,7 +117,9 @@ def follow(tracker: str, study: Path, asked: Config, stop_after: int = 0) -> lis
     try:
         stop = (lambda: done >= stop_after) if stop_after else (lambda: False)
         train(
-            asked, run_of(study, asked), on_epoch=on_epoch, should_stop=stop, say=lambda line: None
+            asked,
+            run_of(study, asked),
+            listener=Listener(on_epoch=on_epoch, should_stop=stop, on_message=ignore),
         )
     except Interrupted:
         pass
@@ -150,7 +153,7 @@ def test_epochs_before_there_was_a_tracker_are_told(tmp_path: Path, json_tracker
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        train(config(), run_of(tmp_path, config()), on_epoch=stop_at_3)
+        train(config(), run_of(tmp_path, config()), listener=Listener(on_epoch=stop_at_3))
     follow(json_tracker, tmp_path, config(), stop_after=3)
     assert [x["epoch"] for x in noted(tmp_path, config().name)[0]] == [1, 2, 3]
     follow(json_tracker, tmp_path, config())

@@ -37,6 +37,7 @@ from apl.runs.run import CHECKPOINT, HISTORY, LOCK, LOG, RESULT, SUMMARY, WEIGHT
 from apl.study.clock import Clock
 from apl.study.processes import Processes, default_workers
 from apl.study.run import Progress, run_study
+from apl.training.listener import Listener
 from apl.training.machine import Machine
 from apl.training.train import train
 
@@ -341,7 +342,7 @@ def stopped_after(cell: Config, study: Path, epochs: int) -> None:
     """Begin a cell of a study and stop it where so many epochs are done."""
     run = study / "runs" / cell.name
     with pytest.raises(Interrupted):
-        train(cell, run, should_stop=lambda: Run(run).epochs_done() == epochs)
+        train(cell, run, listener=Listener(should_stop=lambda: Run(run).epochs_done() == epochs))
     assert Run(run).epochs_done() == epochs
 
 

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kill_stress import differing
 
+from apl.config.config import make_config
 from apl.data.sources import load_data
 from apl.errors import BadInput
 from apl.runs.run import CHECKPOINT, LOCK, Run
@@ -182,14 +183,16 @@ def test_shares_are_the_whole_in_order(start: int, count: int, size: int) -> Non
 
 @pytest.mark.parametrize("recipe", [{}, {"crop_size": 6, "colour": 0.4, "views": 2}])
 def test_the_shares_of_a_batch_are_the_batch_of_one_process(recipe: dict[str, Any]) -> None:
-    data = load_data("digits")
-    given = (data, 67, 3, True, torch.device("cpu"))
-    alone = Batches(*given, **recipe).of(2)
-    shared = [Batches(*given, **recipe, group=Group(rank, 3)).of(2) for rank in range(3)]
+    data, recipe = load_data("digits"), dict(recipe)
+    views = recipe.pop("views", 1)
+    given = (data, make_config(batch_size=67, seed=3, augment=True, **recipe), torch.device("cpu"))
+    alone = Batches(*given, views=views).of(2)
+    groups = [Group(rank, 3) for rank in range(3)]
+    shared = [Batches(*given, views=views, group=group).of(2) for group in groups]
     for (chosen, images), *shares in zip(alone, *shared, strict=True):
         for samples, _ in shares:
             assert torch.equal(samples, chosen)
-        together = torch.cat([part for _, part in shares], dim=1 if "views" in recipe else 0)
+        together = torch.cat([part for _, part in shares], dim=1 if views > 1 else 0)
         torch.testing.assert_close(together, images, rtol=0, atol=0)
 
 

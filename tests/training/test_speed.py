@@ -19,6 +19,7 @@ from apl.losses.modules import make_loss
 from apl.names import NETWORKS
 from apl.runs.scores import Result
 from apl.training.fit import learning_rate
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 from apl.training.networks import make_network
 from apl.training.train import train
@@ -53,7 +54,8 @@ def config(**given: Any) -> Config:
 
 def run(asked: Config, compile: bool = False, **options: Any) -> Result:
     machine = Machine(threads=1, device="cpu", compile=compile)
-    return train(asked, machine=machine, say=lambda text: None, **options)
+    listener = options.pop("listener", Listener()) + Listener(on_message=ignore)
+    return train(asked, machine=machine, listener=listener, **options)
 
 
 def syncs(loss: str, **given: Any) -> Counter[str]:
@@ -135,7 +137,7 @@ def test_compiled_training_is_training(precision: str, rounding: float) -> None:
     rows: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     for compiled, seen in rows.items():
         asked = config(network="mlp", width=32, precision=precision)
-        run(asked, compiled, on_epoch=seen.append)
+        run(asked, compiled, listener=Listener(on_epoch=seen.append))
     for eager, fused in zip(rows[False], rows[True], strict=True):
         assert fused["train_loss"] == pytest.approx(eager["train_loss"], rel=rounding)
         assert fused["train_accuracy"] == pytest.approx(eager["train_accuracy"], abs=0.02)
@@ -152,7 +154,12 @@ def test_a_loss_that_cannot_be_traced_is_computed_beside_the_graph() -> None:
     losses = {}
     for compiled in (False, True):
         rows: list[dict[str, float]] = []
-        run(config(network="mlp", width=32), compiled, criterion=opaque, on_epoch=rows.append)
+        run(
+            config(network="mlp", width=32),
+            compiled,
+            criterion=opaque,
+            listener=Listener(on_epoch=rows.append),
+        )
         losses[compiled] = [row["train_loss"] for row in rows]
     assert losses[True] == pytest.approx(losses[False], rel=1e-3)
 

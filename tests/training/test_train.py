@@ -42,6 +42,7 @@ from apl.runs.scores import (
 from apl.training.batches import batch_bounds
 from apl.training.evaluate import evaluate_run
 from apl.training.fit import Counts
+from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 from apl.training.networks import make_network
 from apl.training.prepare import hold_out, prepare
@@ -98,14 +99,14 @@ def test_first_epoch_by_hand() -> None:
     """One epoch in one batch: the recorded loss and accuracy are those of the initial network."""
     rows: list[dict[str, float]] = []
     config = small(batch_size=300, epochs=1, lr=0.0)
-    train(config, on_epoch=rows.append, say=lambda text: None)
+    train(config, listener=Listener(on_epoch=rows.append, on_message=ignore))
     seen: list[tuple[Tensor, Tensor]] = []
 
     def spy(logits: Tensor, targets: Tensor) -> Tensor:
         seen.append((logits.detach(), targets))
         return make_loss("nce_rce", 10)(logits, targets)
 
-    train(config, criterion=spy, say=lambda text: None)
+    train(config, criterion=spy, listener=Listener(on_message=ignore))
     logits, targets = seen[0]
     assert rows[0]["train_loss"] == pytest.approx(float(make_loss("nce_rce", 10)(logits, targets)))
     assert rows[0]["train_accuracy"] == pytest.approx(
@@ -168,7 +169,10 @@ def test_a_loss_without_gradient_is_told_on_the_spot(criterion: Any, tmp_path: P
     said: list[str] = []
     rows: list[dict[str, float]] = []
     result = train(
-        small(epochs=50), tmp_path, criterion=criterion, say=said.append, on_epoch=rows.append
+        small(epochs=50),
+        tmp_path,
+        criterion=criterion,
+        listener=Listener(on_message=said.append, on_epoch=rows.append),
     )
     assert result.collapsed
     assert result.reason == "no-gradient"
@@ -181,7 +185,7 @@ def test_a_loss_that_is_not_finite_is_told_on_the_spot() -> None:
     result = train(
         small(),
         criterion=lambda z, y: make_loss("ce", 10)(z, y) * math.nan,
-        say=said.append,
+        listener=Listener(on_message=said.append),
     )
     assert (result.collapsed, result.reason) == (True, "diverged")
     assert "not finite" in said[0]
@@ -189,7 +193,7 @@ def test_a_loss_that_is_not_finite_is_told_on_the_spot() -> None:
 
 def test_a_huge_learning_rate_diverges_and_says_so() -> None:
     said: list[str] = []
-    result = train(small(lr=1e30, clip=0.0, loss="ce"), say=said.append)
+    result = train(small(lr=1e30, clip=0.0, loss="ce"), listener=Listener(on_message=said.append))
     assert result.collapsed
     assert said
 
@@ -200,7 +204,7 @@ def test_predictions_in_one_class_are_told_in_the_epoch_and_in_the_result() -> N
     def always_five(logits: Tensor, targets: Tensor) -> Tensor:
         return make_loss("ce", 10)(logits, torch.full_like(targets, 5))
 
-    result = train(small(), criterion=always_five, say=said.append)
+    result = train(small(), criterion=always_five, listener=Listener(on_message=said.append))
     assert (result.collapsed, result.reason) == (True, "one-class")
     assert result.per_class_accuracy[5] == 1.0
     assert "epoch" in said[0]
@@ -208,13 +212,13 @@ def test_predictions_in_one_class_are_told_in_the_epoch_and_in_the_result() -> N
 
 
 def test_learning_nothing_at_lr_0_is_told() -> None:
-    result = train(small(lr=0.0), say=lambda text: None)
+    result = train(small(lr=0.0), listener=Listener(on_message=ignore))
     assert result.collapsed
     assert result.reason in ("one-class", "chance")
 
 
 def test_too_short_a_budget_is_told() -> None:
-    short = train(make_config(loss="ce", rate=0.4, epochs=1), say=lambda text: None)
+    short = train(make_config(loss="ce", rate=0.4, epochs=1), listener=Listener(on_message=ignore))
     assert short.too_short
     long = train(make_config(loss="ce", rate=0.4, epochs=40))
     assert not long.too_short
@@ -462,7 +466,7 @@ def test_the_content_of_a_map_is_part_of_a_config(tmp_path: Path) -> None:
     file.write_text("'1': '7'\n")
     before = small(**asked)
     assert before == small(**asked)
-    train(before, tmp_path / "run", say=lambda text: None)
+    train(before, tmp_path / "run", listener=Listener(on_message=ignore))
     file.write_text("'1': '8'\n")
     after = small(**asked)
     assert after != before
@@ -576,7 +580,7 @@ def test_a_few_steps_on_real_cifar10(cifar10: str) -> None:
     rows: list[dict[str, float]] = []
     config = make_config("laptop", loss="nce_rce", rate=0.2, **small)
     machine = Machine(threads=1, download=False)
-    result = train(config, machine=machine, on_epoch=rows.append)
+    result = train(config, machine=machine, listener=Listener(on_epoch=rows.append))
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     assert result.test_accuracy > 0.15
     assert sum(map(sum, result.confusion)) == len(load_data(cifar10).test)
@@ -625,7 +629,7 @@ def test_a_network_of_ones_own_is_trained_in_place(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = make_network("mlp", (8, 8, 1), 10, 16)
     before = [p.clone() for p in network.parameters()]
-    result = train(small(epochs=8), network=network, say=lambda text: None)
+    result = train(small(epochs=8), network=network, listener=Listener(on_message=ignore))
     assert result.test_accuracy > 0.5
     after = list(network.parameters())
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -668,7 +672,9 @@ def test_data_of_unknown_truth_are_trained_on_and_scored_on_the_labels_given(
     data = shapes(true_train=False, true_test=False)
     rows: list[dict[str, float]] = []
     result = train(
-        asked_of_shapes(train_size=train_size, augment=True), data=data, on_epoch=rows.append
+        asked_of_shapes(train_size=train_size, augment=True),
+        data=data,
+        listener=Listener(on_epoch=rows.append),
     )
     assert math.isnan(result.memorised)
     assert math.isnan(result.recovered)
@@ -704,7 +710,10 @@ def test_scores_are_of_the_truth_where_it_is_known() -> None:
     assert 0 <= result.memorised <= 1
     assert result.transition is None
     half = dataclasses.replace(data, test=shapes(True, False).test)
-    assert train(asked_of_shapes(epochs=1), data=half, say=lambda text: None).on == "given"
+    assert (
+        train(asked_of_shapes(epochs=1), data=half, listener=Listener(on_message=ignore)).on
+        == "given"
+    )
 
 
 def test_a_test_set_known_in_part_is_scored_on_the_labels_given() -> None:
@@ -713,7 +722,7 @@ def test_a_test_set_known_in_part_is_scored_on_the_labels_given() -> None:
     true[0] = UNKNOWN
     labels = dataclasses.replace(data.test.labels, true=true)
     part = dataclasses.replace(data, test=dataclasses.replace(data.test, labels=labels))
-    result = train(asked_of_shapes(epochs=1), data=part, say=lambda text: None)
+    result = train(asked_of_shapes(epochs=1), data=part, listener=Listener(on_message=ignore))
     assert result.on == "given"
     assert sum(map(sum, result.confusion)) == 90
 
@@ -775,7 +784,10 @@ def test_nothing_is_said_of_the_budget_where_no_label_is_known_to_be_wrong() -> 
 def test_a_warm_start_is_ce_and_then_the_loss() -> None:
     def rows(**given: Any) -> list[dict[str, float]]:
         found: list[dict[str, float]] = []
-        train(small(rate=0.4, epochs=4, **given), on_epoch=found.append, say=lambda text: None)
+        train(
+            small(rate=0.4, epochs=4, **given),
+            listener=Listener(on_epoch=found.append, on_message=ignore),
+        )
         return found
 
     warm, ce, mae = rows(loss="mae", warm_start=2), rows(loss="ce"), rows(loss="mae")
@@ -805,7 +817,7 @@ def test_the_l1_penalty_is_part_of_loss_and_gradient() -> None:
         network = make_network("mlp", (8, 8, 1), 10, 8)
         start = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
         seen: list[dict[str, float]] = []
-        train(config, network=network, on_epoch=seen.append, say=lambda text: None)
+        train(config, network=network, listener=Listener(on_epoch=seen.append, on_message=ignore))
         rows[l1] = seen[0]
         weights[l1] = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
     added = rows[1e-3]["train_loss"] - rows[0.0]["train_loss"]
@@ -816,7 +828,7 @@ def test_the_l1_penalty_is_part_of_loss_and_gradient() -> None:
 
 def test_select_holds_out_given_labels_and_leaves_them_in_the_history(tmp_path: Path) -> None:
     config = small(rate=0.4, select="noisy", eval_every=2)
-    train(config, tmp_path, say=lambda text: None)
+    train(config, tmp_path, listener=Listener(on_message=ignore))
     # As Python reads them: pandas reads a decimal to the last place but one.
     exactly = {"validation_accuracy": lambda text: float(text or "nan")}
     history = pd.read_csv(tmp_path / "history.csv", converters=exactly)
@@ -833,7 +845,7 @@ def test_select_holds_out_given_labels_and_leaves_them_in_the_history(tmp_path: 
     finished = Run(tmp_path)
     assert finished.history[1]["validation_accuracy"] == history["validation_accuracy"][1]
     study = tmp_path / "study"
-    train(config, study / "runs" / config.name, say=lambda text: None)
+    train(config, study / "runs" / config.name, listener=Listener(on_message=ignore))
     write_study(study)
     (kept,) = read_record(study).values()
     assert kept.history[3]["validation_accuracy"] == history["validation_accuracy"][3]
@@ -854,14 +866,18 @@ class Stopper:
 def test_a_monitor_hears_every_step_and_survives_a_stop(tmp_path: Path) -> None:
     config = small(rate=0.4)
     whole = LabelMonitor(300, 10)
-    train(config, monitor=whole, say=lambda text: None)
+    train(config, listener=whole.listener + Listener(on_message=ignore))
     assert (whole.evidence.visits == 4).all()
     assert (whole.labels == prepare(config).train.labels.given).all()
     stopped = LabelMonitor(300, 10)
     with pytest.raises(Interrupted):
-        train(config, tmp_path, monitor=stopped, say=lambda t: None, should_stop=Stopper(7))
+        train(
+            config,
+            tmp_path,
+            listener=stopped.listener + Listener(on_message=ignore, should_stop=Stopper(7)),
+        )
     resumed = LabelMonitor(300, 10)
-    train(config, tmp_path, monitor=resumed, say=lambda text: None)
+    train(config, tmp_path, listener=resumed.listener + Listener(on_message=ignore))
     for name, part in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], part), name
 
@@ -894,13 +910,15 @@ def test_a_loss_of_ones_own_is_imported_only_where_it_was_typed(
         train(config, tmp_path / "a")
     assert "losses_of_mine" not in sys.modules
     machine = Machine(imports=("losses_of_mine:robust", "losses_of_mine:Robust"))
-    result = train(config, tmp_path / "a", machine=machine, say=lambda text: None)
+    result = train(config, tmp_path / "a", machine=machine, listener=Listener(on_message=ignore))
     smoothed = make_loss("ce", 10, label_smoothing=0.1)
-    ours = train(small(loss="ce", rate=0.4), criterion=smoothed, say=lambda text: None)
+    ours = train(
+        small(loss="ce", rate=0.4), criterion=smoothed, listener=Listener(on_message=ignore)
+    )
     assert result.test_accuracy == pytest.approx(ours.test_accuracy, abs=0.02)
     assert not result.too_short or result.memorised < 0.1
     by_class = small(loss="losses_of_mine:Robust", rate=0.4)
-    again = train(by_class, machine=machine, say=lambda text: None)
+    again = train(by_class, machine=machine, listener=Listener(on_message=ignore))
     assert again.test_accuracy == result.test_accuracy
     file.write_text(LOSS + "# another\n")
     with pytest.raises(BadInput, match="has changed since the run was asked for"):
@@ -921,7 +939,7 @@ def test_of_many_classes_no_matrix_is_made(tmp_path: Path, monkeypatch: pytest.M
     config = make_config(dataset=data, loss="ce", epochs=1, width=4)
     study = tmp_path / "study"
     run = study / "runs" / config.name
-    result = train(config, run, say=lambda text: None)
+    result = train(config, run, listener=Listener(on_message=ignore))
     assert result.confusion is None
     assert len(result.per_class_accuracy) == count
     assert Run(run).result == result
