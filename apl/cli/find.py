@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,9 @@ from apl.errors import BadInput, require
 from apl.losses.catalog import PARAMS
 from apl.names import SIDE
 from apl.training.machine import Machine
+
+if TYPE_CHECKING:
+    from apl.detect.search import Search
 
 PRESET = "laptop"
 _OWN = make_config(
@@ -74,9 +78,8 @@ def find(
     from apl.data.decisions import read_labels
     from apl.data.sources import load_data
     from apl.detect.evidence import detection_scores
-    from apl.detect.review import GALLERY, ISSUES, write_review
+    from apl.detect.review import write_review
     from apl.detect.search import search_config, search_labels
-    from apl.report.terminal import findings_table
 
     data = load_data(source, machine.data_dir, machine.download) if own is None else own
     del given["dataset"]
@@ -109,16 +112,25 @@ def find(
         title=data.name,
         shown=shown,
     )
-    out.print(findings_table(search.findings, classes))
+    _tell(search, detection, target)
+    if search.failed:
+        raise typer.Exit(1)
+
+
+def _tell(search: Search, detection: Mapping[str, float] | None, target: Path) -> None:
+    """What was found, how far it is to be doubted, and where it lies."""
+    from apl.detect.review import GALLERY, ISSUES
+    from apl.report.terminal import findings_table
+
+    out = console()
+    out.print(findings_table(search.findings, search.data.class_names))
     for doubt in search.findings.doubts:
         out.print(doubt, style="bold red")
     if detection:
         parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in detection.items())
         out.print(f"against the true labels: {parts}")
     out.print(f"every label, worst first: {target / ISSUES}")
-    if train.images.ndim == 4:
+    if search.data.train.images.ndim == 4:
         out.print(f"review them in a browser: {target / GALLERY}")
     else:  # rows of a table, which nobody can judge by a picture
         out.print("review them there: correct given_label, and give the file to --labels")
-    if search.failed:
-        raise typer.Exit(1)

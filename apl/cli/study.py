@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +32,10 @@ from apl.losses.catalog import PARAMS
 from apl.study.trackers import TRACKERS, import_runs, require_tracker
 
 if TYPE_CHECKING:
+    from apl.config.config import Config
+    from apl.data.dataset import Dataset
     from apl.study.run import Progress
+    from apl.training.machine import Machine
 
 
 QUIET_SECONDS = 3600  # after which a study in no terminal says that it is alive
@@ -43,7 +48,7 @@ QUIET_SECONDS = 3600  # after which a study in no terminal says that it is alive
     usual={**USUAL, **dict.fromkeys(("losses", "noise", "rates", "seeds"), "the preset's")},
     texts={"threads": "of the CPU, of each run [default: 1]"},
 )
-def study(
+def study(  # its parameters are its options, which half of its lines are
     *,
     losses: Annotated[
         str | None,
@@ -55,7 +60,8 @@ def study(
     noise: Annotated[
         str | None,
         typer.Option(
-            *("--noise", "--type"),
+            "--noise",
+            "--type",
             help="kinds, with commas: see `apl noise --help`",
             autocompletion=with_commas(one_of(CHOICES["noise"])),
         ),
@@ -96,83 +102,39 @@ def study(
     typed = Path(given.get("dataset", "")).expanduser()
     data = take_own_data(given, machine)
     preset = given.pop("preset", "quick")
-    out, err = console(), console(stderr=True)
     left_out: list[str] = []  # told after the first line
     cells = make_grid(
-        *(preset, chosen, split(noise), numbers(rates), seeds),
-        say=left_out.append,
-        **given,
+        preset, chosen, split(noise), numbers(rates), seeds, say=left_out.append, **given
     )
     target = folder or Path("results", f"{cells[0].dataset}-{preset}")
-    from rich.live import Live
-
-    from apl.report.terminal import StudyLog, opening, study_table
+    from apl.report.terminal import opening
     from apl.study.processes import Processes, default_workers
-    from apl.study.ray import Ray
     from apl.study.run import run_study
 
     engine: Any = Processes
     if ray:
-        decode = None
-        if data is not None and typed.exists():
-            from apl.data.reading import Reading
-            from apl.data.sources import read_data
-
-            # On a node that sees the path but has not decoded it.
-            reading = Reading.of(given, max_broken=machine.max_broken)
-            decode = partial(read_data, typed.absolute(), reading)
-        engine = partial(
-            Ray,
-            address=ray,
-            cells_per_gpu=cells_per_gpu,
-            weights=bring_weights,
-            decode=decode,
-        )
         at_a_time = f"at most {workers} at a time on Ray" if workers else "on Ray"
         workers = workers or len(cells)
+        decode = _decoding(typed, given, machine) if data is not None and typed.exists() else None
+        engine = _on_ray(ray, cells_per_gpu, bring_weights, decode)
     else:
-        threads = machine.threads or 1
-        workers = workers or default_workers(threads, machine.device, cells_per_gpu)
+        workers = workers or default_workers(machine.threads or 1, machine.device, cells_per_gpu)
         at_a_time = f"{workers} at a time"
-    log = StudyLog(len(cells), out.print, QUIET_SECONDS)
-    begun, drawn = False, -math.inf
-    try:
-        with Live(console=out, refresh_per_second=2, transient=True) as live:
 
-            def observe(progress: Progress) -> None:
-                nonlocal begun, drawn
-                if not begun:
-                    for line in (opening(progress, target, at_a_time), *left_out):
-                        live.console.print(line)
-                    begun = True
-                    return
-                for line in progress.messages:
-                    live.console.print(line, style="yellow")
-                progress.messages.clear()
-                if not out.is_terminal:
-                    log(progress)
-                elif time.monotonic() - drawn >= 1 / live.refresh_per_second:
-                    drawn = time.monotonic()
-                    results, left = progress.results, progress.seconds_left
-                    live.update(
-                        study_table(
-                            *(cells, results, progress.running, progress.failed, left),
-                            width=out.width,
-                            height=out.height,
-                        )
-                    )
+    def first_lines(progress: Progress) -> list[str]:
+        return [opening(progress, target, at_a_time), *left_out]
 
-            progress = run_study(
-                *(cells, target),
-                workers=workers,
-                machine=machine,
-                engine=engine,
-                track=track or "",
-                observe=observe,
-            )
-    except KeyboardInterrupt:
-        err.print(f"stopped, nothing finished is lost; to go on: {this_command()}")
-        raise typer.Exit(130) from None
+    with show_study(cells, first_lines) as observe:
+        progress = run_study(
+            cells,
+            target,
+            workers=workers,
+            machine=machine,
+            engine=engine,
+            track=track or "",
+            observe=observe,
+        )
+    err = console(stderr=True)
     if progress.results:
         draw(target, pictures)
     for line in progress.messages:
@@ -181,6 +143,72 @@ def study(
         err.print(f"failed {name}: {problem}", style="red")
     if progress.failed:
         raise typer.Exit(1)
+
+
+def _decoding(path: Path, given: dict[str, Any], machine: Machine) -> Callable[[], Dataset]:
+    """What decodes data on a node that sees their path but has not decoded them."""
+    from apl.data.reading import Reading
+    from apl.data.sources import read_data
+
+    return partial(read_data, path.absolute(), Reading.of(given, max_broken=machine.max_broken))
+
+
+def _on_ray(
+    address: str, cells_per_gpu: int, weights: bool, decode: Callable[[], Dataset] | None
+) -> Any:
+    from apl.study.ray import Ray
+
+    return partial(
+        Ray, address=address, cells_per_gpu=cells_per_gpu, weights=weights, decode=decode
+    )
+
+
+@contextlib.contextmanager
+def show_study(
+    cells: Sequence[Config], first_lines: Callable[[Progress], Sequence[str]]
+) -> Iterator[Callable[[Progress], None]]:
+    """Shows how far a study is, as a table in a terminal and as lines in a log, its first lines
+    first; where the user stops it, the command that goes on is told."""
+    from rich.live import Live
+
+    from apl.report.terminal import StudyLog, study_table
+
+    out = console()
+    log = StudyLog(len(cells), out.print, QUIET_SECONDS)
+    begun, drawn = False, -math.inf
+    try:
+        with Live(console=out, refresh_per_second=2, transient=True) as live:
+
+            def observe(progress: Progress) -> None:
+                nonlocal begun, drawn
+                if not begun:
+                    begun = True
+                    for line in first_lines(progress):
+                        out.print(line)
+                    return
+                for line in progress.messages:
+                    out.print(line, style="yellow")
+                progress.messages.clear()
+                if not out.is_terminal:
+                    log(progress)
+                elif time.monotonic() - drawn >= 1 / live.refresh_per_second:
+                    drawn = time.monotonic()
+                    table = study_table(
+                        cells,
+                        progress.results,
+                        progress.running,
+                        progress.failed,
+                        progress.seconds_left,
+                        width=out.width,
+                        height=out.height,
+                    )
+                    live.update(table)
+
+            yield observe
+    except KeyboardInterrupt:
+        told = f"stopped, nothing finished is lost; to go on: {this_command()}"
+        console(stderr=True).print(told)
+        raise typer.Exit(130) from None
 
 
 def track_import(

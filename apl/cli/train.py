@@ -164,7 +164,9 @@ def show_training(epochs: int, on: str) -> Iterator[Listener]:
 
 
 @options(
-    *("dataset", "network", *DATA),
+    "dataset",
+    "network",
+    *DATA,
     usual={**USUAL, "dataset": "the run's", "network": "the run's"},
     texts={"dataset": "where your data are now", "network": "module:Class of yours, typed again"},
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from conftest import Cli
 from PIL import Image
 from rich.table import Table
@@ -18,6 +19,7 @@ import apl
 from apl.cli import run, show
 from apl.cli.app import main
 from apl.cli.console import console, this_command
+from apl.cli.study import show_study
 from apl.cli.text import visible
 
 STEERS = "\x1b[2J\x07\x9b1m\u202egnp.exe\u2066\u061c\ud800\u2028"
@@ -48,6 +50,17 @@ ARGUMENTS = ["train", "--loss", "norm(gce)", "it's", "a b", "$HOME", "`ls`", "*"
 def test_the_command_that_goes_on_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/some/where/apl", *ARGUMENTS])
     assert shlex.split(this_command()) == ["apl", *ARGUMENTS]
+
+
+def test_a_study_that_is_stopped_tells_the_command_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["apl", "study", "--losses", "norm(gce),ce"])
+    with pytest.raises(typer.Exit) as ended, show_study([], lambda progress: []):
+        raise KeyboardInterrupt
+    assert ended.value.exit_code == 130
+    told = capsys.readouterr().err
+    assert told.endswith("to go on: apl study --losses 'norm(gce),ce'\n")
 
 
 def test_what_is_suggested_can_be_pasted(cli: Cli, tmp_path: Path) -> None:
