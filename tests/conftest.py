@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,9 +13,11 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from forked import CONTEXT, answer, stop
 
 from apl.data.folders import available, data_folder
 
@@ -45,9 +48,53 @@ def cifar10() -> str:
     return "cifar10"
 
 
+def pytest_sessionfinish() -> None:
+    stop()
+
+
+@pytest.fixture(autouse=True)
+def workers_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of studies are forked from a process that has loaded torch, which takes seconds
+    in each; those of `fresh_cli` and of programs that tests start are not."""
+    get_context = multiprocessing.get_context
+
+    def forked(method: str | None = None) -> Any:
+        return CONTEXT if method == "spawn" else get_context(method)
+
+    monkeypatch.setattr(multiprocessing, "get_context", forked)
+
+
+def checked(
+    arguments: tuple[str, ...], code: int, done: subprocess.CompletedProcess[str]
+) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     """Runs `apl ...` as a user would, in an empty folder."""
+
+    def run(*arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder)
+            given = {**os.environ, "COLUMNS": "200", **env}
+            process = CONTEXT.Process(target=answer, args=(arguments, tmp_path, given, out))
+            process.start()
+            process.join(300)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+            printed = [(out / name).read_text(encoding="utf-8") for name in ("out", "err")]
+        done = subprocess.CompletedProcess(arguments, process.exitcode or 0, *printed)
+        return checked(arguments, code, done)
+
+    return run
+
+
+@pytest.fixture
+def fresh_cli(tmp_path: Path) -> Cli:
+    """As `cli`, by a fresh interpreter: for what it reads or loads when it starts."""
 
     def run(*arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -58,9 +105,6 @@ def cli(tmp_path: Path) -> Cli:
             text=True,
             timeout=300,
         )
-        assert done.returncode == code, (
-            f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
-        )
-        return done
+        return checked(arguments, code, done)
 
     return run

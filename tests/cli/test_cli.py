@@ -40,6 +40,7 @@ from apl.runs.scores import Result, Scores
 FAST = ("--train-size", "300", "--epochs", "3", "--threads", "1")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_work_as_written(cli: Cli, tmp_path: Path) -> None:
     shown = cli("noise", "--type", "asym", "--rate", "0.3").stdout
     assert "labels changed" in shown
@@ -85,6 +86,7 @@ def test_train_again_shows_the_finished_run(cli: Cli, tmp_path: Path) -> None:
     assert result.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     arguments = ("--losses", "ce,2*nce + 0.5*mae", "--noise", "none,sym", "--rates", "0.4", *FAST)
     shown = cli("study", *arguments, "--seeds", "2").stdout
@@ -133,6 +135,7 @@ def test_a_tracker_that_is_not_there_is_told_before_training(cli: Cli) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_failed_cell_makes_the_study_exit_1_with_its_reason(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_text("a: b\n")
     done = cli(
@@ -210,6 +213,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert "Traceback" not in shown.out
 
 
+@pytest.mark.slow
 def test_cifar10_noise_as_a_user_would_make_it(cli: Cli, cifar10: str, tmp_path: Path) -> None:
     shown = cli("noise", "--dataset", cifar10, "--type", "asym", "--rate", "0.4").stdout
     assert "truck" in shown
@@ -221,7 +225,7 @@ def test_cifar10_noise_as_a_user_would_make_it(cli: Cli, cifar10: str, tmp_path:
         assert abs(file["mask"].mean() - 0.0901) < 0.0005
 
 
-def test_python_m_apl_and_cli_py_are_the_same_command(cli: Cli) -> None:
+def test_python_m_apl_and_cli_py_are_the_same_command(fresh_cli: Cli) -> None:
     module = subprocess.run(
         [sys.executable, "-m", "apl", "losses"],
         cwd=ROOT,
@@ -229,7 +233,7 @@ def test_python_m_apl_and_cli_py_are_the_same_command(cli: Cli) -> None:
         capture_output=True,
         text=True,
     )
-    assert module.stdout == cli("losses").stdout
+    assert module.stdout == fresh_cli("losses").stdout
 
 
 def test_doctor_says_what_is_there_and_bench_where_it_went(cli: Cli) -> None:
@@ -252,6 +256,7 @@ SHELLS = {
 }
 
 
+@pytest.mark.slow
 def test_find_review_and_train_on_what_was_decided(cli: Cli, tmp_path: Path) -> None:
     """The way of the README: find, decide, train on it, find what is left."""
     asked = ("digits", "--noise", "sym", "--rate", "0.3", "--threads", "1")
@@ -302,6 +307,7 @@ def test_a_search_whose_training_failed_exits_with_1(
     assert (tmp_path / "results/digits-find/issues.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_wrong_rows_of_a_table(cli: Cli, tmp_path: Path) -> None:
     """Find, correct in issues.csv as in a spreadsheet, train on it."""
     from sklearn.datasets import load_breast_cancer
@@ -352,6 +358,7 @@ def numbers():
 """
 
 
+@pytest.mark.slow
 def test_code_of_ones_own_is_typed_and_never_read_out_of_a_file(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CODE)
     asked = ("--network", "mine:Net", "--epochs", "2", "--threads", "1", "--lr", "0.1")
@@ -385,9 +392,9 @@ def test_code_of_ones_own_is_typed_and_never_read_out_of_a_file(cli: Cli, tmp_pa
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_tab_completion_offers_the_losses_without_loading_torch(cli: Cli, shell: str) -> None:
+def test_tab_completion_offers_the_losses_without_loading_torch(fresh_cli: Cli, shell: str) -> None:
     asked = {"_APL_COMPLETE": f"complete_{shell}", **SHELLS[shell]}
-    done = cli(**asked, PYTHONPROFILEIMPORTTIME="1")
+    done = fresh_cli(**asked, PYTHONPROFILEIMPORTTIME="1")
     offered = set(re.findall(r"[a-z_]+", done.stdout.replace("_arguments", "")))
     assert {"nce", "nce_mae", "nce_rce"} <= offered
     assert not {"ce", "mae", "nfl_rce"} & offered  # none of them begins with 'nce'

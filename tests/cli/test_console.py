@@ -107,8 +107,8 @@ def test_any_encoding_is_written(
     assert "labels changed" in shown
 
 
-def test_a_real_process_writes_ascii(cli: Cli) -> None:
-    shown = cli("noise", "--noise", "sym", "--rate", "0", PYTHONIOENCODING="ascii").stdout
+def test_a_real_process_writes_ascii(fresh_cli: Cli) -> None:
+    shown = fresh_cli("noise", "--noise", "sym", "--rate", "0", PYTHONIOENCODING="ascii").stdout
     assert re.search(r"\|0 +\| +0\.0\|100\.0\|( +\.\|){9}", shown)  # a dot for what is 0
     assert shown.isascii()
 
