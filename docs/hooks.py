@@ -22,6 +22,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from apl.config.published import settings_rows
 from apl.losses.catalog import LOSSES, Loss
 from apl.losses.modules import make_loss, needs_of
 
@@ -140,7 +141,8 @@ def group_of(loss: Loss) -> str:
 
 
 def losses(group: str) -> str:
-    """The losses of a group: formula, name, kind, tolerance, parameters, source, two curves."""
+    """The losses of a group: formula, name, kind, tolerance, parameters, source, two curves, and
+    what is published of them."""
     parts = []
     for name, loss in LOSSES.items():
         if group_of(loss) != group:
@@ -154,8 +156,25 @@ def losses(group: str) -> str:
             f'<p class="formula">{formula(loss.formula, loss.params)}</p>',
             " · ".join(filter(None, [*words, loss.source])),
             curves(name),
+            published(name),
         ]
     return "\n\n".join(parts)
+
+
+def published(name: str) -> str:
+    """What is published of a loss, a line for each data set, noise and source; '' for nothing."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for row in settings_rows():
+        if row["loss"] == name:
+            at = (row["dataset"], f"{row['noise']} {row['rate']}".strip(), row["source"])
+            lines.setdefault(at, []).append(f"`{row['parameter']}={row['value']}`")
+    if not lines:
+        return ""
+    told = [
+        f"| {dataset} | {noise or 'any'} | {' '.join(settings)} | {source} |"
+        for (dataset, noise, source), settings in lines.items()
+    ]
+    return "\n".join(["| published for | noise | settings | source |", "| --- " * 4 + "|", *told])
 
 
 TOKEN = re.compile(

@@ -28,7 +28,7 @@ from apl.cli.options import (
 )
 from apl.cli.show import draw
 from apl.config.grid import ALL_PUBLISHED, make_grid
-from apl.losses.catalog import PARAMS
+from apl.losses.catalog import PARAMS, split_losses
 from apl.study.trackers import TRACKERS, import_runs, require_tracker
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def study(  # its parameters are its options, which half of its lines are
     """
     if track:
         require_tracker(track)
-    chosen = split(losses)
+    chosen = None if losses is None else split_losses(losses)
     machine = take_machine(given, chosen)
     typed = Path(given.get("dataset", "")).expanduser()
     data = take_own_data(given, machine)
@@ -194,7 +194,7 @@ def show_study(
                 elif time.monotonic() - drawn >= 1 / live.refresh_per_second:
                     drawn = time.monotonic()
                     table = study_table(
-                        cells,
+                        progress.cells,
                         progress.results,
                         progress.running,
                         progress.failed,

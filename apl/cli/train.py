@@ -95,16 +95,19 @@ def train_command(
     data = take_own_data(given, machine)
     config = make_config(**given)
     from apl.report.terminal import result_table, verdicts
-    from apl.runs.record import write_study
+    from apl.runs.record import as_begun, write_study
     from apl.runs.run import RUNS, Run
     from apl.training.train import train
 
     study = folder or Path("results", f"{config.dataset}-{config.preset}-train")
+    (config,), moved = as_begun(study, [config])
     run = study / RUNS / config.name
     out = console()
     if Run(run).finished:
         out.print("a finished run is shown, nothing is trained; for a new one give another --out")
     out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
+    for line in moved:
+        out.print(line, markup=False)
     on = "true" if data is None else data.on
     first = Group.here().rank == 0
     with show_training(config.epochs, on) as listener, contextlib.ExitStack() as stack:

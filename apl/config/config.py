@@ -12,10 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apl.config.presets import COMMON, FEWEST_STEPS, NETWORK, OTHER_WIDTH, PRESETS, own_network
+from apl.config.presets import (
+    COMMON,
+    FEWEST_STEPS,
+    NETWORK,
+    OTHER_WIDTH,
+    PRESETS,
+    Preset,
+    own_network,
+)
 from apl.config.published import published_settings
 from apl.errors import BadInput, require
-from apl.losses.catalog import PARAMS, check_params, loss_name
+from apl.losses.catalog import PARAMS, Values, loss_name, loss_params, parse_loss
 from apl.names import (
     DATASETS,
     HUMAN,
@@ -34,6 +42,18 @@ if TYPE_CHECKING:
     from apl.data.dataset import Dataset
 
 
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run was called when it was begun: its name, and its variant, the settings by which it
+    differed from its preset then.  A release may change presets; it changes nobody's name."""
+
+    name: str
+    variant: Settings
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What decides the outcome of one run; `make_config` fills it from a preset.
@@ -45,6 +65,11 @@ class Config:
     is.  `image_size` is then what the images have, whether asked for or not.
     `labels_sha256` is of that file's content, `code_sha256` of the modules that a network and a
     loss of the user's own were typed from.
+    `params` holds every parameter of the loss with its value, so no default may change what a run
+    was; `loss` then stands without brackets.
+    `typed` are the settings that were asked for, as opposed to what a preset or a loss has of
+    itself, None for all; `identity` is what a run that was read is called.  Neither decides what
+    is trained, so neither counts when two configs are compared.
     """
 
     preset: str = option(f"settings to start from: {', '.join(PRESETS)}")
@@ -54,7 +79,7 @@ class Config:
     loss: str = option(
         "from `apl losses`, as `gce(q=0.9)`; a sum, as `nce + 2*mae`; or module:function"
     )
-    params: Mapping[str, float] = field(default_factory=dict)
+    params: Values = field(default_factory=dict)
     noise: str = option(", ".join(NOISES))
     rate: float = option("noise rate, 0 to 1")
     map: str = option("who is taken for whom: a name or a file, see `apl noise --help`")
@@ -110,8 +135,21 @@ class Config:
     )
     nesterov: bool = option("Nesterov's form of the momentum", False)
     crop: str = option("resized: of random size and shape; plain: squares", "resized")
+    typed: frozenset[str] | None = field(default=None, compare=False, repr=False)
+    identity: Identity | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        try:
+            params = loss_params(self.loss, self.params)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        object.__setattr__(self, "params", params)  # frozen for everybody else
+        object.__setattr__(self, "loss", loss_name(self.loss))
+        self._check_names()
+        self._check_data()
+        self._check_numbers()
+
+    def _check_names(self) -> None:
         for name, table in (
             ("preset", PRESETS),
             ("noise", NOISES),
@@ -124,6 +162,8 @@ class Config:
             accepted = ", ".join(filter(None, table))
             require(getattr(self, name) in table, name, getattr(self, name), accepted)
         require_network(self.network)
+
+    def _check_data(self) -> None:
         if self.dataset_sha256:
             digest = self.dataset_sha256
             known = re.fullmatch("[0-9a-f]{64}", digest) is not None
@@ -137,6 +177,8 @@ class Config:
             only = "label with a built-in data set"
             require(self.label_column == "label", "label_column", self.label_column, only)
             require(not self.test_set, "test_set", self.test_set, "'' with a built-in data set")
+
+    def _check_numbers(self) -> None:
         check_rate(self.rate)
         require(2 <= self.width <= 1024, "width", self.width, "a whole number from 2 to 1024")
         for name in ("epochs", "eval_every"):
@@ -162,18 +204,19 @@ class Config:
         )
         accepted = "cosine, x0.97, or x0.1@40,80 with epochs that grow"
         require(read_schedule(self.schedule) is not None, "schedule", self.schedule, accepted)
-        try:
-            check_params(self.loss, self.params)
-        except ValueError as error:
-            raise BadInput(str(error)) from None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as `read` takes them: those of own data only where it is, and those that
-        came later only where they are used, so that a run's record stays as it was."""
-        fields = dataclasses.asdict(self)
+        """What decides the outcome, as `read` takes it: the fields of own data only where it is,
+        and those that came later only where they are used, so that a run's record stays as it was.
+        What the run is called stands beside it, as `naming` has it."""
+        fields = {name: value for name, value in vars(self).items() if name not in _NAMING}
         if not self.dataset_sha256:
             fields = {name: value for name, value in fields.items() if name not in _OF_OWN_DATA}
         return {name: value for name, value in fields.items() if value != _LATER.get(name)}
+
+    def naming(self) -> dict[str, Any]:
+        """What the run is called, for the file that holds its config: run and variant."""
+        return {"run": self.name, "variant": dict(self.overrides)}
 
     @property
     def warm_epochs(self) -> int:
@@ -183,15 +226,17 @@ class Config:
         return min(round(share), self.epochs - 1)
 
     @classmethod
-    def read(cls, fields: Mapping[str, Any]) -> Config:
+    def read(cls, fields: Settings, name: str = "", variant: Settings | None = None) -> Config:
         """A config from what a file holds, written by this apl or any before it.
 
-        Until format 2 the loss parameters were fields of their own, the machine's settings lay
-        beside them, and noise without a rate of its own carried the preset's.
+        name, variant: what the run is called, as `naming` wrote it.  Until format 2 the variant was
+        in the name alone, and defaults of the loss were not written; until format 1 the loss
+        parameters were fields of their own, the machine's settings lay beside them, and noise
+        without a rate of its own carried the preset's.
         Raises TypeError or KeyError for what is no config, BadInput for values that do not fit.
         """
         known = {f.name for f in dataclasses.fields(cls)}
-        kept = {name: value for name, value in fields.items() if name in known}
+        kept = {name: value for name, value in fields.items() if name in known - _NAMING}
         unknown = set(fields) - known
         if "params" not in fields:
             given = {name: fields.get(name) for name in PARAMS}
@@ -199,29 +244,23 @@ class Config:
             unknown -= {*PARAMS, *_MACHINE_ONCE}
         if unknown:
             raise KeyError(sorted(unknown)[0])
+        kept["params"] = _plain(kept["params"])
         if not NOISES[kept["noise"]].rated:
             kept["rate"] = 0.0
-        return cls(**kept)
+        config = cls(**kept)
+        if variant is None and _VARIANT.search(name):
+            variant = _variant_in(name, kept)
+            if variant is None:  # the name was cut
+                variant = beside_preset(config)
+        if not name or variant is None:
+            return config
+        return dataclasses.replace(config, identity=Identity(name, _plain(variant)))
 
     @property
-    def overrides(self) -> dict[str, Any]:
-        """The settings that are not the preset's, a loss parameter by its own name; noise, rate,
-        map and seed are no settings."""
-        same = ("dataset", "dataset_sha256", "image_size", "loss", "noise", "rate")
-        base = _settings(self.preset, {name: getattr(self, name) for name in same})
-        if self.image_size > 1:  # it chose the network, and is a setting itself, but of a table
-            base["image_size"] = 0
-        usual = base.pop("params")
-        changed = {
-            name: self.params.get(name)
-            for name in PARAMS
-            if self.params.get(name) != usual.get(name)
-        }
-        if self.network != base["network"] and self.width != OTHER_WIDTH:
-            base["width"] = None  # the preset's width is that of its own network
-        own = {name: getattr(self, name) for name in base if name not in _CELL}
-        order = [f.name for f in dataclasses.fields(self) if f.name in own]
-        return {**changed, **{name: own[name] for name in order if own[name] != base[name]}}
+    def overrides(self) -> Settings:
+        """The settings that were not the preset's when the run was begun, a loss parameter by its
+        own name; noise, rate, map and seed are no settings."""
+        return beside_preset(self) if self.identity is None else self.identity.variant
 
     @property
     def variant(self) -> str:
@@ -230,7 +269,10 @@ class Config:
 
     @property
     def name(self) -> str:
-        """A folder name that says all of it: 'nce_rce_sym-0.6_seed0', and what differs."""
+        """A folder name that says all of it: 'nce_rce_sym-0.6_seed0', and what differs; of a run
+        that was begun the one that it has."""
+        if self.identity is not None:
+            return self.identity.name
         # Labels of the user's own may be wrong as they are.
         unchanged = "given" if self.dataset_sha256 else "clean"
         noise = unchanged if self.noise == "none" else self.noise
@@ -242,12 +284,47 @@ class Config:
         return _safe("_".join(parts))
 
     def differs(self, other: Config) -> list[str]:
-        """The fields in which the other config is not this one, as 'name is ..., asked for ...'."""
+        """The settings in which the other config is not this one, as 'lr is ..., asked for ...'."""
         return [
-            f"{f.name} is {getattr(other, f.name)!r}, asked for {getattr(self, f.name)!r}"
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) != getattr(other, f.name)
+            f"{name} is {theirs!r}, asked for {ours!r}"
+            for name, (theirs, ours) in self.differences(other).items()
         ]
+
+    def differences(self, other: Config) -> dict[str, tuple[Any, Any]]:
+        """The settings in which the other config is not this one, with its value and this one's; a
+        loss parameter by its own name."""
+        found = {}
+        if self.loss == other.loss:
+            for name in self.params:
+                found[name] = other.params[name], self.params[name]
+        for f in dataclasses.fields(self):
+            if f.compare and f.name != "params":
+                found[f.name] = getattr(other, f.name), getattr(self, f.name)
+        return {name: pair for name, pair in found.items() if pair[0] != pair[1]}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every setting that a preset, a loss or what is published of it may choose; a loss
+        parameter by its own name."""
+        chosen = {n: v for n, v in vars(self).items() if n not in {*_FIXED, *_NAMING, "params"}}
+        return {**chosen, **self.params}
+
+    def moved_to(self, settings: Settings) -> Config:
+        """This run under the name that it has, with other settings."""
+        params = {name: settings.get(name, value) for name, value in self.params.items()}
+        rest = {name: value for name, value in settings.items() if name not in params}
+        identity = Identity(self.name, self.overrides)
+        return dataclasses.replace(self, params=params, identity=identity, **rest)
+
+    def begun_as(self, begun: Config) -> dict[str, tuple[Any, Any]] | None:
+        """What a release has moved since a run was begun that is now asked for again, with its
+        value then and now: settings that nobody typed.  None where the two are no such run, since
+        what was typed, or the content of a file, is another."""
+        moved = self.differences(begun)
+        typed = set(moved) if self.typed is None else self.typed
+        if self.name != begun.name or set(moved) & {*typed, *_FIXED}:
+            return None
+        return moved
 
 
 _SCHEDULE = re.compile(r"x(?P<factor>\d*\.?\d+)(@(?P<after>\d+(,\d+)*))?")
@@ -267,6 +344,7 @@ def read_schedule(text: str) -> tuple[float, tuple[int, ...]] | None:
     return (factor, after) if 0 < factor <= 1 and grows else None
 
 
+_NAMING = {"typed", "identity"}
 _OF_OWN_DATA = ("dataset_sha256", "image_size", "label_column")
 _LATER = {
     f.name: f.default
@@ -274,15 +352,64 @@ _LATER = {
 }
 # Which cell of a study a run is.
 _CELL = ("dataset", "dataset_sha256", "loss", "noise", "rate", "map", "seed")
+# What no release moves: which run it is, and the content of files.
+_FIXED = {"preset", *_CELL, "map_sha256", "labels_sha256", "code_sha256"}
 _MACHINE_ONCE = {"threads", "device", "checkpoint_minutes", "compile"}  # in configs of format 1
 
 
-def settings_text(settings: Mapping[str, Any]) -> str:
+def beside_preset(config: Config) -> dict[str, Any]:
+    """The settings that are not those of today's preset, as `Config.overrides` has them."""
+    same = ("dataset", "dataset_sha256", "image_size", "loss", "noise", "rate")
+    base = _settings(config.preset, {name: getattr(config, name) for name in same})
+    if config.image_size > 1:  # it chose the network, and is a setting itself, but of a table
+        base["image_size"] = 0
+    usual = base.pop("params")
+    changed = {name: value for name, value in config.params.items() if value != usual[name]}
+    if config.network != base["network"] and config.width != OTHER_WIDTH:
+        base["width"] = None  # the preset's width is that of its own network
+    own = {name: getattr(config, name) for name in base if name not in _CELL}
+    order = [f.name for f in dataclasses.fields(config) if f.name in own]
+    return {**changed, **{name: own[name] for name in order if own[name] != base[name]}}
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """Settings out of JSON: a value for each part of a loss is a tuple."""
+    return {n: tuple(map(float, v)) if isinstance(v, list) else v for n, v in settings.items()}
+
+
+_VARIANT = re.compile(r"_seed\d+(?:_(?P<text>.*))?$")
+
+
+def _variant_in(name: str, fields: Settings) -> Settings | None:
+    """The variant that the name of a run of format 1 or 2 tells, with the values that it recorded;
+    None where it does not, since it was cut."""
+    found = _VARIANT.search(name)
+    text = (found and found["text"]) or ""
+    params = fields["params"]
+    known = {**{f.name: f.default for f in dataclasses.fields(Config)}, **fields}
+    known |= {param: params.get(param) for param in PARAMS}
+    # A value may hold a comma, as the epochs of a schedule do: a key is what a setting is called.
+    keys = [key for key in re.findall(r"(?:^|,)(\w+)=", text) if key in known]
+    variant = {key: known[key] for key in keys}
+    return variant if _safe(settings_text(variant)) == text else None
+
+
+def settings_text(settings: Settings) -> str:
     """Settings as 'lr=0.5,width=8', for people to read; nothing reads it back."""
     return ",".join(f"{name}={_text(value)}" for name, value in settings.items())
 
 
+def moved_text(moved: Mapping[str, tuple[Any, Any]]) -> str:
+    """Settings that a release moved since a run was begun, as `Config.begun_as` has them."""
+    return "; ".join(
+        f"{name} is {_text(then)}, and now would be {_text(now)}"
+        for name, (then, now) in moved.items()
+    )
+
+
 def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return "/".join(map(_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -295,19 +422,12 @@ def _safe(name: str) -> str:
     return safe
 
 
-def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(preset: str, given: Settings) -> dict[str, Any]:
     """Every field of a config but `preset`: the preset's for the data set, then what is given."""
     chosen = PRESETS[preset]
     dataset = given.get("dataset", chosen.dataset)
     if given.get("dataset_sha256"):
-        # As for the preset's own data set, but all images, and a network of their size; unless
-        # it is a published one that the preset knows.
-        usual = chosen.per_dataset.get(chosen.dataset, {})
-        network = own_network(given.get("image_size", 0))
-        of_dataset = {**usual, "train_size": 0, "warm_start": chosen.own_warm_start, **network}
-        of_dataset |= chosen.per_dataset.get(dataset, {})
-        # Their labels are noisy as they are: more is added only where it is asked for.
-        of_dataset["noise"] = "sym" if given.get("rate") else "none"
+        of_dataset = _of_own_data(chosen, dataset, given)
     else:
         of_dataset = chosen.per_dataset.get(dataset, {})
     settings = {
@@ -319,14 +439,30 @@ def _settings(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
     }
     if given.get("network", settings["network"]) != settings["network"]:
         settings["width"] = OTHER_WIDTH
-    loss = given.get("loss", settings["loss"])
-    published = {}
+    loss, noise, rate = (given.get(name, settings[name]) for name in ("loss", "noise", "rate"))
+    published: dict[str, float] = {}
     if chosen.weights:
-        noise, rate = ({**settings, **given}[name] for name in ("noise", "rate"))
-        published = published_settings(dataset, loss, noise, rate)
-    params = {**published, **given}
-    settings["params"] = {name: float(params[name]) for name in PARAMS if name in params}
-    settings.update({name: value for name, value in params.items() if name not in PARAMS})
+        published = published_settings(dataset, loss_name(loss), noise, rate)
+    rest = {**published, **given}
+    settings |= {name: value for name, value in rest.items() if name not in PARAMS}
+    params = {name: value for name, value in given.items() if name in PARAMS}
+    try:
+        settings["params"] = loss_params(loss, params, published)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    settings["loss"] = loss_name(loss)
+    return settings
+
+
+def _of_own_data(preset: Preset, dataset: str, given: Settings) -> dict[str, Any]:
+    """A preset's settings for data of the user's own: those of its own data set, but all images,
+    and a network of their size; unless it is a published one that the preset knows."""
+    usual = preset.per_dataset.get(preset.dataset, {})
+    network = own_network(given.get("image_size", 0))
+    settings = {**usual, "train_size": 0, "warm_start": preset.own_warm_start, **network}
+    settings |= preset.per_dataset.get(dataset, {})
+    # Their labels are noisy as they are: more is added only where it is asked for.
+    settings["noise"] = "sym" if given.get("rate") else "none"
     return settings
 
 
@@ -343,7 +479,10 @@ def make_config(
     """
     require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
     given = {name: value for name, value in given.items() if value is not None}
-    if "loss" in given:
+    typed = set(given)
+    if "=" in given.get("loss", ""):
+        typed |= _in_brackets(given["loss"])
+    elif "loss" in given:
         given["loss"] = loss_name(given["loss"])
     count = 0  # of training images, of the user's own data
     if isinstance(dataset, str):
@@ -363,10 +502,21 @@ def make_config(
     if count and "epochs" not in given:  # a small set has few steps in an epoch
         steps = max(1, (settings["train_size"] or count) // max(settings["batch_size"], 1))
         settings["epochs"] = max(settings["epochs"], math.ceil(FEWEST_STEPS / steps))
+    _set_noise(settings, PRESETS[preset])
+    if settings["labels"]:
+        settings["labels_sha256"] = labels_digest(settings["labels"])
+    own = [settings[name] for name in ("network", "loss") if is_own(settings[name])]
+    if own:
+        settings["code_sha256"] = code_digest(own)
+    return Config(preset=preset, typed=frozenset(typed), **settings)
+
+
+def _set_noise(settings: dict[str, Any], preset: Preset) -> None:
+    """Complete rate and map, which follow from the kind of noise where it has none of its own."""
     kind = NOISES[settings["noise"]]
     if not kind.rated:
         settings["rate"] = 0.0
-    usual = PRESETS[preset].map_of(settings["dataset"], settings["noise"])
+    usual = preset.map_of(settings["dataset"], settings["noise"])
     settings["map"] = (settings["map"] or usual) if kind.maps else ""
     if kind.maps and not settings["map"]:
         raise BadInput(f"{settings['noise']} noise needs --map FILE: {kind.file}")
@@ -379,12 +529,14 @@ def make_config(
     elif kind.maps and settings["map"] not in kind.names:
         require(bool(kind.file), "map", settings["map"], kind.maps)
         settings["map_sha256"] = map_digest(settings["map"], settings["noise"])
-    if settings["labels"]:
-        settings["labels_sha256"] = labels_digest(settings["labels"])
-    own = [settings[name] for name in ("network", "loss") if is_own(settings[name])]
-    if own:
-        settings["code_sha256"] = code_digest(own)
-    return Config(preset=preset, **settings)
+
+
+def _in_brackets(loss: str) -> set[str]:
+    """The parameters that a loss has in brackets, and so were typed."""
+    try:
+        return {name for part in parse_loss(loss) for name in part.own}
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 def require_network(name: str) -> None:

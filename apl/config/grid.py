@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from apl.config.config import Config, make_config
+from apl.config.config import Config, beside_preset, make_config, settings_text
 from apl.config.presets import PRESETS
-from apl.config.published import PUBLISHED_BY_NOISE, PUBLISHED_WEIGHTS
+from apl.config.published import published_rows, published_table
 from apl.errors import BadInput, require
-from apl.losses.catalog import LOSSES, PARAMS, params_of
+from apl.losses.catalog import LOSSES, PARAMS, params_of, write_loss
 from apl.names import NOISES
 
 # --------------------------------------------------------------------------------- many configs
@@ -23,12 +23,9 @@ ALL_PUBLISHED = "all-published"
 def published_losses(dataset: str) -> list[str]:
     """The losses of ours that papers have figures or settings of for a data set, and those of Ma et
     al. 2020; of a data set that no paper has, the losses that they have for any."""
-    from apl.config.published import published_rows  # by pandas, which takes a second
-
     rows = published_rows()
     known = set(zip(rows["dataset"], rows["method"], strict=True))
-    for table in (PUBLISHED_WEIGHTS, PUBLISHED_BY_NOISE):
-        known |= {(name, loss) for name, losses in table.items() for loss in losses}
+    known |= {*published_table()}
     chosen = {loss for name, loss in known if name == dataset} or {loss for _, loss in known}
     return [loss for loss in LOSSES if loss in chosen | {*PRESETS["paper"].losses}]
 
@@ -62,16 +59,11 @@ def make_grid(
     """
     require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
     chosen = PRESETS[preset]
-    losses = list(chosen.losses if losses is None else losses)
-    published: set[str] = set()  # and not asked for by name
-    if ALL_PUBLISHED in losses:
-        dataset = overrides.get("dataset") or chosen.dataset
-        found = published_losses(dataset if isinstance(dataset, str) else dataset.name)
-        published = {*found} - {*losses}
-        at = losses.index(ALL_PUBLISHED)
-        losses[at : at + 1] = [loss for loss in found if loss in published]
+    dataset = overrides.get("dataset") or chosen.dataset
+    asked = list(chosen.losses if losses is None else losses)
+    losses = _with_published(asked, dataset if isinstance(dataset, str) else dataset.name)
     if noises is None:
-        own = not isinstance(overrides.get("dataset", ""), str)
+        own = not isinstance(dataset, str)
         noises = (("sym",) if rates else ("none",)) if own else tuple(chosen.rates)
     seeds = chosen.seeds if seeds is None else seeds
     require(seeds >= 1, "seeds", seeds, "a whole number >= 1")
@@ -87,19 +79,14 @@ def make_grid(
         for rate, loss in itertools.product(_rates(chosen.rates, noise, rates), losses):
             fitting = {k: v for k, v in overrides.items() if k not in given - taken[loss]}
             cell = {**fitting, "loss": loss, "noise": noise, "rate": rate, "seed": seed}
-            try:
-                config = make_config(preset, **cell)
-                lack = _lacks(config) if loss in published else ""
-            except BadInput as error:
-                if loss not in published:
-                    raise
-                plain = {name: value for name, value in cell.items() if name not in given}
-                make_config(preset, **{**plain, "loss": "ce"})  # raises where no loss is at fault
-                lack = str(error)
-            if lack:
-                left_out.setdefault(loss, f"{loss} is left out under {noise} noise: {lack}")
-            else:
+            if loss in asked:
+                cells.append(make_config(preset, **cell))
+                continue
+            config, lack = _published_cell(preset, cell, given)
+            if config is not None:
                 cells.append(config)
+            elif loss not in left_out:
+                left_out[loss] = f"{loss} is left out under {noise} noise: {lack}"
     for line in left_out.values():
         say(line)
     if not cells:
@@ -109,6 +96,30 @@ def make_grid(
         twice = next(name for name in names if names.count(name) > 1)
         raise BadInput(f"the study holds {twice} twice: give each loss, noise type and rate once")
     return cells
+
+
+def _with_published(losses: Sequence[str], dataset: str) -> list[str]:
+    """The losses, with those that ALL_PUBLISHED stands for in its place."""
+    if ALL_PUBLISHED not in losses:
+        return list(losses)
+    found = [loss for loss in published_losses(dataset) if loss not in losses]
+    at = list(losses).index(ALL_PUBLISHED)
+    return [*losses[:at], *found, *losses[at + 1 :]]
+
+
+def _published_cell(
+    preset: str, cell: Mapping[str, Any], given: set[str]
+) -> tuple[Config | None, str]:
+    """A cell of a loss that nobody asked for by name, or what it lacks of what the loss needs;
+    BadInput where no loss is at fault.  given: the loss parameters of the cell."""
+    try:
+        config = make_config(preset, **cell)
+    except BadInput as error:
+        plain = {name: value for name, value in cell.items() if name not in given}
+        make_config(preset, **(plain | {"loss": "ce"}))
+        return None, str(error)
+    lack = _lacks(config)
+    return (None if lack else config), lack
 
 
 def _params(loss: str) -> set[str]:
@@ -128,42 +139,71 @@ def _rates(
 
 def study_commands(cells: Sequence[Config]) -> list[str]:
     """The `apl study` commands that make these cells, the inverse of `make_grid`: one for each
-    choice of settings and of rates.  Of a grid with holes they make the whole."""
-    alike: dict[tuple[tuple[str, Any], ...], list[Config]] = {}
+    choice of settings and of rates.  Of a grid with holes they make the whole.
+
+    What is not today's preset's is an option, or stands in the brackets of its loss.
+    """
+    alike: dict[tuple[tuple[str, Any], ...], dict[str, list[Config]]] = {}
     for cell in cells:
-        options = {"preset": cell.preset, "dataset": cell.dataset, **cell.overrides}
+        beside = beside_preset(cell)
+        options = {"preset": cell.preset, "dataset": cell.dataset}
+        options |= {name: value for name, value in beside.items() if name not in PARAMS}
         if cell.map != PRESETS[cell.preset].map_of(cell.dataset, cell.noise):
             options["map"] = cell.map
-        alike.setdefault(tuple(options.items()), []).append(cell)
+        params = {name: value for name, value in beside.items() if name in PARAMS}
+        written = settings_text(params)  # losses with the same parameters go into one command
+        alike.setdefault(tuple(options.items()), {}).setdefault(written, []).append(cell)
     commands = []
-    for chosen, group in alike.items():
-        options = dict(chosen)
-        preset = PRESETS[options.pop("preset")]
-        if options["dataset"] == preset.dataset:
-            del options["dataset"]
-        for noises, rates in _shared_rates(group, preset.rates):
-            made = [cell for cell in group if cell.noise in noises]
-            losses = {cell.loss for cell in made}
-            words = ["apl", "study", "--preset", group[0].preset]
-            if losses != set(preset.losses):
-                ranks = {loss: rank for rank, loss in enumerate(LOSSES)}
-                ordered = sorted(losses, key=lambda loss: (ranks.get(loss, len(ranks)), loss))
-                words += ["--losses", ",".join(ordered)]
-            if set(noises) != set(preset.rates):
-                words += ["--noise", ",".join(noises)]
-            if rates is not None:
-                words += ["--rates", ",".join(map(str, rates))]
-            seeds = 1 + max(cell.seed for cell in made)
-            if seeds != preset.seeds:
-                words += ["--seeds", str(seeds)]
-            for name, value in options.items():
-                flag = name.replace("_", "-")
-                if isinstance(value, bool):
-                    words.append(f"--{flag}" if value else f"--no-{flag}")
-                else:
-                    words += [f"--{flag}", str(value)]
-            commands.append(shlex.join(words))
+    for chosen, by_params in alike.items():
+        for group in _same_grids(by_params.values()):
+            commands += _commands(dict(chosen), group)
     return commands
+
+
+def _same_grids(groups: Iterable[list[Config]]) -> list[list[Config]]:
+    """The groups, joined where they have the same noise, rates and seeds."""
+    joined: dict[frozenset[tuple[str, float, int]], list[Config]] = {}
+    for group in groups:
+        grid = frozenset((cell.noise, cell.rate, cell.seed) for cell in group)
+        joined.setdefault(grid, []).extend(group)
+    return list(joined.values())
+
+
+def _commands(options: dict[str, Any], group: Sequence[Config]) -> list[str]:
+    """The commands that make cells of these settings, one for each choice of rates."""
+    preset = PRESETS[options.pop("preset")]
+    if options["dataset"] == preset.dataset:
+        del options["dataset"]
+    commands = []
+    for noises, rates in _shared_rates(group, preset.rates):
+        made = [cell for cell in group if cell.noise in noises]
+        losses = {_spec(cell): cell.loss for cell in made}
+        words = ["apl", "study", "--preset", group[0].preset]
+        if set(losses) != set(preset.losses):
+            ranks = {loss: rank for rank, loss in enumerate(LOSSES)}
+            ordered = sorted(losses, key=lambda spec: (ranks.get(losses[spec], len(ranks)), spec))
+            words += ["--losses", ",".join(ordered)]
+        if set(noises) != set(preset.rates):
+            words += ["--noise", ",".join(noises)]
+        if rates is not None:
+            words += ["--rates", ",".join(map(str, rates))]
+        seeds = 1 + max(cell.seed for cell in made)
+        if seeds != preset.seeds:
+            words += ["--seeds", str(seeds)]
+        for name, value in options.items():
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            else:
+                words += [f"--{flag}", str(value)]
+        commands.append(shlex.join(words))
+    return commands
+
+
+def _spec(cell: Config) -> str:
+    """The loss of a cell, with the parameters in brackets that are not today's preset's."""
+    own = {name: value for name, value in beside_preset(cell).items() if name in PARAMS}
+    return write_loss(cell.loss, own)
 
 
 def _shared_rates(

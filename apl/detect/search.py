@@ -112,6 +112,8 @@ def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Co
     if data.digest:
         chosen["epochs"] = make_config(preset).epochs
     config = make_config(preset, dataset=data, **(chosen | given))
+    typed = (config.typed or frozenset()) - (set(chosen) - set(given))
+    config = dataclasses.replace(config, typed=typed)
     if "batch_size" in given:
         return config
     count = config.train_size or len(data.train)
@@ -139,6 +141,7 @@ def search_labels(
     Raises BadInput for what does not fit, Interrupted where the listener asks for it.
     """
     from apl.errors import require
+    from apl.runs.run import Run
     from apl.training.machine import Machine
     from apl.training.prepare import prepare
 
@@ -146,6 +149,8 @@ def search_labels(
     require(not config.select, "select", config.select, "none: all are judged")
     require(not (folds and run), "run", str(run), "none with folds, which keep no checkpoints")
     machine = machine or Machine()
+    if run is not None and Run(run).begun:
+        config = Run(run).begun_as(config, listener.on_message)
     prepared = prepare(config, machine, data)
     classes = prepared.num_classes
     require(classes <= MOST_CLASSES, "classes", classes, f"at most {MOST_CLASSES:,} to judge")

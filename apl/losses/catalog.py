@@ -1,4 +1,4 @@
-"""Names and sums of losses, in words: 'nce_rce', '2*nce + 0.5*mae'.
+"""Names and sums of losses, in words: 'nce_rce', '2*nce + 0.5*mae', 'nce + gce(q=0.9)'.
 
 What a base loss is stands in `apl.kernels.bases`; here stands how bases combine and what they are
 called; `apl.losses.modules` makes modules of them.
@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from apl.kernels.bases import BASES, Form, Term, simplify
@@ -333,11 +333,34 @@ normalised form and NCE with it; and what has a name of its own."""
 SUMS = tuple(name for name, loss in LOSSES.items() if loss.terms)
 """Those that are sums of terms."""
 
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
+_OWN = r"\s*(?:\((?P<{}>[^()]*)\))?"  # parameters in brackets
 _SUMMAND = re.compile(
-    r"\s*(?:(?P<weight>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*\*\s*)?"
-    r"(?P<atom>norm\(\s*\w+\s*\)|[a-z]\w*)\s*",
+    rf"\s*(?:(?P<factor>{_NUMBER})\s*\*\s*)?"
+    rf"(?:norm\(\s*(?P<inner>\w+){_OWN.format('of_inner')}\s*\)"
+    rf"|(?P<name>[a-z]\w*){_OWN.format('of_name')})\s*",
     re.IGNORECASE,
 )
+_BRACKETS = re.compile(r"\s*\([^()]*=[^()]*\)")
+_SETS = re.compile(rf"\s*(?P<name>\w+)\s*=\s*(?P<value>[+-]?{_NUMBER})\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A summand of a loss as it is written: factor * loss(own parameters).
+
+    at: where in the text the name ends, and so where its brackets stand.
+    """
+
+    factor: float
+    loss: Loss
+    own: Mapping[str, float]
+    at: int = field(compare=False)
+
+
+Values = Mapping[str, float | tuple[float, ...]]
+"""Parameters of a loss by name: a number for every part that takes it, or a tuple of one for each
+of these parts, in order."""
 
 
 def loss_label(spec: str) -> str:
@@ -346,51 +369,116 @@ def loss_label(spec: str) -> str:
 
 
 def loss_name(spec: str) -> str:
-    """The name of a loss that is given by its name in any case or by its label ('NCE+RCE'); any
-    other text, such as a sum, as it is."""
+    """The name of a loss that is given by its name in any case, by its label ('NCE+RCE') or with
+    parameters in brackets ('gce(q=0.9)'); a sum, or what can't be read, as it is, without
+    the brackets."""
     labels = {loss.label: name for name, loss in LOSSES.items()}
     text = spec.strip()
-    return labels.get(text, text.lower() if text.lower() in LOSSES else text)
+    if text in labels:
+        return labels[text]
+    bare = text if is_own(text) else _BRACKETS.sub("", text).strip()
+    return bare.lower() if bare.lower() in LOSSES else bare
 
 
-def parse_loss(spec: str) -> list[tuple[float, Loss]]:
-    """A name or a sum like '2*nce + 0.5*norm(mae)' as weighted named losses.
+def split_losses(text: str) -> list[str]:
+    """The losses of 'ce,gce(q=0.5,scale=2)', split at the commas outside brackets."""
+    found, depth, start = [], 0, 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and depth <= 0:
+            found.append(text[start:place])
+            start = place + 1
+    return [loss.strip() for loss in (*found, text[start:]) if loss.strip()]
+
+
+def parse_loss(spec: str) -> list[Part]:
+    """The summands of a name or of a sum like '2*nce + 0.5*norm(gce(q=0.3))'.
 
     Raises ValueError that says what is accepted, with the nearest name to an unknown one.
     """
-    summands = []
+    if spec.count("(") != spec.count(")"):
+        raise ValueError(
+            f"the brackets of the loss {spec!r} do not close: give it as 'gce(q=0.9)', in a shell "
+            "with the quotes"
+        )
+    parts = []
     position = 0
     while True:
         match = _SUMMAND.match(spec, position)
         if match is None:
             raise ValueError(
                 f"cannot read the loss {spec!r}: give a name ({', '.join(LOSSES)}) "
-                "or a sum such as '2*nce + 0.5*mae' or 'norm(gce) + mae'"
+                "or a sum such as '2*nce + 0.5*mae', 'norm(gce) + mae' or 'nce + gce(q=0.9)'"
             )
-        summands.append((float(match["weight"] or 1.0), _lookup(match["atom"].lower())))
+        name = "name" if match["inner"] is None else "inner"
+        found = _lookup(match[name].lower(), normalised=name == "inner")
+        own = _own(spec, match[f"of_{name}"])
+        parts.append(Part(float(match["factor"] or 1.0), found, own, match.end(name)))
         position = match.end()
         if position == len(spec):
             break
         if spec[position] != "+":
             raise ValueError(f"cannot read the loss {spec!r} at {spec[position:]!r}: expected '+'")
         position += 1
-    for factor, loss in summands:
-        if not loss.terms and (factor != 1.0 or len(summands) > 1):
-            raise ValueError(f"{loss.label} is no sum of terms and no part of one, got {spec!r}")
-    return summands
+    for part in parts:
+        label = part.loss.label
+        if not part.loss.terms and (part.factor != 1.0 or len(parts) > 1):
+            raise ValueError(f"{label} is no sum of terms and no part of one, got {spec!r}")
+        for name in part.own:
+            _require_taken(f"{label} in {spec!r}" if len(parts) > 1 else label, name, part.loss)
+    return parts
 
 
-def _lookup(atom: str) -> Loss:
-    inner = atom.removeprefix("norm(").removesuffix(")").strip()
-    if atom.startswith("norm("):
-        if inner in (*_PAPER, *_LATER):
-            return LOSSES[f"n{inner}"]
-        raise ValueError(f"norm() takes one of {', '.join((*_PAPER, *_LATER))}; got {inner!r}")
-    if atom not in LOSSES:
-        near = difflib.get_close_matches(atom, LOSSES, 1, 0.5)
+def _own(spec: str, inside: str | None) -> dict[str, float]:
+    """What stands in the brackets of a part: 'q=0.9, A=-4'."""
+    own: dict[str, float] = {}
+    for text in () if inside is None else inside.split(","):
+        match = _SETS.fullmatch(text)
+        if match is None:
+            raise ValueError(
+                f"cannot read {text.strip()!r} in the loss {spec!r}: brackets hold parameters as "
+                "NAME=NUMBER, with commas"
+            )
+        if match["name"] in own:
+            raise ValueError(f"the loss {spec!r} sets {match['name']} twice")
+        own[match["name"]] = float(match["value"])
+    return own
+
+
+def _lookup(name: str, *, normalised: bool) -> Loss:
+    if normalised:
+        if name in (*_PAPER, *_LATER):
+            return LOSSES[f"n{name}"]
+        raise ValueError(f"norm() takes one of {', '.join((*_PAPER, *_LATER))}; got {name!r}")
+    if name not in LOSSES:
+        near = difflib.get_close_matches(name, LOSSES, 1, 0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown loss {atom!r}: {hint}accepted: {', '.join(LOSSES)}")
-    return LOSSES[atom]
+        raise ValueError(f"unknown loss {name!r}: {hint}accepted: {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
+def write_loss(name: str, params: Values) -> str:
+    """A loss without brackets with these parameters in brackets, each at every part that takes it:
+    'nce + 2*gce(q=0.9)'; `loss_name` and `loss_params` read both back.
+
+    Raises ValueError for a loss that can't be read.
+    """
+    if not params:
+        return name
+    text, longer = name, 0
+    parts, options = _per_part(name, params)
+    for part, option in zip(parts, options, strict=True):
+        if option:
+            ordered = [f"{each}={_exact(option[each])}" for each in PARAMS if each in option]
+            brackets, place = f"({', '.join(ordered)})", part.at + longer
+            text, longer = text[:place] + brackets + text[place:], longer + len(brackets)
+    return text
+
+
+def _exact(value: float) -> str:
+    """A number as short as reads back the same."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 class Param(NamedTuple):
@@ -467,39 +555,108 @@ def params_of(spec: str) -> set[str]:
 
     Raises ValueError for a loss that can't be read.
     """
-    return set() if is_own(spec) else {n for _, loss in parse_loss(spec) for n in loss.params}
+    return set() if is_own(spec) else {n for part in parse_loss(spec) for n in part.loss.params}
 
 
-def check_params(spec: str, params: Mapping[str, float | None]) -> dict[str, float]:
-    """The parameters of a loss that are given, None meaning that one is not.
+def loss_params(
+    spec: str,
+    params: Mapping[str, float | tuple[float, ...] | None],
+    usual: Mapping[str, float] | None = None,
+) -> dict[str, float | tuple[float, ...]]:
+    """Every parameter of a loss with its value, in the order of `PARAMS`.
 
-    Raises ValueError for a loss that can't be read, and for a name or a value it does not take.
+    A part of the loss takes what stands in its own brackets, then what is in params (None meaning
+    that it is not given), then what is usual, then its default.  A tuple in params gives a value
+    for each of the parts that take it; parts that differ give one.
+    Raises ValueError for a loss that can't be read, for a name or a value that it does not take,
+    and for a parameter that only parts with another value of their own take.
     """
-    taken = params_of(spec)
-    bases = set() if is_own(spec) else {term.base for term in _terms(spec, {}, 2)}
+    if is_own(spec):
+        for name in (name for name, value in params.items() if value is not None):
+            raise ValueError(f"{spec!r} takes no parameter {name!r}; it takes: none")
+        return {}
+    _, values = _resolved(spec, params, usual or {})
+    found: dict[str, float | tuple[float, ...]] = {}
+    for name in PARAMS:
+        each = tuple(own[name] for own in values if name in own)
+        if each:
+            found[name] = each[0] if len(set(each)) == 1 else each
+    return found
+
+
+def _resolved(
+    spec: str,
+    params: Mapping[str, float | tuple[float, ...] | None],
+    usual: Mapping[str, float],
+) -> tuple[list[Part], list[dict[str, float]]]:
+    """The parts of a loss, and every parameter of each with its value, as `loss_params` says."""
     given = {name: value for name, value in params.items() if value is not None}
+    parts, options = _per_part(spec, given)
+    for name in given:
+        taking = [pair for pair in zip(parts, options, strict=True) if name in pair[1]]
+        unlike = [
+            (p.own[name], o[name]) for p, o in taking if p.own.get(name) not in (None, o[name])
+        ]
+        if unlike and all(name in part.own for part, _ in taking):
+            inside, beside = map(_exact, unlike[0])
+            raise ValueError(f"{name} is {inside} in {spec!r} and {beside} beside it: give one")
+    values = []
+    for part, option in zip(parts, options, strict=True):
+        defaults = part.loss.params
+        of_usual = {name: value for name, value in usual.items() if name in defaults}
+        values.append({**defaults, **of_usual, **option, **part.own})
+        _check_values(part.loss, values[-1])
+    if not all(math.isfinite(term.weight) for term in _terms(parts, values, 2)):
+        raise ValueError(f"the weights of {spec!r} must be finite")
+    return parts, values
+
+
+def _per_part(spec: str, given: Values) -> tuple[list[Part], list[dict[str, float]]]:
+    """The parts of a loss, and what of these parameters each takes."""
+    parts = parse_loss(spec)
+    options: list[dict[str, float]] = [{} for _ in parts]
     for name, value in given.items():
-        if name not in taken:
-            accepted = ", ".join(name for name in PARAMS if name in taken) or "none"
-            raise ValueError(f"{spec!r} takes no parameter {name!r}; it takes: {accepted}")
+        taking = [o for o, part in zip(options, parts, strict=True) if name in part.loss.params]
+        if not taking:
+            _require_taken(repr(spec), name, *(part.loss for part in parts))
+        each = value if isinstance(value, tuple) else (value,) * len(taking)
+        if len(each) != len(taking):
+            wanted = f"one number or {len(taking)}"
+            raise ValueError(f"{name} of {spec!r} must be {wanted}, got {len(each)}")
+        for option, number in zip(taking, each, strict=True):
+            option[name] = float(number)
+    return parts, options
+
+
+def _require_taken(who: str, name: str, *losses: Loss) -> None:
+    taken = {name for loss in losses for name in loss.params}
+    if name not in taken:
+        accepted = ", ".join(name for name in PARAMS if name in taken) or "none"
+        raise ValueError(f"{who} takes no parameter {name!r}; it takes: {accepted}")
+
+
+def _check_values(loss: Loss, values: Mapping[str, float]) -> None:
+    """Raise ValueError for a value that is out of its range."""
+    bases = {_base(atom) for atom, _ in loss.terms}
+    for name, value in values.items():
         narrower = [BASES[base].ranges[name] for base in bases if name in BASES[base].ranges]
         for accepted, fits in (*narrower, PARAMS[name][1:]):
             if not (math.isfinite(value) and fits(value)):
                 raise ValueError(f"{name} must be {accepted}, got {value}")
-    if not is_own(spec) and not all(math.isfinite(term.weight) for term in _terms(spec, given, 2)):
-        raise ValueError(f"the weights of {spec!r} must be finite")
-    return given
 
 
-def loss_terms(spec: str, num_classes: int, **params: float | None) -> tuple[Term, ...]:
+def loss_terms(
+    spec: str, num_classes: int, **params: float | tuple[float, ...] | None
+) -> tuple[Term, ...]:
     """The sum of terms that `spec` means for `num_classes` classes.
 
-    params: names of `PARAMS`, each only where the loss takes it; None means the default.
+    params: as `loss_params` takes them.
     Raises ValueError for anything that does not fit.
     """
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    terms = _terms(spec, check_params(spec, params), num_classes)
+    parts, values = _resolved(spec, params, {})
+    terms = _terms(parts, values, num_classes)
     if not terms:
         raise ValueError(f"{spec!r} is no sum of terms: make_loss makes a module of it")
     for p_min in (term.params[0] for term in terms if term.base in _NEGATIVE.values()):
@@ -508,24 +665,26 @@ def loss_terms(spec: str, num_classes: int, **params: float | None) -> tuple[Ter
     return simplify(terms, num_classes)
 
 
-def _terms(spec: str, given: Mapping[str, float], num_classes: int) -> list[Term]:
+def _terms(
+    parts: Sequence[Part], values: Sequence[Mapping[str, float]], num_classes: int
+) -> list[Term]:
+    """The terms of parts with all their values."""
     terms = []
-    for factor, loss in parse_loss(spec):
-        values = {**loss.params, **given}
-        for atom, weight in loss.terms:
+    for part, own in zip(parts, values, strict=True):
+        for atom, weight in part.loss.terms:
             base = _base(atom)
             if callable(weight):
-                number = factor * weight(values, num_classes)
+                number = part.factor * weight(own, num_classes)
             else:
-                number = factor * (values[weight] if isinstance(weight, str) else weight)
+                number = part.factor * (own[weight] if isinstance(weight, str) else weight)
             if atom.startswith("1 - "):
                 terms.append(Term("one", number))
                 number = -number
-            given_to = tuple(values[name] for name in BASES[base].params)
+            given_to = tuple(own[name] for name in BASES[base].params)
             terms.append(Term(base, number, _form(atom), given_to))
     return terms
 
 
 def is_tolerant(spec: str) -> bool:
     """Whether every part of the loss is known to be tolerant to symmetric noise."""
-    return not is_own(spec) and all(part.tolerant for _, part in parse_loss(spec))
+    return not is_own(spec) and all(part.loss.tolerant for part in parse_loss(spec))

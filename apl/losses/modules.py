@@ -19,7 +19,7 @@ from apl.kernels import dispatch
 from apl.kernels.bases import Reduction, Term
 from apl.kernels.dispatch import Backend
 from apl.kernels.targets import any_ignored, known
-from apl.losses.catalog import LOSSES, check_params, loss_terms
+from apl.losses.catalog import loss_name, loss_params, loss_terms
 
 
 class NoisyLabelLoss(nn.Module):
@@ -582,7 +582,7 @@ CRITERIA: dict[str, type[RowLoss]] = {
 
 def needs_of(spec: str) -> tuple[str, ...]:
     """What `make_loss` must be given for this loss beside its parameters."""
-    found = CRITERIA.get(spec.strip().lower())
+    found = CRITERIA.get(loss_name(spec))
     return found.needs if found else ()
 
 
@@ -602,7 +602,8 @@ def make_loss(
 ) -> NoisyLabelLoss | RowLoss:
     """A drop-in for `nn.CrossEntropyLoss`, called as criterion(logits, targets).
 
-    spec: a name of `apl.LOSSES` ('nce_rce') or a sum ('2*nce + 0.5*mae', 'norm(gce) + mae').
+    spec: a name of `apl.LOSSES` ('nce_rce') or a sum ('2*nce + 0.5*mae', 'norm(gce) + mae'), with
+    parameters in brackets ('gce(q=0.9)', 'nce + 2*gce(q=0.9)') or without.
     reduction: 'mean' (over the weights of the rows, as torch does), 'sum' or 'none'.
     weight: a factor per class [K]; ignore_index: the target of rows that do not count.
     label_smoothing: what share of each target goes to all classes alike, in [0, 1].
@@ -614,7 +615,8 @@ def make_loss(
     and is called with samples=, the numbers of those at hand.
     transition: T [K, K], T[i, j] = P(label j | true class i) (forward, backward).
     params: alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A
-    (rce) and the others of `apl losses`, where the loss takes them; None means its default.
+    (rce) and the others of `apl losses`, for every part of the loss that takes them and has none in
+    its own brackets; None means its default.
     A loss that is no sum of terms takes class indices alone, no label_smoothing, and is computed in
     plain torch whatever the backend.
     Raises ValueError for what does not fit.
@@ -624,7 +626,7 @@ def make_loss(
     tensor(8.3893)
     """
     dispatch.check_options(num_classes, weight, reduction, label_smoothing, backend)
-    name = spec.strip().lower()
+    name = loss_name(spec)
     extras = {"num_samples": num_samples, "transition": transition}
     given: dict[str, Any] = {extra: value for extra, value in extras.items() if value is not None}
     needs = needs_of(name)
@@ -637,7 +639,7 @@ def make_loss(
             *(spec, num_classes, terms, weight, ignore_index),
             *(reduction, label_smoothing, backend, inplace),
         )
-    values = {**LOSSES[name].params, **check_params(name, params)}
+    values: dict[str, Any] = loss_params(spec if "=" in spec else name, params)  # of one part
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     if num_samples is not None and num_samples < 1:

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from apl.config.config import settings_text
 from apl.config.grid import study_commands
 from apl.config.presets import PRESETS
 from apl.config.published import own_protocol, published_rows
@@ -816,12 +817,11 @@ def _facts(study: Study, cells: int) -> list[tuple[str, str]]:
     ]
     facts.append(("Settings", "; ".join(f"{word} {values(f)}" for f, word in _SETTINGS.items())))
     weights = _list(
-        f"{loss_label(config.loss)} ({', '.join(given)})"
+        f"{loss_label(config.loss)} ({settings_text(config.params).replace(',', ', ')})"
         for config in sorted(configs, key=lambda c: (c.loss, c.variant))
-        for given in [[f"{k} {v:g}" for k, v in config.params.items()]]
-        if given
+        if config.params
     )
-    facts.append(("Weights of the losses", weights or "the defaults of each loss"))
+    facts.append(("Weights of the losses", weights or "none"))
     machines, versions, commits = Counter[str](), Counter[str](), Counter[str]()
     for found in study.runs["environment"]:
         rest = {k: v for k, v in found.items() if k not in (*_VERSIONS, "git_commit")}

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from apl.config.config import Config
+from apl.config.config import Config, moved_text
+from apl.config.published import published_names
 from apl.errors import BadInput, one_line
 from apl.files import FORMAT, Newer, _finite, csv_bytes, json_object, write_atomic
 from apl.names import NOISES
@@ -76,14 +77,16 @@ def _from_line(content: Mapping[str, Any]) -> Finished:
     environment = dict(content["environment"])
     if not isinstance(content["run"], str):
         raise TypeError("the name of a run must be text")
-    return Finished(content["run"], Config.read(content["config"]), environment, history, result)
+    config = Config.read(content["config"], content["run"], content.get("variant"))
+    return Finished(content["run"], config, environment, history, result)
 
 
 def _to_line(run: Finished) -> str:
     names = columns_of(run.history[0] if run.history else ())
     content = {
         "format": FORMAT,
-        "run": run.name,
+        **run.config.naming(),
+        "run": run.name,  # of its folder
         "config": run.config.to_json(),
         "environment": run.environment,
         "history": {name: [row[name] for row in run.history] for name in names},
@@ -118,6 +121,78 @@ def read_unfinished(study: Path) -> list[Config]:
             with contextlib.suppress(BadInput):
                 found.append(Run(file.parent).config)
     return found
+
+
+def as_begun(study: Path, cells: Sequence[Config]) -> tuple[list[Config], list[str]]:
+    """The cells of a study as its runs were begun, and what to say of it.
+
+    A cell that is a run of the study, whatever that is called, is that run.  So is one that has the
+    name of a run and differs only in settings that nobody typed, which a release has moved since;
+    and what is new beside such runs is trained by the settings that they were begun with, so that
+    one table never compares two.  What was typed otherwise is left as it is asked for, for `train`
+    to refuse.
+    """
+    begun = _begun(study)
+    if not begun:
+        return list(cells), []
+    by_content = {_content(config): config for config in begun.values()}
+    found = []
+    moves: dict[tuple[Any, ...], list[Any]] = {}
+    moved_cells: dict[str, int] = {}
+    for cell in cells:
+        run = by_content.get(_content(cell))
+        if run is None and cell.name in begun:
+            moved = cell.begun_as(begun[cell.name])
+            if moved is not None:
+                run = begun[cell.name]
+                text = moved_text(moved)
+                moved_cells[text] = moved_cells.get(text, 0) + 1
+        if run is not None:
+            for name, value in cell.settings.items():
+                for key in _keys(cell, name):
+                    moves.setdefault((*key, value), []).append(run.settings[name])
+        found.append(run or cell)
+    if moved_cells:
+        found = [c if c.name in begun else _beside(c, moves) for c in found]
+    lines = [
+        f"{count} of {len(cells)} runs {'is' if count == 1 else 'are'} as begun: {text}; "
+        "another --out trains anew"
+        for text, count in moved_cells.items()
+    ]
+    return found, lines
+
+
+def _begun(study: Path) -> dict[str, Config]:
+    """The configs of all runs of a study by name, finished or not, from folders and record."""
+    found = {name: run.config for name, run in read_record(study).items()}
+    for file in study.glob(f"{RUNS}/*/{CONFIG}"):
+        with contextlib.suppress(BadInput):  # a damaged one is told of by whoever trains it
+            found[file.parent.name] = Run(file.parent).config
+    return found
+
+
+def _content(config: Config) -> str:
+    return json.dumps(config.to_json(), sort_keys=True)
+
+
+def _keys(cell: Config, name: str) -> list[tuple[Any, ...]]:
+    """By what a setting may have moved: with the preset, or with what is published for a loss under
+    a noise; what some loss has published settings of, by the latter alone."""
+    of_loss = (name, cell.loss, cell.noise, cell.rate)
+    return [of_loss] if name in published_names() else [of_loss, (name,)]
+
+
+def _beside(cell: Config, moves: Mapping[tuple[Any, ...], list[Any]]) -> Config:
+    """A new cell by the settings that the runs beside it were begun with, where all agree."""
+    typed = cell.settings if cell.typed is None else cell.typed
+    then = {}
+    for name, value in cell.settings.items():
+        for key in _keys(cell, name):
+            seen = moves.get((*key, value), [])
+            if name not in typed and seen and all(each == seen[0] for each in seen):
+                then[name] = seen[0]
+                break
+    return cell.moved_to(then) if then else cell
 
 
 def write_study(study: Path) -> list[Finished]:

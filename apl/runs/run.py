@@ -7,14 +7,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from apl.config.config import Config
+from apl.config.config import Config, moved_text
 from apl.errors import BadInput, Busy, one_line
 from apl.files import (
     FORMAT,
@@ -84,7 +84,9 @@ class Run:
         """What was asked."""
         path = self.file(CONFIG)
         try:
-            return Config.read(read_json(path)["config"])
+            content = read_json(path)
+            name = content.get("run", path.parent.name)
+            return Config.read(content["config"], name, content.get("variant"))
         except (TypeError, KeyError, AttributeError):
             problem = f"{path} is no config of this apl: delete the run to repeat it"
             raise BadInput(problem) from None
@@ -157,14 +159,23 @@ class Run:
         except filelock.Timeout:
             raise Busy(f"another process is training in {self.path}") from None
 
-    def check(self, config: Config) -> None:
-        """BadInput where the folder holds a run that was asked for otherwise."""
-        different = config.differs(self.config)
-        if different:
+    def begun_as(self, config: Config, say: Callable[[str], None] = print) -> Config:
+        """The config with which a begun run goes on, or is shown: that which it was begun with.
+        `say` gets a line where a release has moved settings since, which nobody typed.
+
+        Raises BadInput where the run was asked for otherwise.
+        """
+        begun = self.config
+        if begun == config:
+            return begun
+        moved = config.begun_as(begun)
+        if moved is None:
             raise BadInput(
-                f"{self.path} holds a run with other arguments ({'; '.join(different)}): "
-                "choose another --out, or delete it"
+                f"{self.path} holds a run with other arguments "
+                f"({'; '.join(config.differs(begun))}): choose another --out, or delete it"
             )
+        say(f"{begun.name} is as it was begun: {moved_text(moved)}")
+        return begun
 
     def begin(self, config: Config, labels: Labels, environment: Mapping[str, Any]) -> None:
         """Write config.json and noise.npz of a new run; of an old one, the labels must be the
@@ -173,7 +184,7 @@ class Run:
             return
         if not self.begun:
             write_noise(self.file(NOISE), labels)
-            content = {"config": config.to_json(), "environment": environment}
+            content = {**config.naming(), "config": config.to_json(), "environment": environment}
             write_json(self.file(CONFIG), {"format": FORMAT, **content})
             return
         if not self.file(NOISE).exists():

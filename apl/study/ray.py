@@ -250,7 +250,7 @@ class Ray:
         try:
             flight.held.enter_context(run.lock())
             if run.begun:
-                run.check(flight.cell)
+                run.begun_as(flight.cell)
             if not run.finished:
                 return "apart", ""
             ending: Event = ("result", run.result)  # by another study, since this one looked

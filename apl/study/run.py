@@ -17,7 +17,7 @@ from pathlib import Path
 
 from apl.config.config import Config
 from apl.errors import BadInput
-from apl.runs.record import read_record, write_study
+from apl.runs.record import as_begun, read_record, write_study
 from apl.runs.run import LOG, RUNS, SUMMARY, Run
 from apl.runs.scores import Result
 from apl.study.clock import Clock
@@ -70,7 +70,8 @@ def run_study(
     """
     machine = machine or Machine()
     machine = dataclasses.replace(machine, threads=machine.threads or 1)
-    progress = Progress(list(cells))
+    cells, lines = as_begun(study, cells)
+    progress = Progress(list(cells), messages=lines)
     folders = {cell.name: study / RUNS / cell.name for cell in cells}
     waiting = deque(_unfinished(progress, study, folders))
     observe(progress)

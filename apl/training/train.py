@@ -237,16 +237,17 @@ def train(
         if group.size > 1:
             stack.enter_context(group.joined(choose_device(machine.device)))
 
-        def finished() -> Result | None:
+        def begun() -> tuple[Config, Result | None]:
             stack.enter_context(folder.lock())
-            if folder.begun:
-                folder.check(config)
-                if folder.finished:
-                    folder.delete_checkpoints()  # it may have been killed after its result
-                    return folder.result
-            return None
+            if not folder.begun:
+                return config, None
+            as_begun = folder.begun_as(config, listener.on_message)
+            if not folder.finished:
+                return as_begun, None
+            folder.delete_checkpoints()  # it may have been killed after its result
+            return as_begun, folder.result
 
-        result = group.from_first(finished)
+        config, result = group.from_first(begun)
         if result is None:
             parts = _prepare(config, folder, machine, listener, data, criterion, network)
             result = _evaluate(parts, _fit(parts))

@@ -17,11 +17,11 @@ from apl.cli.app import app
 from apl.config.config import Config, make_config
 from apl.config.grid import ALL_PUBLISHED, make_grid, study_commands
 from apl.config.presets import PRESETS
-from apl.config.published import PUBLISHED_BY_NOISE, PUBLISHED_WEIGHTS, published_settings
+from apl.config.published import published_settings, settings_rows
 from apl.data.dataset import Dataset
 from apl.data.sources import human_labels, load_data
 from apl.errors import BadInput
-from apl.losses.catalog import LOSSES, params_of
+from apl.losses.catalog import LOSSES, loss_params, params_of
 from apl.names import NOISES
 from apl.training.fit import learning_rate
 from apl.training.listener import Listener, ignore
@@ -30,15 +30,22 @@ from apl.training.train import train
 TRAINING = {"l1", "weight_decay"}
 
 
-@pytest.mark.parametrize("tables", [PUBLISHED_WEIGHTS, PUBLISHED_BY_NOISE])
-def test_published_settings_are_those_that_a_loss_takes(tables: dict[str, dict]) -> None:
-    for losses in tables.values():
-        for loss, settings in losses.items():
-            by_noise = settings if tables is PUBLISHED_BY_NOISE else {"": settings}
-            for kind, chosen in by_noise.items():
-                assert loss in LOSSES
-                assert kind == "" or kind.split()[0] in NOISES
-                assert set(chosen) <= params_of(loss) | TRAINING, (loss, kind)
+def test_published_settings_are_those_that_a_loss_takes() -> None:
+    rows = settings_rows()
+    assert len(rows) > 300
+    keys = [tuple(row.values())[:5] for row in rows]
+    assert len(set(keys)) == len(keys)
+    for row in rows:
+        assert list(row) == ["dataset", "loss", "noise", "rate", "parameter", "value", "source"]
+        assert row["loss"] in LOSSES
+        assert row["noise"] in ("", *NOISES)
+        assert row["parameter"] in params_of(row["loss"]) | TRAINING, row
+        assert row["source"]
+        # A rate is looked up as it is written.
+        assert not row["rate"] or (row["noise"] and row["rate"] == f"{float(row['rate']):g}")
+        settings = published_settings(*(row[n] for n in ("dataset", "loss", "noise")), rate=-1.0)
+        make_loss_of = {n: v for n, v in settings.items() if n not in TRAINING}
+        assert loss_params(row["loss"], make_loss_of)  # in range
 
 
 def test_settings_follow_the_noise_where_their_authors_did() -> None:

@@ -147,7 +147,7 @@ def test_what_was_importable_in_0_2_still_is() -> None:
         "from apl.machine import Machine, data_folder",
         "from apl.runs import Run, read_runs, write_atomic, read_noise",
         "from apl.study import run_study, Progress",
-        "from apl.presets import PRESETS, DATASETS, NOISES, PUBLISHED_WEIGHTS",
+        "from apl.presets import PRESETS, DATASETS, NOISES, published_settings",
         "from apl.report.published import published_rows",
         "from apl.review import read_labels, write_review",
         "import apl.cli; apl.cli.main, apl.cli.run",

@@ -138,6 +138,11 @@ def test_device_functions_at_any_parameters(base):
         check(logits, targets, terms, reduction="none", rounding=1e-7)
 
 
+def test_a_base_that_is_there_twice_has_parameters_of_its_own_each_time():
+    terms = (Term("gce", 1.0, "at", (0.3,)), Term("gce", 2.0, "at", (0.9,)))
+    check(*random_case(7, 12), (*terms, Term("gce", 0.5, "norm", (0.5,))))
+
+
 def test_anl_with_weights_scales_and_ignored_rows():
     logits, targets = random_case(9, 12, ignored=True)
     weight = torch.rand(12, device=ON) + 0.1

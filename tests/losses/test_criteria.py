@@ -25,10 +25,10 @@ from apl import LOSSES, make_loss
 from apl.config.config import make_config
 from apl.errors import BadInput, Interrupted
 from apl.losses.catalog import (
-    check_params,
     is_tolerant,
     loss_label,
     loss_name,
+    loss_params,
     loss_terms,
     parse_loss,
 )
@@ -571,12 +571,12 @@ def test_words_know_the_losses_without_their_classes() -> None:
     assert loss_name("ELR") == "elr"
     assert loss_name("GJS") == loss_name(loss_label("gjs")) == "gjs"
     assert not any(is_tolerant(name) for name in NAMES)
-    assert check_params("bi_tempered", {"t1": 0.5, "t2": None}) == {"t1": 0.5}
+    assert loss_params("bi_tempered", {"t1": 0.5, "t2": None}) == {"t1": 0.5, "t2": 1.5}
     assert needs_of("ELR") == ("num_samples",)
     assert needs_of("nce_rce") == ()
     assert make_loss(" ELR ", 3, num_samples=2).num_classes == 3
     config = make_config("quick", loss="elr", ema=0.9)
-    assert config.params == {"ema": 0.9}
+    assert config.params == {"ema": 0.9, "lam": 3.0}
     with pytest.raises(BadInput, match=r"t2 must be a number in \[1, 5\], got 0\.5"):
         make_config("quick", loss="bi_tempered", t2=0.5)
 

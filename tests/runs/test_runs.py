@@ -20,6 +20,7 @@ from apl.config.config import Config, make_config
 from apl.config.grid import make_grid
 from apl.errors import BadInput, Interrupted
 from apl.files import FORMAT, load_tensors
+from apl.kernels.bases import LOG_ZERO
 from apl.noise.files import read_noise, write_noise
 from apl.noise.labels import UNKNOWN, Labels
 from apl.runs.record import (
@@ -108,7 +109,7 @@ def test_old_runs_are_read_and_are_what_the_same_arguments_ask_for_now(old: Path
     assert interrupted == cells["fl"]
     assert runs["ce"].config == cells["ce"]
     assert runs["nce_rce"].config == cells["nce_rce"]
-    assert runs["nce_rce"].config.params == {"alpha": 2.0, "beta": 0.5}
+    assert runs["nce_rce"].config.params == {"alpha": 2.0, "beta": 0.5, "A": LOG_ZERO}
     # The first format did not keep what a file held: all else of a matrix's run is the same.
     (difference,) = runs["mae"].config.differs(cells["mae"])
     assert difference.startswith("map_sha256 is ")

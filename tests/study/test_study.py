@@ -30,7 +30,7 @@ from apl.config.config import Config, make_config
 from apl.config.grid import make_grid, study_commands
 from apl.config.presets import PRESETS
 from apl.errors import BadInput, Interrupted
-from apl.losses.catalog import SUMS, parse_loss
+from apl.losses.catalog import SUMS, params_of
 from apl.names import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS
 from apl.runs.record import find_studies, read_runs
 from apl.runs.run import CHECKPOINT, HISTORY, LOCK, LOG, RESULT, SUMMARY, WEIGHTS, Run
@@ -145,8 +145,7 @@ def grids(draw: st.DrawFn) -> dict[str, Any]:
     taken = {
         name
         for loss in (PRESETS[preset].losses if losses is None else losses)
-        for _, part in parse_loss(loss)
-        for name in part.params
+        for name in params_of(loss)
     }
     numbers = {"alpha": [0.1, 1.0, 2.5], "beta": [0.5, 1e-5], "gamma": [0.5, 2.0], "q": [0.1, 0.7]}
     rate = st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1 / 3])
