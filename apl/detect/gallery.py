@@ -70,6 +70,7 @@ class Class:
     into: str
 
 
+# Many parameters, as those of `write_review`, which calls it.
 def make_gallery(
     title: str,
     findings: Findings,

@@ -41,6 +41,8 @@ SHOWN = 400  # images in a gallery, if not said otherwise
 # -------------------------------------------------------------------------------------- writing
 
 
+# Many parameters, since what other programs found is written too: arrays and names, no types of
+# ours but the findings.
 def write_review(
     folder: Path,
     findings: Findings,
@@ -210,8 +212,13 @@ def _before(
     decided = np.flatnonzero(decisions.decided)
     return [
         (
-            *(i, names[i], words[i], "" if words[i] == "drop" else class_names[labels[i]]),
-            *(class_names[given], _class(predicted, class_names), _number(score)),
+            i,
+            names[i],
+            words[i],
+            "" if words[i] == "drop" else class_names[labels[i]],
+            class_names[given],
+            _class(predicted, class_names),
+            _number(score),
         )
         for i, _, score, given, predicted in _rows_of(findings, decided)
     ]

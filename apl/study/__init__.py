@@ -1,4 +1,8 @@
-"""Many runs: the grid on one machine or on many, time left, trackers."""
+"""Many runs.
+
+run: a study from its cells to its record; clock: the time left; cells: one of them trained, in
+processes (of this machine) or by ray (on a cluster); trackers: who else hears of the runs.
+"""
 
 from apl.moved import moved
 

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from apl.config.config import Config
 from apl.errors import BadInput
@@ -73,79 +74,119 @@ def run_study(
     cells, lines = as_begun(study, cells)
     progress = Progress(list(cells), messages=lines)
     folders = {cell.name: study / RUNS / cell.name for cell in cells}
-    waiting = deque(_unfinished(progress, study, folders))
+    waiting = list(_unfinished(progress, study, folders))
     observe(progress)
-    if not waiting:
-        _summarise(study, progress)
-        _complete(track, study, progress)
-        return progress
-    tracked: dict[str, Tracking] = {}
-    asleep: dict[str, tuple[Config, float]] = {}  # trained by another study; when to ask again
-    crashed: set[str] = set()
-    clock = Clock(waiting, folders)
-    last_summary = last_estimate = time.monotonic()
-    with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
-        pool = engine(min(workers, len(waiting)), machine)
-        stack.callback(_end, tracked)
-        stack.callback(pool.stop)
-        if line := pool.check(list(waiting)):  # while the workers start
-            progress.messages.append(line)
-        while waiting or asleep or pool.training:
-            now = time.monotonic()
-            for name in [name for name, (_, when) in asleep.items() if when <= now]:
-                cell, _ = asleep.pop(name)
-                waiting.append(cell)  # not in the clock: it is theirs until an epoch of ours ends
-            while waiting and pool.free:
-                cell = waiting.popleft()
-                pool.start(cell, folders[cell.name])
-                progress.running[cell.name] = {}
-            for cell, kind, content in pool.events(0.5):
-                if kind == "epoch":
-                    progress.running[cell.name] = content
-                    clock.tick(cell, content["epoch"])
-                    if track:
-                        if cell.name not in tracked:
-                            told = (track, folders[cell.name], cell, progress.messages.append)
-                            tracked[cell.name] = Tracking(*told)
-                        tracked[cell.name].row(content)
-                    continue
-                if kind == "message":
-                    progress.messages.append(f"{cell.name}: {content}")
-                    continue
-                progress.running.pop(cell.name, None)
-                clock.drop(cell, lost=kind in ("lost", "died"))
-                if kind == "no disk":
-                    raise content
-                if kind == "result":
-                    progress.results[cell.name] = content
-                    if cell.name in tracked:
-                        tracked.pop(cell.name).end()
-                elif kind == "busy":
-                    asleep[cell.name] = cell, time.monotonic() + BUSY_SECONDS
-                elif kind == "lost" or (kind == "died" and cell.name not in crashed):
-                    crashed |= {cell.name} if kind == "died" else set()
-                    again = "trying once more" if kind == "died" else "going on elsewhere"
-                    progress.messages.append(f"{cell.name}: {content}; {again}")
-                    clock.add(cell)
-                    waiting.append(cell)
-                else:
-                    log = folders[cell.name] / LOG
-                    progress.failed[cell.name] = f"{content}; see {log}"
-            if time.monotonic() - last_estimate > LEFT_SECONDS:
-                progress.seconds_left = clock.seconds_left()
-                last_estimate = time.monotonic()
-            observe(progress)
-            if time.monotonic() - last_summary > SUMMARY_SECONDS:
-                _summarise(study, progress)
-                last_summary = time.monotonic()
+    if waiting:
+        with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
+            pool = engine(min(workers, len(waiting)), machine)
+            course = _Course(waiting, folders, pool, progress, track)
+            stack.callback(course.end_tracking)
+            stack.callback(pool.stop)
+            if line := pool.check(waiting):  # while the workers start
+                progress.messages.append(line)
+            last_summary = time.monotonic()
+            while course.goes_on:
+                course.hand_out()
+                for cell, kind, content in pool.events(0.5):
+                    course.hear(cell, kind, content)
+                course.estimate()
+                observe(progress)
+                if time.monotonic() - last_summary > SUMMARY_SECONDS:
+                    _summarise(study, progress)
+                    last_summary = time.monotonic()
     _summarise(study, progress)
     _complete(track, study, progress)
     return progress
 
 
-def _end(tracked: dict[str, Tracking]) -> None:
-    for tracking in tracked.values():
-        tracking.end()
+class _Course:
+    """The cells of a study that are to be trained, from where they wait to what became of them,
+    which is entered in the study's progress."""
+
+    def __init__(
+        self,
+        waiting: Sequence[Config],
+        folders: dict[str, Path],
+        pool: Processes | Ray,
+        progress: Progress,
+        track: str,
+    ) -> None:
+        self.folders, self.pool, self.progress, self.track = folders, pool, progress, track
+        self.waiting = deque(waiting)
+        self.asleep: dict[str, tuple[Config, float]] = {}  # another study trains it; when to ask
+        self.died: set[str] = set()  # cells whose process did, once
+        self.tracked: dict[str, Tracking] = {}
+        self.clock = Clock(waiting, folders)
+        self._estimated = time.monotonic()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether any cell is not done."""
+        return bool(self.waiting or self.asleep or self.pool.training)
+
+    def hand_out(self) -> None:
+        """Give the workers that are free the cells that wait."""
+        now = time.monotonic()
+        for name in [name for name, (_, when) in self.asleep.items() if when <= now]:
+            cell, _ = self.asleep.pop(name)
+            self.waiting.append(cell)  # not in the clock: theirs until an epoch of ours ends
+        while self.waiting and self.pool.free:
+            cell = self.waiting.popleft()
+            self.pool.start(cell, self.folders[cell.name])
+            self.progress.running[cell.name] = {}
+
+    def hear(self, cell: Config, kind: str, content: Any) -> None:
+        """Take in what a worker tells of its cell: an epoch, a message, or how it ended."""
+        if kind == "epoch":
+            self.progress.running[cell.name] = content
+            self.clock.tick(cell, content["epoch"])
+            if self.track:
+                self._tracking(cell).row(content)
+        elif kind == "message":
+            self.progress.messages.append(f"{cell.name}: {content}")
+        else:
+            self.progress.running.pop(cell.name, None)
+            self.clock.drop(cell, lost=kind in ("lost", "died"))
+            self._end(cell, kind, content)
+
+    def _end(self, cell: Config, kind: str, content: Any) -> None:
+        """Enter how the training of a cell ended, or let it wait to be tried again."""
+        name, progress = cell.name, self.progress
+        if kind == "no disk":
+            raise content
+        if kind == "result":
+            progress.results[name] = content
+            if name in self.tracked:
+                self.tracked.pop(name).end()
+        elif kind == "busy":
+            self.asleep[name] = cell, time.monotonic() + BUSY_SECONDS
+        elif kind == "lost" or (kind == "died" and name not in self.died):
+            if kind == "died":
+                self.died.add(name)
+            again = "trying once more" if kind == "died" else "going on elsewhere"
+            progress.messages.append(f"{name}: {content}; {again}")
+            self.clock.add(cell)
+            self.waiting.append(cell)
+        else:
+            progress.failed[name] = f"{content}; see {self.folders[name] / LOG}"
+
+    def estimate(self) -> None:
+        """Estimate the time left, where the last estimate is not of this moment."""
+        if time.monotonic() - self._estimated > LEFT_SECONDS:
+            self.progress.seconds_left = self.clock.seconds_left()
+            self._estimated = time.monotonic()
+
+    def _tracking(self, cell: Config) -> Tracking:
+        """Who tells the tracker of a cell, from its first epoch on."""
+        if cell.name not in self.tracked:
+            say = self.progress.messages.append
+            self.tracked[cell.name] = Tracking(self.track, self.folders[cell.name], cell, say)
+        return self.tracked[cell.name]
+
+    def end_tracking(self) -> None:
+        """Tell the tracker of the cells that did not finish that they stopped."""
+        for tracking in self.tracked.values():
+            tracking.end()
 
 
 def _complete(track: str, study: Path, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -59,30 +60,31 @@ def make_network(
         else:
             network = _own(name, shape, num_classes, imports)
         return _tried(network, name, shape, num_classes)
-    if name not in NETWORKS:
+    make = _OURS.get(name)
+    if make is None:
         raise BadInput(
             f"unknown network {name!r}; accepted: {', '.join(NETWORKS)}, torchvision:NAME, "
             f"timm:NAME, module:Class{did_you_mean(name, NETWORKS)}"
         )
-    return _ours(name, (1, 1, *shape) if table else shape, num_classes, width)
+    return make((1, 1, *shape) if table else shape, num_classes, width)
 
 
-def _ours(name: str, shape: tuple[int, ...], num_classes: int, width: int) -> nn.Module:
-    # One of NETWORKS, for images of shape (H, W, C).
+def _cnn8(shape: Sequence[int], num_classes: int, width: int) -> nn.Module:
     height, image_width, channels = shape
-    if name == "resnet34":
-        return _resnet34(channels, num_classes, width)
-    if name == "cnn8":
-        widths = (width, 2 * width, 49 * width // 16)
-        blocks: list[nn.Module] = []
-        for before, after in zip((channels, *widths[:2]), widths, strict=True):
-            blocks += [*conv(before, after), *conv(after, after), nn.MaxPool2d(2)]
-        features = widths[-1] * (height // 8) * (image_width // 8)
-        network = nn.Sequential(*blocks, nn.Flatten(), *head(features, 4 * width, num_classes))
-    elif name == "cnn5":
-        widths = (width, 3 * width // 2, 2 * width)
-        features = widths[2] * ((height + 1) // 2 // 4) * ((image_width + 1) // 2 // 4)
-        network = nn.Sequential(
+    widths = (width, 2 * width, 49 * width // 16)
+    blocks: list[nn.Module] = []
+    for before, after in zip((channels, *widths[:2]), widths, strict=True):
+        blocks += [*conv(before, after), *conv(after, after), nn.MaxPool2d(2)]
+    features = widths[-1] * (height // 8) * (image_width // 8)
+    return initialise(nn.Sequential(*blocks, nn.Flatten(), *head(features, 4 * width, num_classes)))
+
+
+def _cnn5(shape: Sequence[int], num_classes: int, width: int) -> nn.Module:
+    height, image_width, channels = shape
+    widths = (width, 3 * width // 2, 2 * width)
+    features = widths[2] * ((height + 1) // 2 // 4) * ((image_width + 1) // 2 // 4)
+    return initialise(
+        nn.Sequential(
             *conv(channels, widths[0], 5, stride=2),
             *conv(widths[0], widths[1]),
             nn.MaxPool2d(2),
@@ -91,8 +93,13 @@ def _ours(name: str, shape: tuple[int, ...], num_classes: int, width: int) -> nn
             nn.Flatten(),
             *head(features, 8 * width, num_classes),
         )
-    elif name == "cnn4":
-        network = nn.Sequential(
+    )
+
+
+def _cnn4(shape: Sequence[int], num_classes: int, width: int) -> nn.Module:
+    height, image_width, channels = shape
+    return initialise(
+        nn.Sequential(
             *conv(channels, width // 2),
             nn.MaxPool2d(2),
             *conv(width // 2, width),
@@ -100,26 +107,35 @@ def _ours(name: str, shape: tuple[int, ...], num_classes: int, width: int) -> nn
             nn.Flatten(),
             *head(width * (height // 4) * (image_width // 4), 2 * width, num_classes),
         )
-    else:  # mlp
-        network = nn.Sequential(
+    )
+
+
+def _mlp(shape: Sequence[int], num_classes: int, width: int) -> nn.Module:
+    return initialise(
+        nn.Sequential(
             nn.Flatten(),
-            nn.Linear(height * image_width * channels, width, bias=False),
+            nn.Linear(math.prod(shape), width, bias=False),
             nn.BatchNorm1d(width),
             nn.ReLU(),
             *head(width, width, num_classes),
         )
-    return initialise(network)
+    )
 
 
-def _resnet34(channels: int, num_classes: int, width: int) -> nn.Module:
+def _resnet34(shape: Sequence[int], num_classes: int, width: int) -> nn.Module:
+    channels = shape[-1]
     if width != 64 or channels != 3:
         raise BadInput(f"resnet34 takes width 64 and colour images, got {width} and {channels}")
     import torchvision  # takes a second, so only where it is needed
 
-    resnet = torchvision.models.resnet34(num_classes=num_classes)
-    resnet.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    resnet.maxpool = nn.Identity()
-    return _channels_last(resnet)
+    network = torchvision.models.resnet34(num_classes=num_classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return _channels_last(network)
+
+
+# By name, of images (H, W, C), classes and width.
+_OURS = {"cnn8": _cnn8, "cnn5": _cnn5, "cnn4": _cnn4, "mlp": _mlp, "resnet34": _resnet34}
 
 
 def conv(before: int, after: int, size: int = 3, stride: int = 1) -> list[nn.Module]:

@@ -33,6 +33,7 @@ from apl.losses.catalog import (
     parse_loss,
 )
 from apl.losses.modules import CRITERIA, RowLoss, estimate_transition, needs_of
+from apl.training.listener import Listener, ignore
 from apl.training.train import train
 
 EXACT = json.loads(GOLDEN.read_text(encoding="utf-8"))
@@ -414,7 +415,7 @@ def test_a_run_estimates_the_noise_after_its_warm_start(noise: str, rate: float)
         "quick", loss="forward_est", noise=noise, rate=rate, warm_start=3.0, epochs=5
     )
     criterion = make_loss("forward_est", 10)
-    result = train(config, criterion=criterion, say=lambda line: None)
+    result = train(config, criterion=criterion, listener=Listener(on_message=ignore))
     assert result.transition is not None
     truth = torch.tensor(result.transition)
     assert float((criterion.transition - truth).abs().sum(1).mean()) < 0.5
@@ -425,16 +426,13 @@ def test_a_run_estimates_the_noise_after_its_warm_start(noise: str, rate: float)
 
 def test_what_it_estimated_outlives_a_stop(tmp_path: Path) -> None:
     config = make_config("quick", loss="forward_est", warm_start=1.0, epochs=3)
-    whole = train(config, tmp_path / "whole", say=lambda line: None)
+    whole = train(config, tmp_path / "whole", listener=Listener(on_message=ignore))
     rows: list[dict[str, float]] = []
+    stop = stops_after(rows, epochs=1, steps=4)
+    listener = Listener(on_epoch=rows.append, on_message=ignore, should_stop=stop)
     with pytest.raises(Interrupted):  # in the midst of the epoch after the estimate
-        train(
-            *(config, tmp_path / "parts"),
-            on_epoch=rows.append,
-            should_stop=stops_after(rows, epochs=1, steps=4),
-            say=lambda line: None,
-        )
-    again = train(config, tmp_path / "parts", say=lambda line: None)
+        train(config, tmp_path / "parts", listener=listener)
+    again = train(config, tmp_path / "parts", listener=Listener(on_message=ignore))
     assert again == whole
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert weights[0] == weights[1]

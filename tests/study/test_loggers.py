@@ -324,6 +324,7 @@ from test_loggers import config, follow, import_runs, run_of
 from apl.study.trackers import Tracking
 from apl.runs import Run
 from apl.train import train
+from apl.training.listener import Listener
 
 tracker, study, what = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
 if what[0] == "killed":  # once its second epoch is told, and not in a checkpoint yet
@@ -332,7 +333,7 @@ if what[0] == "killed":  # once its second epoch is told, and not in a checkpoin
         tracking.row(row)
         if row["epoch"] == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-    train(config(7), run_of(study, config(7)), on_epoch=on_epoch)
+    train(config(7), run_of(study, config(7)), listener=Listener(on_epoch=on_epoch))
 elif what[0] == "train":
     print(*follow(tracker, study, config(int(what[1]))), sep="\\n")
 elif what[0] == "at once":  # as in a study: several runs, told by one process in turn
@@ -340,7 +341,8 @@ elif what[0] == "at once":  # as in a study: several runs, told by one process i
     hooks = [tracking.row for tracking in trackings]
     rows = [[], []]
     for seed, kept in zip((8, 9), rows):
-        train(config(seed), run_of(study, config(seed)), on_epoch=kept.append)
+        listener = Listener(on_epoch=kept.append)
+        train(config(seed), run_of(study, config(seed)), listener=listener)
     for pair in zip(*rows):
         for tracking, row in zip(trackings, pair):
             tracking.row(row)
