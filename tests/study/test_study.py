@@ -527,7 +527,7 @@ def _study_command(folder: Path, *more: str) -> list[str]:
     ]
 
 
-def _wait_for(condition: Any, seconds: float = 60) -> None:
+def _wait_for(condition: Any, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -544,7 +544,7 @@ def test_a_study_stopped_anyhow_goes_on_to_the_same_result(tmp_path: Path, how: 
     )
     _wait_for(lambda: list(stopped.glob(f"runs/*/{CHECKPOINT}")))
     process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert sum(Run(run).finished for run in stopped.glob("runs/*")) < 3
     if how != signal.SIGKILL:
         assert process.returncode == 130
