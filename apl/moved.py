@@ -32,6 +32,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "apl.presets": ("names", "config.presets", "config.published"),
     "apl.report.gallery": ("detect.gallery",),
     "apl.report.published": ("config.published",),
+    "apl.report.table": ("report.study", "report.results"),
     "apl.review": ("detect.review", "data.decisions", "files"),
     "apl.runs": ("runs.run", "runs.record", "files", "noise.files"),
     "apl.scores": ("runs.scores", "training.fit"),

@@ -123,7 +123,15 @@ def _tell(search: Search, detection: Mapping[str, float] | None, target: Path) -
     from apl.report.terminal import findings_table
 
     out = console()
-    out.print(findings_table(search.findings, search.data.class_names))
+    found, rate = search.findings, search.findings.noise_rate
+    table = findings_table(
+        found.given_label,
+        found.predicted_label,
+        found.is_label_issue,
+        (rate.estimate, rate.low, rate.high),
+        search.data.class_names,
+    )
+    out.print(table)
     for doubt in search.findings.doubts:
         out.print(doubt, style="bold red")
     if detection:

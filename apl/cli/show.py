@@ -15,6 +15,7 @@ from apl.data.folders import available, data_folder
 from apl.errors import BadInput
 from apl.losses.catalog import LOSSES, SUMS
 from apl.names import DATASETS, NETWORKS
+from apl.report.tables import Cell, Table
 
 
 def plot(
@@ -39,21 +40,21 @@ def draw(found: Path, pictures: bool = True) -> None:
 
     from apl.config.published import published_rows
     from apl.files import write_atomic
-    from apl.report.table import results_table, studies
-    from apl.report.terminal import fold_tables
+    from apl.report.results import results_table
+    from apl.report.study import studies
     from apl.runs.record import read_unfinished, write_study
     from apl.runs.run import PICTURES, RECORD, SUMMARY, TABLE
 
     parts = studies(write_study(found), read_unfinished(found))
-    table, whole = results_table(parts), results_table(parts, published_rows())
+    whole = results_table(parts, published_rows())
     write_atomic(found / TABLE, whole.encode())
     out = console()
-    folded = fold_tables(table, out.width)
+    folded = results_table(parts, width=out.width)
     if out.is_terminal:  # into its width, where the file's lines would be broken in two
         out.print(Markdown(folded), soft_wrap=False)
     else:
         out.print(Text(folded))
-    beside = " (with published figures)" if whole != table else ""
+    beside = " (with published figures)" if whole != results_table(parts) else ""
     wrote = ", ".join(str(found / name) for name in (RECORD, SUMMARY, TABLE))
     out.print(f"wrote {wrote}{beside}")
     if pictures:
@@ -111,19 +112,15 @@ def losses() -> None:
 
     Example: `apl losses`
     """
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     out = console()
     out.print("p = softmax(z); any weighted sum is a loss: '2*nce + 0.5*mae'")
-    table = Table("name", "formula\nkind, tolerance, parameters; source", box=box.SIMPLE)
-    table.columns[0].no_wrap = True
+    rows = []
     for name, loss in LOSSES.items():
         params = [f"{key}={value:.4g}" for key, value in loss.params.items()]
         about = ", ".join([loss.kind, "tolerant" if loss.tolerant else "not tolerant", *params])
-        table.add_row(name, f"{escape(loss.formula)}\n[dim]{about}; {escape(loss.source)}[/]")
-    out.print(table)
+        rows.append([Cell(name), Cell(loss.formula, below=f"{about}; {loss.source}")])
+    head = ["name", "formula\nkind, tolerance, parameters; source"]
+    out.print(Table("", head, rows, words=True).rich("open", unbroken=True))
 
 
 @options("data_dir")
@@ -133,23 +130,17 @@ def datasets(**given: Any) -> None:
     Example: `apl datasets --data-dir ~/data`
     """
     data_dir = take_machine(given).data_dir
-    from rich.table import Table
-
     out = console()
     out.print(f"data in {data_folder(data_dir)}")
-    table = Table("name", "what", "there", title="data sets")
+    rows = []
     for name, source in DATASETS.items():
         there = "yes" if available(name, data_dir) else "no, is downloaded when asked for"
-        table.add_row(name, source.description, there)
-    out.print(table)
-    table = Table("preset", "data set", "what", title="presets")
-    for name, preset in PRESETS.items():
-        table.add_row(name, preset.dataset, preset.description)
-    out.print(table)
-    table = Table("network", "what", title="networks")
-    for name, description in NETWORKS.items():
-        table.add_row(name, description)
-    out.print(table)
+        rows.append([Cell(name), Cell(source.description), Cell(there)])
+    out.print(Table("data sets", ["name", "what", "there"], rows, words=True).rich())
+    rows = [[Cell(n), Cell(p.dataset), Cell(p.description)] for n, p in PRESETS.items()]
+    out.print(Table("presets", ["preset", "data set", "what"], rows, words=True).rich())
+    rows = [[Cell(name), Cell(description)] for name, description in NETWORKS.items()]
+    out.print(Table("networks", ["network", "what"], rows, words=True).rich())
 
 
 def verify_command() -> None:
@@ -161,8 +152,6 @@ def verify_command() -> None:
 
     Example: `apl verify`
     """
-    from rich.table import Table
-
     from apl.losses.verify import Verdict, verify
 
     out = console()
@@ -173,24 +162,25 @@ def verify_command() -> None:
             progress(len(verdicts), len(SUMS))
     counts = sorted(verdicts[0].symmetric)
     few, some, many = counts[0], counts[len(counts) // 2], counts[-1]
-    table = Table(title="noise rates up to which the noisy risk has the clean minimiser")
-    table.add_column("loss", no_wrap=True)
     bounds = [f"sym K={k}" for k in (few, some, many)]
-    for name in ("sum const", "max L", "in Lemma 2", "grad err", *bounds, f"pair K={many}"):
-        table.add_column(name, justify="right")
+    head = ["loss", "sum const", "max L", "in Lemma 2", "grad err", *bounds, f"pair K={many}"]
+    rows = []
     for verdict in verdicts:
         rates = [verdict.symmetric[k] for k in (few, some, many)] + [verdict.pair[many]]
-        table.add_row(
+        row = [
             verdict.loss,
             "yes" if verdict.constant_sum else "no",
             f"{verdict.highest:.3g}",
             "yes" if verdict.bounded else "no",
             f"{verdict.gradient_error:.0e}",
             *(f"{rate:.2f}" for rate in rates),
-        )
+        ]
+        rows.append(row)
     limits = [f"{(k - 1) / k:.2f}" for k in (few, some, many)] + ["0.50"]
-    table.add_row("the bound", "", f"{1 / (many - 1):.3g}", "", "", *limits)
-    out.print(table)
+    rows.append(["the bound", "", f"{1 / (many - 1):.3g}", "", "", *limits])
+    title = "noise rates up to which the noisy risk has the clean minimiser"
+    told = Table(title, head, [[Cell(text) for text in row] for row in rows])
+    out.print(told.rich(unbroken=True))
     out.print(
         f"sum const: sum_j L(z, j) is the same for all z (Lemma 1); max L: the largest value found "
         f"for {many} classes; in Lemma 2: that is at most 1/(K-1)"
@@ -207,21 +197,13 @@ def doctor(**given: Any) -> None:
 
     Example: `apl doctor`
     """
-    from rich.markup import escape
-    from rich.table import Table
-
     from apl.cli.doctor import diagnosis
     from apl.kernels import dispatch
     from apl.training.machine import environment
 
     data_dir = take_machine(given).data_dir
-    table = Table(show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")  # a path has no blanks
-    for name, value in environment().items():
-        table.add_row(name, str(value))
-    for name, value in diagnosis(data_dir):
-        table.add_row(name, escape(value))
+    found = [*environment().items(), *diagnosis(data_dir)]
     for backend, there, why in dispatch.backends():
-        table.add_row(f"loss backend {backend}", f"{'yes' if there else 'no'}: {escape(why)}")
-    console().print(table)
+        found.append((f"loss backend {backend}", f"{'yes' if there else 'no'}: {why}"))
+    rows = [[Cell(name), Cell(str(value))] for name, value in found]
+    console().print(Table("", [], rows, words=True).rich(unbroken=True))

@@ -122,7 +122,7 @@ def study(  # its parameters are its options, which half of its lines are
         at_a_time = f"{workers} at a time"
 
     def first_lines(progress: Progress) -> list[str]:
-        return [opening(progress, target, at_a_time), *left_out]
+        return [opening(len(progress.results), len(cells), target, at_a_time), *left_out]
 
     with show_study(cells, first_lines) as observe:
         progress = run_study(
@@ -189,16 +189,18 @@ def show_study(
                 for line in progress.messages:
                     out.print(line, style="yellow")
                 progress.messages.clear()
+                done, running, failed = progress.results, progress.running, progress.failed
+                left = progress.seconds_left
                 if not out.is_terminal:
-                    log(progress)
+                    log(done, running, failed, left)
                 elif time.monotonic() - drawn >= 1 / live.refresh_per_second:
                     drawn = time.monotonic()
                     table = study_table(
                         progress.cells,
-                        progress.results,
-                        progress.running,
-                        progress.failed,
-                        progress.seconds_left,
+                        done,
+                        running,
+                        failed,
+                        left,
                         width=out.width,
                         height=out.height,
                     )

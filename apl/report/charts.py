@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from apl.names import NOISES
-from apl.report.table import EPOCHS, SOLID, Study, Style, bare, method_styles
+from apl.report.study import EPOCHS, SOLID, Study, Style, bare, method_styles
 from apl.runs.scores import VALIDATION
 
 MOST_EPOCHS = 40  # of a curve: more can't be told apart, and make the page large

@@ -22,7 +22,7 @@ from apl.config.presets import PRESETS
 from apl.config.published import published_at
 from apl.losses.catalog import PARAMS, loss_label
 from apl.names import NOISES
-from apl.report.table import Study, setting_name
+from apl.report.study import Study, setting_name
 
 CONFIDENCE = 0.95
 COMBINATIONS = ("nce_mae", "nce_rce", "nfl_mae", "nfl_rce")

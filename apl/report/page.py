@@ -8,14 +8,11 @@ pointer, is written in `page.jinja`, which escapes every name that comes from a 
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
 import io
 import itertools
 import math
-import re
 import shlex
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,22 +52,16 @@ from apl.report.claims import (
     standard_errors,
 )
 from apl.report.pictures import HEAT_MAPS, draw_study, look, pixels
-from apl.report.table import (
-    EPOCHS,
-    LOSS_NOTE,
-    Study,
-    bare,
+from apl.report.results import (
+    accuracy_table,
     beside_published,
-    epoch_choices,
-    epoch_notes,
-    given,
-    loss_choices,
+    chosen_table,
+    epochs_table,
+    grid_table,
     mean_std,
-    method_label,
-    own_settings,
-    setting_name,
-    studies,
 )
+from apl.report.study import Study, bare, given, method_label, own_settings, setting_name, studies
+from apl.report.tables import Cell, Table
 from apl.runs.record import find_studies, read_runs, read_unfinished
 from apl.runs.run import RECORD
 from apl.runs.scores import CAUSES, Scores
@@ -79,76 +70,6 @@ MANY_CLASSES = 20  # more of them stand below each other, for want of width
 FEW_ROWS = 30  # a longer table of published figures is folded
 
 # ------------------------------------------------------------------------------- what a page holds
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell: text, what to sort it by, a second line, a share (0 to 1) that colours it, whether it
-    is the best of its column, and a verdict to mark it with."""
-
-    text: str
-    order: float | None = None
-    below: str = ""
-    heat: float | None = None
-    best: bool = False
-    verdict: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: its headings, rows of a name and cells, and notes to stand below."""
-
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[tuple[str, Sequence[Cell]]]
-    notes: Sequence[str] = ()
-    words: bool = False  # cells of words stand to the left, those of numbers to the right
-
-    @property
-    def csv(self) -> str:
-        """The table as CSV, its heading first."""
-        text = io.StringIO()
-        rows = [[name, *map(_whole, cells)] for name, cells in self.rows]
-        head = [name.replace("\n", " ") for name in self.head]
-        csv.writer(text, lineterminator="\n").writerows([head, *rows])
-        return text.getvalue()
-
-    @property
-    def latex(self) -> str:
-        """The table as LaTeX that needs no package, the best of each column in bold."""
-        lines = [
-            "\\begin{table}",
-            f"\\caption{{{_latex(self.caption)}}}",
-            f"\\begin{{tabular}}{{l{('l' if self.words else 'r') * (len(self.head) - 1)}}}",
-            "\\hline",
-            " & ".join(map(_latex, self.head)) + " \\\\",
-            "\\hline",
-        ]
-        for name, cells in self.rows:
-            told = [_latex(_whole(cell)) for cell in cells]
-            told = [
-                f"\\textbf{{{text}}}" if cell.best else text
-                for text, cell in zip(told, cells, strict=True)
-            ]
-            lines.append(" & ".join([_latex(name), *told]) + " \\\\")
-        return "\n".join([*lines, "\\hline", "\\end{tabular}", "\\end{table}", ""])
-
-
-def _whole(cell: Cell) -> str:
-    return f"{cell.text} ({cell.below})" if cell.below else cell.text
-
-
-_LATEX = {
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-    **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
-    **{"<": "\\ensuremath{<}", ">": "\\ensuremath{>}", "±": "\\ensuremath{\\pm}"},
-    **{"†": "\\dag{}", "‡": "\\ddag{}", "∅": "\\ensuremath{\\emptyset}"},
-    **{raised: f"\\ensuremath{{^{digit}}}" for digit, raised in enumerate("¹²³⁴⁵⁶⁷⁸⁹", 1)},
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in re.sub(r"\s+", " ", text))
 
 
 @dataclass(frozen=True)
@@ -191,7 +112,7 @@ class Part:
         """Every table of the part, in the order of the page."""
         blocks = [block for section in self.sections.values() for block in section]
         found = [t for b in blocks for t in (b.table, *(table for _, table in b.folded))]
-        return [table for table in (self.leaders, *found) if table is not None]
+        return [table.joined for table in (self.leaders, *found) if table is not None]
 
 
 @dataclass(frozen=True)
@@ -276,7 +197,8 @@ def _leaders(study: Study) -> Table | None:
         if answer is None:
             continue
         ahead = answer.leads.get("CE")
-        cells = [Cell(answer.best), Cell(f"{answer.mean:.1f}", answer.mean)]
+        setting = str(runs["setting"].iloc[0])
+        cells = [Cell(setting), Cell(answer.best), Cell(f"{answer.mean:.1f}", answer.mean)]
         if ce:
             cells.append(Cell(f"{ahead.mean:+.1f}", ahead.mean) if ahead else Cell(""))
         names = answer.not_told
@@ -284,7 +206,7 @@ def _leaders(study: Study) -> Table | None:
         if not answer.tested:
             told = "one seed only" if answer.leads else "no other was run"
         cells.append(Cell(told or "none", len(names) if answer.tested else None))
-        rows.append((str(runs.iloc[0]["setting"]), cells))
+        rows.append(cells)
     head = ["Noise", "Best", "%", *(["vs CE"] if ce else []), "level with"]
     notes = [
         f"Last epoch, on {study.labels}. In brackets: 95 % intervals of paired t-tests over the "
@@ -298,53 +220,19 @@ def _leaders(study: Study) -> Table | None:
 # ----------------------------------------------------------------------------------------- sections
 
 
-def _settings(study: Study) -> list[str]:
-    return list(study.runs.sort_values("rank")["setting"].unique())
-
-
 def _method_runs(study: Study) -> Iterable[tuple[str, pd.DataFrame]]:
     for method in study.styles:
         yield method, study.runs[study.runs["method"] == method]
 
 
-def _grid_table(study: Study, caption: str, make: Callable[[pd.DataFrame], Cell]) -> Table:
-    """Methods by noise settings: `make` turns the runs of a cell into what stands there. Settings
-    without anything are left out."""
-    columns = {
-        setting: [
-            make(runs) if len(runs) else Cell("")
-            for _, of_method in _method_runs(study)
-            for runs in [of_method[of_method["setting"] == setting]]
-        ]
-        for setting in _settings(study)
-    }
-    columns = {name: cells for name, cells in columns.items() if any(c.text for c in cells)}
-    rows = zip(*columns.values(), strict=True) if columns else ()
-    return Table(caption, ["Method", *columns], list(zip(study.styles, rows, strict=False)))
-
-
 def _accuracy(study: Study) -> list[Block]:
     """Mean ± std of every method and setting."""
-    runs = study.runs
-    seeds = int(runs.groupby(["setting", "method"])["seed"].nunique().max())
-    means = runs.groupby(["setting", "method"])["test_accuracy"].mean().dropna()
-    best, count = means.groupby("setting").max(), means.groupby("setting").size()
-
-    def cell(runs: pd.DataFrame) -> Cell:
-        setting, mean = runs.iloc[0]["setting"], float(runs["test_accuracy"].mean())
-        text = mean_std(mean, runs["test_accuracy"].std())
-        if len(runs) != seeds:
-            text += f" (n = {len(runs)})"
-        text += "†" * bool(runs["collapsed"].any())
-        top = count.get(setting, 0) > 1 and f"{mean:.2f}" == f"{best[setting]:.2f}"
-        return Cell(text, mean, best=top)
-
-    table = _grid_table(study, f"Accuracy on {study.labels} after the last epoch, in %", cell)
+    seeds = study.runs.groupby(["setting", "method"])["seed"].nunique().max()
     spread = f"Mean ± std over {seeds} seeds, unless n says otherwise" if seeds > 1 else "One seed"
     notes = [f"{spread}; the best of each column is in bold."]
-    if runs["collapsed"].any():
+    if study.runs["collapsed"].any():
         notes.append("† with a collapsed run.")
-    return [Block(table=dataclasses.replace(table, notes=notes))]
+    return [Block(table=dataclasses.replace(accuracy_table(study), notes=notes))]
 
 
 def _published(study: Study) -> list[Block]:
@@ -353,62 +241,16 @@ def _published(study: Study) -> list[Block]:
     line, tables = beside_published(study, published_rows())
     blocks = [Block(text=[line])] if tables else []
     for beside in tables:
-        rows = []
-        for method, setting, ours, theirs in beside.rows:
-            cells = [Cell(mean_std(*ours), ours[0])]
-            for place in range(len(beside.columns)):
-                figure = theirs.get(place)
-                told = (figure.text, figure.mean, figure.difference) if figure else ("",)
-                cells.append(Cell(*told))
-            rows.append((f"{method}, {setting}", cells))
-        heads = [f"Here,\n{beside.ours}"]
-        heads += [f"{_lines(paper)}:\n{_lines(protocol)}" for paper, protocol in beside.columns]
-        caption = f"Accuracy in %, here and published: {beside.about}"
-        table = Table(caption, ["Method", *heads], rows, beside.notes)
-        few = len(rows) <= FEW_ROWS
-        folded = f"{caption} ({len(rows)} rows)"
+        table = beside.table
+        few = len(table.rows) <= FEW_ROWS
+        folded = f"{table.caption} ({len(table.rows)} rows)"
         blocks.append(Block(table=table) if few else Block(folded=[(folded, table)]))
     return blocks
 
 
-def _lines(heading: str) -> str:
-    """A long heading in several lines."""
-    return textwrap.fill(heading, 20, break_long_words=False, break_on_hyphens=False)
-
-
 def _choices(study: Study) -> list[Block]:
     """Last, best and chosen epoch, and the loss that held-out labels choose, where there are."""
-    blocks = []
-    known, choices = epoch_choices(study)
-    if not choices.empty:
-        rows = []
-        for row in choices.to_dict("records"):
-            cells = []
-            for name in known:
-                mean, std = row[f"{name}_mean"], row[f"{name}_std"]
-                cells.append(Cell(mean_std(mean, std), mean, best=row[f"{name}_leads"]))
-            rows.append((f"{row['method']}, {row['setting']}", cells))
-        caption = f"Accuracy on {study.labels} by the epoch that is taken, in %"
-        head = ["Method", *(EPOCHS[name] for name in known)]
-        blocks.append(Block(table=Table(caption, head, rows, epoch_notes(study, known))))
-    rows = []
-    for row in loss_choices(study).to_dict("records"):
-        held_out = Cell(f"{row['held_out']:.2f}", row["held_out"])
-        chosen, best = (
-            Cell(mean_std(row[f"{word}_mean"], row[f"{word}_std"]), row[f"{word}_mean"])
-            for word in ("chosen", "best")
-        )
-        cells = [Cell(row["chosen"]), held_out, chosen, Cell(row["best"]), best]
-        rows.append((row["setting"], cells))
-    if rows:
-        head = ["Noise", "Chosen", "Held out (%)", "Test (%)", "Best in hindsight", "Test (%)"]
-        caption = "The loss that held-out labels choose"
-        blocks.append(Block(table=Table(caption, head, rows, [LOSS_NOTE], words=True)))
-    return blocks
-
-
-def _raised(index: int) -> str:
-    return "¹²³⁴⁵⁶⁷⁸⁹"[index % 9]
+    return [Block(table=t) for t in (epochs_table(study), chosen_table(study)) if t is not None]
 
 
 def _memory(study: Study) -> list[Block]:
@@ -430,7 +272,7 @@ def _memory(study: Study) -> list[Block]:
                 return Cell("" if runs["transition"].map(given).all() else "-")
             return Cell(mean_std(mean, runs[score].std()), mean, heat=mean / 100)
 
-        table = _grid_table(study, caption, cell)
+        table = grid_table(study, caption, cell)
         if len(table.head) > 1:
             blocks.append(Block(table=table))
     return blocks
@@ -439,8 +281,8 @@ def _memory(study: Study) -> list[Block]:
 def _per_class(study: Study) -> list[Block]:
     """For each setting the accuracy of each class under each method, to unfold."""
     folded = []
-    for setting in _settings(study):
-        rows: list[tuple[str, list[Cell]]] = []
+    for setting in study.settings:
+        rows: list[list[Cell]] = []
         gave_up = []
         for method, of_method in _method_runs(study):
             runs = of_method[of_method["setting"] == setting]
@@ -450,21 +292,23 @@ def _per_class(study: Study) -> list[Block]:
             given_up = Counter(k for confusion in runs["confusion"] for k in _given_up(confusion))
             if given_up:
                 gave_up.append(method)
-            cells = []
+            cells = [Cell(method)]
             for k, share in enumerate(np.array(lists, dtype=float).mean(axis=0).tolist()):
                 if math.isnan(share):  # a class without test images
                     cells.append(Cell("-"))
                     continue
                 flag = f"∅ {given_up[k]}/{len(runs)}" if given_up[k] else ""
                 cells.append(Cell(f"{100 * share:.1f}", share, flag, heat=share))
-            rows.append((method, cells))
+            rows.append(cells)
         if not rows:
             continue
         head = ["Method", *study.classes]
         if len(study.classes) > MANY_CLASSES:
-            head = ["Class", *(method for method, _ in rows)]
-            columns = zip(*(cells for _, cells in rows), strict=True)
-            rows = [(name, list(cells)) for name, cells in zip(study.classes, columns, strict=True)]
+            methods, *columns = zip(*rows, strict=True)
+            head = ["Class", *(cell.text for cell in methods)]
+            rows = [
+                [Cell(name), *cells] for name, cells in zip(study.classes, columns, strict=True)
+            ]
         notes = ["∅ 2/3: 2 of 3 runs never predict this class."] if gave_up else []
         caption = f"Accuracy of each class in %, {setting}"
         title = f"{setting}; with a class given up: {', '.join(gave_up)}" if gave_up else setting
@@ -534,6 +378,7 @@ def _idea(title: str, findings: Sequence[Finding]) -> list[Block]:
         tested = found.count > 1
         lacks = f"lacks {', '.join(finding.missing)}" if finding.missing else ""
         cells = [
+            Cell(finding.claim.statement),
             Cell(verdict, -VERDICTS.index(verdict), verdict=verdict),
             Cell(f"{found.mean:+.2f}", found.mean),
             Cell(f"{found.low:+.2f} to {found.high:+.2f}" if tested else "", found.low),
@@ -541,7 +386,7 @@ def _idea(title: str, findings: Sequence[Finding]) -> list[Block]:
             Cell(str(found.count), found.count),
             Cell(finding.claim.where.name, below=lacks),
         ]
-        rows.append((finding.claim.statement, cells))
+        rows.append(cells)
     head = ["Claim", "Verdict", "Margin", "95 % interval", "p", "Seeds", "Where"]
     notes = [
         f"The margin of the claim of {finding.claim.least:g} points or more is what exceeds them."
@@ -556,13 +401,8 @@ def _not_run(findings: Sequence[Finding]) -> list[Block]:
     """The claims that the study can say nothing of, and what it lacks for them."""
     if not findings:
         return []
-    rows = [
-        (
-            finding.claim.statement,
-            [Cell(finding.claim.where.name), Cell(", ".join(finding.missing))],
-        )
-        for finding in findings
-    ]
+    told = [(f.claim.statement, f.claim.where.name, ", ".join(f.missing)) for f in findings]
+    rows = [[Cell(text) for text in line] for line in told]
     caption = "Claims that were not run"
     table = Table(caption, ["Claim", "Where", "The study lacks"], rows, words=True)
     return [Block(folded=[(f"{caption} ({len(rows)})", table)])]
@@ -579,7 +419,8 @@ def _margins(findings: Sequence[Finding]) -> tuple[str, Table]:
     several = len({finding.claim.where for finding in findings}) > 1
     rows = []
     for finding in findings:
-        cells = []
+        where = f" ({finding.claim.where.name})" if several else ""
+        cells = [Cell(finding.claim.statement + where)]
         for setting in settings:
             if setting not in finding.margins.index:
                 cells.append(Cell(""))
@@ -589,8 +430,7 @@ def _margins(findings: Sequence[Finding]) -> tuple[str, Table]:
             if len(margins) > 1:
                 text += f" ± {margins.std():.2f}"
             cells.append(Cell(text, float(margins.mean())))
-        where = f" ({finding.claim.where.name})" if several else ""
-        rows.append((finding.claim.statement + where, cells))
+        rows.append(cells)
     caption = "Margin in each noise setting, in points, mean ± std over the seeds"
     return "Margins setting by setting", Table(caption, ["Claim", *settings], rows)
 
@@ -604,7 +444,7 @@ def _best(runs: pd.DataFrame) -> list[Block]:
     for row in order.to_dict("records"):
         leading = ", ".join(map(loss_label, row["losses"][:4]))
         answers = ["yes" if row[name] else "no" for name in ("best", "best_four")]
-        rows.append((str(row["setting"]), [Cell(leading), *map(Cell, answers)]))
+        rows.append([Cell(text) for text in (str(row["setting"]), leading, *answers)])
     text = (
         f"By mean accuracy, a combination is the best loss in {order['best'].sum()} of "
         f"{len(order)} noisy settings, and the four combinations are the best four in "
@@ -649,7 +489,7 @@ def _agreement(dataset: str, found_recipes: Recipes) -> tuple[list[Block], str]:
     for paper, found in overall.items():
         values = (found.overall, len(found.pairs), found.overall_apart, found.pairs["apart"].sum())
         cells = [_number(value, "d" if k % 2 else "+.2f") for k, value in enumerate(values)]
-        rows.append((paper, cells))
+        rows.append([Cell(paper), *cells])
     head = ["Paper", "Agreement", "Pairs", "Agreement where apart", "Pairs apart"]
     caption = "Pairs in the same order less pairs in the reverse one, as a share of all pairs"
     blocks = [Block(text=text, table=Table(caption, head, rows))]
@@ -657,7 +497,7 @@ def _agreement(dataset: str, found_recipes: Recipes) -> tuple[list[Block], str]:
     several = settings["recipe"].nunique() > 1
     rows = []
     for (recipe, setting), part in settings.groupby(["recipe", "setting"], sort=False):
-        cells = []
+        cells = [Cell(f"{setting} ({recipe})" if several else str(setting))]
         for paper in by_paper:
             one = part[part["paper"] == paper]
             if one.empty:
@@ -665,7 +505,7 @@ def _agreement(dataset: str, found_recipes: Recipes) -> tuple[list[Block], str]:
                 continue
             cell = _number(float(one["tau"].iloc[0]), "+.2f")
             cells.append(dataclasses.replace(cell, below=f"{one['losses'].iloc[0]} losses"))
-        rows.append((f"{setting} ({recipe})" if several else str(setting), cells))
+        rows.append(cells)
     caption = "Kendall's tau-b with the published ranking, over the losses that both ran"
     if rows:
         notes = ["A dash: fewer than three losses, or no order among them."]
@@ -705,22 +545,20 @@ def _grid(study: Study) -> set[tuple[str, str, int]]:
 
 def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Block]:
     """Collapsed runs, budgets too short to tell, classes given up and cells not run."""
-    order = {name: rank for rank, name in enumerate([*study.styles, *_settings(study)])}
+    order = {name: rank for rank, name in enumerate([*study.styles, *study.settings])}
     runs = study.runs.sort_values(["rank", "seed"])
     runs = runs.sort_values("method", key=lambda m: m.map(order), kind="stable")
 
-    def rows(
-        chosen: pd.DataFrame, tell: Callable[[pd.DataFrame], str]
-    ) -> list[tuple[str, list[Cell]]]:
-        groups = chosen.groupby(["method", "setting"], sort=False)
-        return [
-            (str(method), [Cell(str(setting)), Cell(_list(part["seed"])), Cell(tell(part))])
-            for (method, setting), part in groups
+    def block(
+        title: str, text: str, of: pd.DataFrame, tell: Mapping[str, Callable[[pd.DataFrame], str]]
+    ) -> Block:
+        rows = [
+            [Cell(str(method)), Cell(str(setting)), Cell(_list(part["seed"]))]
+            + [Cell(told(part)) for told in tell.values()]
+            for (method, setting), part in of.groupby(["method", "setting"], sort=False)
         ]
-
-    def block(title: str, text: str, last: str, found: list[tuple[str, list[Cell]]]) -> Block:
-        head = ["Method", "Setting", "Seeds", last]
-        return Block(title, [text], Table(title, head, found, words=True))
+        head = ["Method", "Setting", "Seeds", *tell]
+        return Block(title, [text], Table(title, head, rows, words=True))
 
     def classes(part: pd.DataFrame) -> str:
         names = [
@@ -739,31 +577,25 @@ def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Blo
         text = "These runs learned nothing, or lost it. " + " ".join(
             f"{reason}: {CAUSES[reason]}." for reason in reasons if reason in CAUSES
         )
-        found = rows(runs[collapsed], lambda part: _list(part["reason"]) or "not recorded")
-        blocks.append(block("Collapsed runs", text, "Reason", found))
+        why = {"Reason": lambda part: _list(part["reason"]) or "not recorded"}
+        blocks.append(block("Collapsed runs", text, runs[collapsed], why))
     if short.any():
         text = (
             "These losses do not resist wrong labels, and yet hardly memorised any: the budget is "
             "too short to tell by these settings which losses are robust."
         )
-        found = rows(runs[short], lambda part: f"{part['memorised'].mean():.1f}")
-        blocks.append(block("Too short to tell", text, "Memorised (%)", found))
+        how = {"Memorised (%)": lambda part: f"{part['memorised'].mean():.1f}"}
+        blocks.append(block("Too short to tell", text, runs[short], how))
     if given_up.any():
         text = "Runs that did not collapse, but never predict some class of the test images."
-        found = rows(runs[given_up], classes)
-        blocks.append(block("Classes given up", text, "Classes", found))
+        blocks.append(block("Classes given up", text, runs[given_up], {"Classes": classes}))
     holes = pd.DataFrame(sorted(missing), columns=["method", "setting", "seed"])
     if len(holes):
         holes = holes.sort_values("setting", key=lambda s: s.map(order), kind="stable")
         holes = holes.sort_values("method", key=lambda m: m.map(order), kind="stable")
-        found = [
-            (str(method), [Cell(str(setting)), Cell(_list(part["seed"]))])
-            for (method, setting), part in holes.groupby(["method", "setting"], sort=False)
-        ]
         title = "Cells of the grid that are missing"
         text = "Methods by settings by seeds of the runs that are there or begun; not finished:"
-        table = Table(title, ["Method", "Setting", "Seeds"], found, words=True)
-        blocks.append(Block(title, [text], table))
+        blocks.append(block(title, text, holes, {}))
     if not blocks:
         told = "no run collapsed, every budget sufficed to tell, and the grid is complete"
         blocks.append(Block(text=[f"Nothing: {told}; no class was given up."]))
@@ -797,7 +629,7 @@ def _facts(study: Study, cells: int) -> list[tuple[str, str]]:
         ("Data set", f"{first['dataset']}, {len(study.classes)} classes"),
         ("Preset", _preset(str(first["preset"]))),
         ("Losses", ", ".join(study.styles)),
-        ("Noise settings", ", ".join(_settings(study))),
+        ("Noise settings", ", ".join(study.settings)),
         ("Seeds", _list(sorted(study.runs["seed"].unique()))),
         ("Runs", f"{len(study.runs)} of the {cells} cells of the grid"),
         ("Epochs", _list(sorted(study.runs["epochs"].unique()))),
@@ -951,8 +783,8 @@ def _beside(several: Sequence[tuple[str, Study]]) -> Part:
             tau = float(ours.corr(theirs, method="kendall")) if len(part) > 2 else math.nan
             names = part["method"].tolist()
             best = [Cell(names[int(ranks.argmin())]) for ranks in (ours, theirs)]
-            cells = [Cell(str(len(part)), len(part)), _number(tau, "+.2f"), *best]
-            rows.append((str(setting), cells))
+            count = Cell(str(len(part)), len(part))
+            rows.append([Cell(str(setting)), count, _number(tau, "+.2f"), *best])
         head = ["Noise", "Methods", "Kendall's tau-b", f"Best: {name}", f"Best: {other_name}"]
         caption = f"The order of the methods that {name} and {other_name} have in common"
         notes = ["1: the same order, -1: the reverse; a dash: fewer than three, or no order."]
@@ -981,7 +813,7 @@ def _differences(name: str, other_name: str, both: pd.DataFrame) -> tuple[str, T
         cell = Cell(f"{ours:.2f}", ours, f"{theirs:.2f}, {ours - theirs:+.2f}")
         found.setdefault(row["method"], {})[row["setting"]] = cell
     rows = [
-        (method, [cells.get(setting, Cell("")) for setting in settings])
+        [Cell(method), *(cells.get(setting, Cell("")) for setting in settings)]
         for method, cells in found.items()
     ]
     caption = f"Accuracy of {name}, below it of {other_name} and the difference"

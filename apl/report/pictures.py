@@ -42,7 +42,7 @@ from apl.files import write_atomic
 from apl.losses.catalog import LOSSES
 from apl.names import NOISES
 from apl.noise.labels import Labels
-from apl.report.table import STYLES, Study, given, method_label
+from apl.report.study import STYLES, Study, given, method_label
 
 # --------------------------------------------------------------------------------------- drawing
 
@@ -616,7 +616,7 @@ def plot_study(
 ) -> list[Path]:
     """Write every picture that the data allow into `folder`, as .png and .svg.
 
-    parts: a study folder by data set and preset, as `apl.report.table.studies` has them.
+    parts: a study folder by data set and preset, as `apl.report.study.studies` has them.
     processes: draw in so many at most, where there are pictures enough.  They are started afresh,
     so a script that asks for several keeps what it runs under `if __name__ == "__main__":`.
     progress: told how many pictures are written, of how many.

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from apl.config.config import Config
 from apl.losses.catalog import loss_label
 from apl.names import NOISES
-from apl.noise.labels import Labels
+from apl.noise.labels import BoolArray, IntArray, Labels
+from apl.report.tables import Cell, Table, bands
 from apl.runs.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict
-
-if TYPE_CHECKING:
-    from apl.detect.evidence import Findings
-    from apl.study.run import Progress
 
 FEW_CELLS = 100  # of a study that has a line for each in a log
 FEW_RUNNING = 4  # named in a line
 STATE_WIDTH = 4  # kept for a cell that has no result yet
 NAME_WIDTH = 24  # of a loss beside its figures, before it is folded
-KEYS = ("Method", "Noise")  # columns that say what a row of a table is of
 WORST = 20  # classes shown of so many that they have no confusion matrix
 MANY_CLASSES = 12  # 80 columns have no room for a column for each of more
-
-
-def _compact(title: str) -> Table:
-    """A table whose columns stand so close that ten figures and a name fit 80 columns."""
-    return Table(title=title, box=box.SIMPLE, padding=0)
 
 
 def class_table(
@@ -51,29 +38,27 @@ def class_table(
     matrix: npt.NDArray[Any],
     most: str,
     form: str,
-) -> Table:
+) -> RichTable:
     """A row a class: its name, a figure `of_each` (heading, figures), and its row of a matrix.
 
     Of many classes there is no room for a column each: the largest off the diagonal stands alone,
     under the heading `most`.  Ten classes with names of ten letters fit 80 columns.
     """
-    table = _compact(title)
     wide = len(names) > MANY_CLASSES
-    table.add_column("class")
-    for heading in (of_each[0], *([most] if wide else [name[:5] for name in names])):
-        table.add_column(escape(heading), justify="right")
+    head = ["class", of_each[0], *([most] if wide else [name[:5] for name in names])]
+    rows = []
     for k, name in enumerate(names):
-        cells = [format(value, form) if value else "·" for value in matrix[k]]
+        texts = [format(value, form) if value else "·" for value in matrix[k]]
         if wide:
             others = matrix[k].copy()
             others[k] = 0
             top = int(others.argmax())
-            cells = [escape(f"{names[top]} {cells[top]}") if others[top] else "·"]
-        table.add_row(escape(name), of_each[1][k], *cells)
-    return table
+            texts = [f"{names[top]} {texts[top]}" if others[top] else "·"]
+        rows.append([Cell(text) for text in (name, of_each[1][k], *texts)])
+    return Table(title, head, rows).rich("close")
 
 
-def noise_table(config: Config, names: Sequence[str], labels: Labels) -> Table:
+def noise_table(config: Config, names: Sequence[str], labels: Labels) -> RichTable:
     """How often each class is given each label, in percent."""
     title = f"{config.noise} noise of {config.dataset}: rows true, columns given, in %"
     shares = 100 * labels.empirical
@@ -81,34 +66,32 @@ def noise_table(config: Config, names: Sequence[str], labels: Labels) -> Table:
     return class_table(title, names, ("wrong", wrong), shares, "most frequent wrong label", ".1f")
 
 
-def scores_table(names: Sequence[str], scores: Scores) -> Table:
+def scores_table(names: Sequence[str], scores: Scores) -> RichTable:
     """The accuracy of each class, and what it is taken for."""
     right = ("right", [f"{share:.1%}" for share in scores.per_class])
     if scores.confusion is None:
         worst = np.argsort(scores.per_class, kind="stable")[:WORST]
-        table = _compact(f"the {len(worst)} worst of {len(names):,} classes")
-        table.add_column("class")
-        table.add_column("right", justify="right")
-        for k in worst:
-            table.add_row(escape(names[k]), right[1][k])
-        return table
+        rows = [[Cell(names[k]), Cell(right[1][k])] for k in worst]
+        title = f"the {len(worst)} worst of {len(names):,} classes"
+        return Table(title, ["class", "right"], rows).rich("close")
     title, most = "rows: label, columns: prediction", "most frequent mistake"
     return class_table(title, names, right, scores.confusion, most, "d")
 
 
-def result_table(title: str, result: Result) -> Table:
+def result_table(title: str, result: Result) -> RichTable:
     """The scores of a run, in words."""
-    table = Table(title=title, show_header=False)
     on = "clean" if result.on == "true" else "given"
     nothing = "unknown" if result.transition is None else "none wrong"
+    rows = []
     for value, meaning, missing in (
         (result.test_accuracy, f"accuracy on the {on} test labels", "-"),
         (result.train_accuracy, "accuracy on the noisy training labels", "-"),
         (result.memorised, "of the wrong labels: memorised (predicted as given)", nothing),
         (result.recovered, "of the wrong labels: recovered (predicted as true)", nothing),
     ):
-        table.add_row(meaning, missing if math.isnan(value) else f"{100 * value:.2f} %")
-    return table
+        told = missing if math.isnan(value) else f"{100 * value:.2f} %"
+        rows.append([Cell(meaning), Cell(told)])
+    return Table(title, [], rows, words=True).rich()
 
 
 def verdicts(config: Config, result: Result) -> list[Text]:
@@ -145,7 +128,7 @@ def epoch_line(row: Mapping[str, float], epochs: int, on: str = "true") -> str:
 
 
 class StudyLog:
-    """What a study says where there is no terminal: called with its progress after every change.
+    """What a study says where there is no terminal: called after every change.
 
     A line for each finished cell where there are no more than `FEW_CELLS`; of more, or while none
     ends, a line an hour with what runs, the first as soon as the time left is known.
@@ -164,27 +147,32 @@ class StudyLog:
         self.shown: set[str] = set()
         self.told: float | None = None  # when the last line was
 
-    def __call__(self, progress: Progress) -> None:
-        """Say what is due."""
-        done, left, now = len(progress.results), progress.seconds_left, self.now()
+    def __call__(
+        self,
+        results: Mapping[str, Result],
+        running: Mapping[str, Mapping[str, float]],
+        failed: Mapping[str, str],
+        seconds_left: float | None,
+    ) -> None:
+        """Say what is due; the arguments are those of `study_table`."""
+        done, now = len(results), self.now()
         if self.total <= FEW_CELLS:
             self.told = now if self.told is None else self.told
-            for name in progress.results.keys() - self.shown:
-                self.say(cell_line(name, progress.results[name], done, self.total, left))
+            for name in results.keys() - self.shown:
+                self.say(cell_line(name, results[name], done, self.total, seconds_left))
                 self.told = now
                 self.shown.add(name)
-        first = self.told is None and left is not None
+        first = self.told is None and seconds_left is not None
         if first or (self.told is not None and now - self.told >= self.every):
-            self.say(running_line(progress.running, len(progress.failed), done, self.total, left))
+            self.say(running_line(running, len(failed), done, self.total, seconds_left))
             self.told = now
 
 
-def opening(progress: Progress, study: Path, at_a_time: str) -> str:
+def opening(done: int, total: int, study: Path, at_a_time: str) -> str:
     """What a study begins with: its cells, its folder, and first of all how many are finished.
 
     at_a_time: how many are trained side by side, and where, in words.
     """
-    total, done = len(progress.cells), len(progress.results)
     if done == total:
         what = f"all {total} runs are" if total > 1 else "the only run is"
         return f"{what} finished in {study}: nothing is trained\nfor a new study give another --out"
@@ -224,6 +212,9 @@ def _time_left(seconds: float | None) -> str:
     return f", {f'{hours} h {minutes:02d} min' if hours else f'{minutes} min {rest:02d} s'} left"
 
 
+Setting = tuple[str, str, float]  # noise, map and rate
+
+
 def study_table(
     cells: Sequence[Config],
     results: Mapping[str, Result],
@@ -241,86 +232,91 @@ def study_table(
     more lines than `height`, the tables and then the losses with nothing at work are left out, and
     a last line says how many.
     """
-    grid: dict[str, dict[tuple[str, str, float], list[Config]]] = {}
+    grid: dict[str, dict[Setting, list[Config]]] = {}
     for cell in cells:
-        grid.setdefault(cell.loss, {}).setdefault((cell.noise, cell.map, cell.rate), []).append(
-            cell
-        )
+        of_loss = grid.setdefault(cell.loss, {})
+        of_loss.setdefault((cell.noise, cell.map, cell.rate), []).append(cell)
     settings = list(dict.fromkeys(setting for row in grid.values() for setting in row))
-
-    def state(same: Sequence[Config]) -> str:
-        finished = [results[c.name] for c in same if c.name in results]
-        at_work = [c for c in same if c.name in running]
-        if any(c.name in failed for c in same):
-            return "[red]failed[/]"
-        if at_work:
-            epoch = running[at_work[0].name].get("epoch", 0)
-            return f"[cyan]{epoch:.0f}/{at_work[0].epochs}[/]"
-        if not finished:
-            return "[dim]·[/]" if same else ""
-        mean = sum(result.test_accuracy for result in finished) / len(finished)
-        mark = "†" if any(result.collapsed for result in finished) else ""
-        return f"{100 * mean:.1f}{mark}" + ("" if len(finished) == len(same) else "[dim]…[/]")
-
     states = {
-        loss: {setting: state(row.get(setting, ())) for setting in settings}
+        loss: {s: _state(row.get(s, ()), results, running, failed) for s in settings}
         for loss, row in grid.items()
     }
-    heads = {setting: _setting_head(*setting) for setting in settings}
-    names = {loss: _folded(loss_label(loss)) for loss in grid}
-    busy = {
-        (cell.loss, (cell.noise, cell.map, cell.rate)) for cell in cells if cell.name in running
+    heads = {setting: "\n".join(_setting_head(*setting)) for setting in settings}
+    names = {loss: "\n".join(_folded(loss_label(loss))) for loss in grid}
+
+    texts = {
+        s: [*heads[s].split("\n"), *(row[s].text for row in states.values())] for s in settings
     }
-
-    room = width - 2 - max(4, *(cell_len(line) for name in names.values() for line in name))
-    bands: list[list[tuple[str, str, float]]] = [[]]
-    used = 0
-    for setting in settings:
-        texts = [
-            *heads[setting],
-            *(Text.from_markup(row[setting]).plain for row in states.values()),
-        ]
-        column = 1 + max(STATE_WIDTH, *map(cell_len, texts))
-        if bands[-1] and used + column > room:
-            bands.append([])
-            used = 0
-        bands[-1].append(setting)
-        used += column
-
+    widths = [1 + max(STATE_WIDTH, *map(cell_len, texts[setting])) for setting in settings]
+    names_width = max(4, *(cell_len(line) for name in names.values() for line in name.split("\n")))
+    parts = [[settings[k] for k in band] for band in bands(widths, width - 2 - names_width)]
     losses = list(grid)
-    # Above the rows of a table stand a blank line, its heads and a rule, below them a blank line.
-    frame = 3 + max(map(len, heads.values()))
+    if height is not None:
+        busy = [(c.loss, (c.noise, c.map, c.rate)) for c in cells if c.name in running]
+        frame = 3 + max(head.count("\n") + 1 for head in heads.values())
+        lines = {loss: name.count("\n") + 1 for loss, name in names.items()}
+        parts, losses = _what_fits(parts, lines, frame, busy, height)
 
-    def lines() -> int:
-        return 2 + len(bands) * (frame + sum(len(names[loss]) for loss in losses))
-
-    if height is not None and lines() > height:
-        at_work = {setting for _, setting in busy}
-        bands = [band for band in bands if at_work & set(band)] or bands[:1]
-        while len(losses) > 1 and lines() > height:  # from the end, those at work last of all
-            idle = [loss for loss in losses if not any((loss, s) in busy for s in settings)]
-            losses.remove((idle or losses)[-1])
-    done, total = len(results), len(cells)
     given = any(result.on != "true" for result in results.values())
     what = "test accuracy on given labels" if given else "clean test accuracy"
-    parts: list[RenderableType] = [
-        Text(f"{done} of {total} cells{_time_left(seconds_left)}; {what} in %", "italic")
-    ]
-    for band in bands:
-        table = Table(box=box.SIMPLE, padding=0)
-        table.add_column("loss", no_wrap=True)
-        for setting in band:
-            head = "\n".join(heads[setting])
-            table.add_column(head, justify="right", no_wrap=True, min_width=STATE_WIDTH)
-        for loss in losses:
-            row = states[loss]
-            table.add_row(escape("\n".join(names[loss])), *(row[setting] for setting in band))
-        parts.append(table)
-    shown = sum(map(len, bands))
+    far = f"{len(results)} of {len(cells)} cells{_time_left(seconds_left)}"
+    told: list[RenderableType] = [Text(f"{far}; {what} in %", "italic")]
+    for part in parts:
+        rows = [
+            [Cell(names[loss]), *(states[loss][setting] for setting in part)] for loss in losses
+        ]
+        table = Table("", ["loss", *(heads[setting] for setting in part)], rows)
+        told.append(table.rich("close", unbroken=True, narrowest=STATE_WIDTH))
+    shown = sum(map(len, parts))
     if shown < len(settings) or len(losses) < len(grid):
         some = f"{shown} of {len(settings)} settings, {len(losses)} of {len(grid)} losses"
-        parts.append(Text(f"room for {some}", "dim"))
-    return Group(*parts)
+        told.append(Text(f"room for {some}", "dim"))
+    return Group(*told)
+
+
+def _state(
+    same: Sequence[Config],
+    results: Mapping[str, Result],
+    running: Mapping[str, Mapping[str, float]],
+    failed: Mapping[str, str],
+) -> Cell:
+    """What is to say of the cells that differ in their seed alone."""
+    finished = [results[cell.name] for cell in same if cell.name in results]
+    at_work = [cell for cell in same if cell.name in running]
+    if any(cell.name in failed for cell in same):
+        return Cell("failed", style="red")
+    if at_work:
+        epoch = running[at_work[0].name].get("epoch", 0)
+        return Cell(f"{epoch:.0f}/{at_work[0].epochs}", style="cyan")
+    if not finished:
+        return Cell("·" if same else "", style="dim")
+    mean = sum(result.test_accuracy for result in finished) / len(finished)
+    mark = "†" if any(result.collapsed for result in finished) else ""
+    return Cell(f"{100 * mean:.1f}{mark}" + ("" if len(finished) == len(same) else "…"))
+
+
+def _what_fits(
+    parts: list[list[Setting]],
+    lines: Mapping[str, int],
+    frame: int,
+    busy: Sequence[tuple[str, Setting]],
+    height: int,
+) -> tuple[list[list[Setting]], list[str]]:
+    """The settings of each table and the losses for which there are lines enough, at the least one
+    of both; lines: those of each loss; frame: of a table without losses (a blank line, its heads
+    and a rule above them, a blank line below); busy: what is at work."""
+    losses, busy_losses = list(lines), {loss for loss, _ in busy}
+    busy_settings = {setting for _, setting in busy}
+
+    def needed() -> int:
+        return 2 + len(parts) * (frame + sum(lines[loss] for loss in losses))
+
+    if needed() > height:
+        parts = [part for part in parts if busy_settings & set(part)] or parts[:1]
+    while len(losses) > 1 and needed() > height:  # from the end, those at work last of all
+        idle = [loss for loss in losses if loss not in busy_losses]
+        losses.remove((idle or losses)[-1])
+    return parts, losses
 
 
 def _setting_head(noise: str, named: str, rate: float) -> list[str]:
@@ -334,40 +330,24 @@ def _folded(name: str) -> list[str]:
     return wrap(name, NAME_WIDTH) or [name]
 
 
-def fold_tables(markdown: str, width: int) -> str:
-    """The Markdown with each table that is wider put as several, one below the other, all of which
-    have the columns Method and Noise with which it begins."""
-    parts = []
-    for is_table, block in itertools.groupby(markdown.split("\n"), lambda line: line[:1] == "|"):
-        lines = list(block)
-        if not is_table or max(map(cell_len, lines)) <= width:
-            parts += lines
-            continue
-        # With its padding, so that what is joined again lines up.
-        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
-        keys = sum(1 for _ in itertools.takewhile(lambda c: c.strip() in KEYS, rows[0]))
-        bands: list[list[int]] = [[]]
-        for k in range(keys, len(rows[0])):
-            columns = [*range(keys), *bands[-1], k]
-            if bands[-1] and 1 + sum(1 + cell_len(rows[0][c]) for c in columns) > width:
-                bands.append([])
-            bands[-1].append(k)
-        for band in bands:
-            columns = [*range(keys), *band]
-            parts += ["|" + "|".join(row[c] for c in columns) + "|" for row in rows]
-            parts.append("")
-        parts.pop()
-    return "\n".join(parts)
+def findings_table(
+    given: IntArray,
+    suggested: IntArray,
+    wrong: BoolArray,
+    rate: tuple[float, float, float],
+    names: Sequence[str],
+) -> RichTable:
+    """How many labels of each class are taken for wrong, and for what they are taken instead.
 
-
-def findings_table(findings: Findings, names: Sequence[str]) -> Table:
-    """How many labels of each class are taken for wrong, and for what they are taken instead."""
-    rate, flagged = findings.noise_rate, findings.is_label_issue
+    given, suggested: labels [N]; wrong: which of them look wrong [N]; rate: the noise rate, and its
+    interval.
+    """
+    estimate, low, high = rate
     title = (
-        f"{flagged.sum():,} of {len(flagged):,} labels look wrong; noise rate "
-        f"{rate.estimate:.1%} ({rate.low:.1%} to {rate.high:.1%}); rows given, columns suggested"
+        f"{wrong.sum():,} of {len(wrong):,} labels look wrong; noise rate {estimate:.1%} "
+        f"({low:.1%} to {high:.1%}); rows given, columns suggested"
     )
     pairs = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(pairs, (findings.given_label[flagged], findings.predicted_label[flagged]), 1)
+    np.add.at(pairs, (given[wrong], suggested[wrong]), 1)
     counts = ("wrong", [f"{count:,}" for count in pairs.sum(1)])
     return class_table(title, names, counts, pairs, "most are rather", "d")

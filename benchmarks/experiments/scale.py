@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from apl.losses.catalog import loss_label
-from apl.report.table import studies
+from apl.report.study import studies
 from apl.runs.record import read_runs
 
 # -g_y / p_y of the passive part, in units of alpha, between its values at p_y = 0 and 1 (see the
@@ -36,7 +36,7 @@ PLAIN = re.compile(r"nce \+ (?:([0-9.]+)\*)?mae")
 
 
 def cells(folder: Path) -> pd.DataFrame:
-    """The runs of a study, as `apl.report.table.studies` has them, with 'plain' as the loss of the
+    """The runs of a study, as `apl.report.study.studies` has them, with 'plain' as the loss of the
     plain sums, and c (nan for a method without one) and the norm of the weights."""
     (study,) = studies(read_runs(folder))
     runs = study.runs.sort_values("rank", kind="stable")

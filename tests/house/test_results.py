@@ -23,7 +23,8 @@ from apl.config.grid import make_grid
 from apl.config.presets import PRESETS
 from apl.config.published import published_rows
 from apl.report.page import make_report, read_study
-from apl.report.table import results_table, studies
+from apl.report.results import results_table
+from apl.report.study import studies
 from apl.runs.record import read_runs, write_study
 from apl.runs.run import (
     CHECKPOINT,

@@ -32,7 +32,7 @@ from apl.report.claims import (
     find,
     recipes,
 )
-from apl.report.table import Study, studies
+from apl.report.study import Study, studies
 from apl.runs.run import Finished
 from apl.runs.scores import Result
 

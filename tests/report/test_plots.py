@@ -25,16 +25,8 @@ from apl.names import NOISES
 from apl.noise.draw import corrupt
 from apl.noise.matrices import symmetric
 from apl.report.pictures import FEW_PICTURES, draw_study, look, plot_study, plot_transition
-from apl.report.table import (
-    STYLES,
-    Beside,
-    Study,
-    beside_published,
-    mean_std,
-    method_styles,
-    results_table,
-    studies,
-)
+from apl.report.results import Beside, beside_published, mean_std, results_table
+from apl.report.study import STYLES, Study, method_styles, studies
 from apl.runs.run import Finished
 from apl.runs.scores import VALIDATION, Result
 
@@ -233,12 +225,12 @@ def test_a_picture_is_what_savefig_draws(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from apl.report import pictures, table
+from apl.report import pictures, study
 from apl.runs.record import read_runs
 
 pictures.FEW_PICTURES = 1
 print("runs")
-parts = table.studies(read_runs(Path(sys.argv[1])))
+parts = study.studies(read_runs(Path(sys.argv[1])))
 print(len(pictures.plot_study(parts, Path(sys.argv[2]), processes=2)), "written")
 assert "torch" not in sys.modules
 """
@@ -422,16 +414,16 @@ def test_last_best_and_chosen_epoch_stand_side_by_side() -> None:
         with_curve(rce1, [nan, 0.5, 0.55, 0.6], [nan, 0.2, 0.3, 0.4]),
     ]
     table = table_of(runs)
-    heading, _, first, second, *_ = table[table.index("| Noise") :].splitlines()
-    assert cells(heading, "Noise") == ["Method", "Last epoch", "Best epoch", "Chosen epoch"]
-    assert cells(first, "sym 0.4") == [
-        "CE",
+    heading, _, first, second, *_ = table[table.index("| Method  | Noise") :].splitlines()
+    assert cells(heading, "Method") == ["Noise", "Last epoch", "Best epoch", "Chosen epoch"]
+    assert cells(first, "CE") == [
+        "sym 0.4",
         "40.00 ± 0.00",
         "**70.00 ± 14.14**",
         "**60.00 ± 14.14**",
     ]
-    assert cells(second, "sym 0.4") == [
-        "NCE+RCE",
+    assert cells(second, "NCE+RCE") == [
+        "sym 0.4",
         "**60.00 ± 0.00**",
         "60.00 ± 0.00",
         "**60.00 ± 0.00**",
@@ -464,9 +456,9 @@ def test_the_loss_that_held_out_labels_choose_stands_beside_the_best() -> None:
 def test_of_human_noise_last_and_best_epoch_are_always_told_and_of_other_noise_never() -> None:
     runs = study(["ce", "nce_rce"], [*GRID[2:3], ("human", "worse", 0.0)], seeds=(0,), epochs=3)
     table = table_of(runs)
-    heading, _, *rows = table[table.index("| Noise") :].splitlines()
-    assert cells(heading, "Noise") == ["Method", "Last epoch", "Best epoch"]
-    assert [row.split("|")[1].strip() for row in rows[:2]] == ["human worse"] * 2
+    heading, _, *rows = table[table.index("| Method  | Noise") :].splitlines()
+    assert cells(heading, "Method") == ["Noise", "Last epoch", "Best epoch"]
+    assert [row.split("|")[2].strip() for row in rows[:2]] == ["human worse"] * 2
     assert not rows[2]
     assert "Chosen" not in table
     assert "Best epoch" not in table_of(runs[:1])

@@ -19,12 +19,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from rich.live import Live
-from rich.markdown import Markdown
 
 from apl.config.config import Config
 from apl.config.grid import make_grid
 from apl.losses.catalog import LOSSES, loss_label
-from apl.report.terminal import StudyLog, fold_tables, study_table
+from apl.report.terminal import StudyLog, study_table
 from apl.runs.run import RECORD, TABLE
 from apl.runs.scores import Result
 from apl.study.run import Progress
@@ -218,7 +217,8 @@ class Watch:
             self.progress.results[f"cell{len(self.progress.results)}"] = a_result()
         self.progress.seconds_left = left
         before = len(self.lines)
-        self.log(self.progress)
+        now = self.progress
+        self.log(now.results, now.running, now.failed, now.seconds_left)
         return self.lines[before:]
 
 
@@ -253,34 +253,3 @@ def test_a_log_of_many_cells_has_a_line_an_hour() -> None:
     watch.progress.failed = {"x": "why"}
     (last,) = watch.after(3600)
     assert last.startswith("603/1000, 1 failed: running")
-
-
-# ------------------------------------------------------------------------- tables of figures
-
-
-def test_a_markdown_table_is_folded_by_columns_and_loses_nothing() -> None:
-    heads = ["Method", *(f"noise {k}" for k in range(12))]
-    rows = [heads, ["-" * 10] * 13] + [
-        [name, *(f"{k}{n}.34 ± 0.56" for k in range(12))] for n, name in enumerate(("a\\|b", "c"))
-    ]
-    wide = "\n".join("| " + " | ".join(f"{cell:14}" for cell in row) + " |" for row in rows)
-    text = f"before\n\n{wide}\n\n- a note that is longer than the width of it all{' x' * 40}\n"
-    assert fold_tables(text, 300) == text
-    folded = fold_tables(text, 80)
-    tables = [block.splitlines() for block in folded.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 4
-    for table in tables:
-        assert max(map(len, table)) <= 80
-        assert [re.split(r"(?<!\\)\|", line)[1].strip() for line in table] == [
-            row[0] for row in rows
-        ]
-    for k, row in enumerate(rows):
-        cells = [re.split(r"(?<!\\)\|", table[k])[2:-1] for table in tables]
-        assert [cell.strip() for part in cells for cell in part] == row[1:]
-    assert folded.replace(wide, "")[-90:] == text[-90:]
-    console = Console(width=80, file=io.StringIO())
-    console.print(Markdown(folded.partition("- a note")[0]))
-    assert isinstance(console.file, io.StringIO)
-    shown = "\n".join(lines_of(console.file.getvalue()))
-    assert shown.count("±") == 24
-    assert all(f"{k}{n}.34 ± 0.56" in shown for k in range(12) for n in range(2))

@@ -1,0 +1,357 @@
+"""The tables of a study, which table.md, the terminal and the page have in common: accuracies, what
+choosing an epoch or a loss comes to, and ours beside published figures."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from apl.config.config import Config
+from apl.config.published import published_at
+from apl.losses.catalog import is_tolerant
+from apl.report.study import EPOCHS, Study
+from apl.report.tables import Cell, Table, escape
+from apl.runs.scores import HARDLY_MEMORISED
+
+
+def results_table(
+    parts: Sequence[Study], published: pd.DataFrame | None = None, width: float = math.inf
+) -> str:
+    """The results in Markdown: a row a method, a column a noise setting, mean ± std in percent.
+
+    published: rows as those of `published_rows`; ours beside theirs then follow.
+    width: where a table is wider, it stands as several, one below the other.
+    """
+    texts = []
+    for study in parts:
+        texts += [f"**{study.caption}**", accuracy_table(study).markdown(width)]
+        texts.append(_bullets(_accuracy_notes(study)))
+        for table in (epochs_table(study), chosen_table(study)):
+            if table is not None:
+                texts += [table.markdown(width), _bullets(table.notes)]
+        if published is not None:
+            line, tables = beside_published(study, published)
+            texts.append(line)
+            for beside in tables:
+                texts += [f"Published, {beside.about}:", beside.table.markdown(width)]
+                texts.append(_bullets(beside.notes))
+    return "\n\n".join(text for text in texts if text) + "\n"
+
+
+def _bullets(notes: Iterable[str]) -> str:
+    return "\n".join(f"- {escape(note)}" for note in notes)
+
+
+# -------------------------------------------------------------------------------------- accuracy
+
+
+def grid_table(study: Study, caption: str, make: Callable[[pd.DataFrame], Cell]) -> Table:
+    """Methods by noise settings: `make` turns the runs of a cell into what stands there. Settings
+    without anything are left out."""
+    cells = study.runs.groupby(["method", "setting"], sort=False)
+    made = {key: make(runs) for key, runs in cells}
+    told = {setting for (_, setting), cell in made.items() if cell.text}
+    settings = [setting for setting in study.settings if setting in told]
+    rows = [
+        [Cell(method), *(made.get((method, setting), Cell("")) for setting in settings)]
+        for method in study.styles
+    ]
+    return Table(caption, ["Method", *settings], rows)
+
+
+def accuracy_table(study: Study) -> Table:
+    """Mean ± std of every method and setting."""
+    groups = study.runs.groupby(["setting", "method"])["test_accuracy"]
+    means = groups.mean().dropna()
+    best, methods = means.groupby("setting").max(), means.groupby("setting").size()
+    seeds = groups.count().max()
+
+    def cell(runs: pd.DataFrame) -> Cell:
+        setting, scores = runs["setting"].iloc[0], runs["test_accuracy"]
+        mean, count = float(scores.mean()), scores.count()
+        text = mean_std(mean, scores.std())
+        if count not in (0, seeds):
+            text += f" (n = {count})"
+        text += "†" * bool(runs["collapsed"].any())
+        top = methods.get(setting, 0) > 1 and f"{mean:.2f}" == f"{best[setting]:.2f}"
+        return Cell(text, mean, best=top)
+
+    return grid_table(study, f"Accuracy on {study.labels} after the last epoch, in %", cell)
+
+
+def _accuracy_notes(study: Study) -> list[str]:
+    """What to know of the accuracies: what was scored, what collapsed, what is short."""
+    runs = study.runs
+    seeds = runs.groupby(["method", "rank"])["seed"].nunique().max()
+    spread = f"mean ± std over {seeds} seeds" if seeds > 1 else "1 seed"
+    notes = [
+        f"Accuracy in % after the last epoch, on {study.labels}; {spread}"
+        f"{' unless n says otherwise' if seeds > 1 else ''}. The best of each column is in bold."
+    ]
+    for _, cell in runs.groupby(["rank", "method"]):
+        bad = cell[cell["collapsed"].astype(bool)]
+        if not bad.empty:
+            first = bad.iloc[0]
+            reasons = ", ".join(sorted(set(bad["reason"]) - {""})) or "no reason recorded"
+            notes.append(
+                f"† {first['method']}, {first['setting']}: {len(bad)} of {len(cell)} "
+                f"run{'s' * (len(cell) > 1)} collapsed ({reasons})."
+            )
+    # Only a loss that does not resist memorising shows whether the budget suffices to memorise.
+    fragile = runs[(runs["x"] > 0) & ~runs["loss"].map(is_tolerant)]
+    most = fragile.groupby(["rank", "setting"])["memorised"].max()
+    names = [setting for _, setting in most.index[most < 100 * HARDLY_MEMORISED]]
+    if names:
+        notes.append(
+            f"Hardly any wrong label was memorised by any method at {', '.join(names)}: "
+            "this budget is too short to tell robust losses apart."
+        )
+    return notes
+
+
+# --------------------------------------------------------------------- which epoch, which loss
+
+
+def epochs_table(study: Study) -> Table | None:
+    """The test accuracy at the last, the best and the chosen epoch, where there is a choice.
+
+    That is where labels were held out to choose by, and under human noise, of which others publish
+    now the one, now the other.
+    """
+    runs = study.runs[study.runs["held_out"].notna() | (study.runs["noise"] == "human")]
+    known = [name for name in EPOCHS if runs[name].notna().any()]
+    rows = []
+    for (_, setting), part in runs.groupby(["rank", "setting"]):
+        means = part.groupby("method")[known].mean().round(2)
+        for method in [method for method in study.styles if method in means.index]:
+            row = [Cell(method), Cell(str(setting))]
+            for name in known:
+                scores = part.loc[part["method"] == method, name]
+                mean = float(scores.mean())
+                leads = len(means) > 1 and bool(means.at[method, name] == means[name].max())
+                row.append(Cell(mean_std(mean, scores.std()), mean, best=leads))
+            rows.append(row)
+    if not rows:
+        return None
+    caption = f"Accuracy on {study.labels} by the epoch that is taken, in %"
+    head = ["Method", "Noise", *(EPOCHS[name] for name in known)]
+    return Table(caption, head, rows, _epoch_notes(study, known), keys=2)
+
+
+def _epoch_notes(study: Study, known: Sequence[str]) -> list[str]:
+    """What to know of these columns of EPOCHS before comparing them with anybody's."""
+    truth = "true" in set(study.runs["on"])
+    unknown = "nobody has them in practice" if truth else "it was chosen on what it is scored on"
+    notes = [
+        f"The best epoch is the one with the highest accuracy on the {study.labels}: {unknown}, "
+        "so it is no result, but what others may have published."
+    ]
+    if "chosen" in known:
+        notes.append(
+            "The chosen epoch is the one with the highest accuracy on held-out training labels as "
+            "given, wrong ones among them: anybody can choose so."
+        )
+    return notes
+
+
+def chosen_table(study: Study) -> Table | None:
+    """What choosing the loss by held-out given labels comes to, a row a noise setting, where labels
+    were held out: by the mean over the seeds after the last epoch."""
+    rows = []
+    runs = study.runs[study.runs["held_out"].notna() & study.runs["test_accuracy"].notna()]
+    for (_, setting), part in runs.groupby(["rank", "setting"]):
+        means = part.groupby("method")[["held_out", "test_accuracy"]].mean()
+        if len(means) < 2:
+            continue
+        means = means.loc[[method for method in study.styles if method in means.index]]
+        deviations = part.groupby("method")["test_accuracy"].std()
+        held_out = means["held_out"].max()
+        found = []
+        for score in ("held_out", "test_accuracy"):
+            method = str(means[score].idxmax())
+            mean = float(means["test_accuracy"][method])
+            found.append((Cell(method), Cell(mean_std(mean, deviations[method]), mean)))
+        (chosen, its_test), (best, best_test) = found
+        share = Cell(f"{held_out:.2f}", held_out)
+        rows.append([Cell(str(setting)), chosen, share, its_test, best, best_test])
+    if not rows:
+        return None
+    head = ["Noise", "Chosen", "Held out (%)", "Test (%)", "Best in hindsight", "Test (%)"]
+    note = (
+        "Chosen: the highest accuracy on held-out training labels as given, after the last epoch, "
+        "mean over the seeds. Best in hindsight: the highest on the test images."
+    )
+    return Table("The loss that held-out labels choose", head, rows, [note], words=True)
+
+
+# -------------------------------------------------------------------------------- beside published
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure: its mean and std in %, by how much ours is ahead at the same epoch (nan
+    where that is not known), and why not to trust it, '' for no reason."""
+
+    mean: float
+    std: float
+    ahead: float
+    doubtful: str
+
+    @property
+    def text(self) -> str:
+        """'87.38 ± 0.16', with a mark where it is doubtful."""
+        return mean_std(self.mean, self.std) + "‡" * bool(self.doubtful)
+
+    @property
+    def difference(self) -> str:
+        """'-3.21', '' where it is not known."""
+        return "" if math.isnan(self.ahead) else f"{self.ahead:+.2f}"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Ours beside published figures: a row a method and noise setting, a column a paper under one
+    protocol.
+
+    about: what the figures have in common; ours: which epoch stands of ours; columns: paper and
+    protocol; rows: method, setting, the mean and std of ours, and theirs by the place of their
+    column; notes: what to know below the table.
+    """
+
+    about: str
+    ours: str
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[tuple[str, str, tuple[float, float], Mapping[int, Published]]]
+    notes: Sequence[str]
+
+    @property
+    def table(self) -> Table:
+        """As a table: method, noise, ours, and theirs with the difference below."""
+        rows = []
+        for method, setting, ours, theirs in self.rows:
+            row = [Cell(method), Cell(setting), Cell(mean_std(*ours), ours[0])]
+            for place in range(len(self.columns)):
+                figure = theirs.get(place)
+                told = Cell(figure.text, figure.mean, figure.difference) if figure else Cell("")
+                row.append(told)
+            rows.append(row)
+        head = ["Method", "Noise", f"Here,\n{self.ours}"]
+        head += [f"{_lines(paper)}:\n{_lines(protocol)}" for paper, protocol in self.columns]
+        caption = f"Accuracy in %, here and published: {self.about}"
+        return Table(caption, head, rows, self.notes, keys=2)
+
+
+def _lines(heading: str) -> str:
+    """A long heading in several lines."""
+    return textwrap.fill(heading, 20, break_long_words=False, break_on_hyphens=False)
+
+
+PAPERS_WIDTH = 64  # of their networks, as we count it
+_METHODS = {False: "each paper's own methods", True: "methods of others, as each paper ran them"}
+_EPOCHS = {
+    "last": ("test_accuracy", "after the last epoch"),
+    "best": ("best", "at the best epoch"),
+    "other": ("test_accuracy", "at another epoch"),
+    "": ("test_accuracy", "at an epoch that is not stated"),
+}
+"""By the epoch that a paper scored: the score of ours to stand beside, and how it is told."""
+
+
+def beside_published(study: Study, published: pd.DataFrame) -> tuple[str, list[Beside]]:
+    """What a study ran beside what papers published of it: in a line how it trained and which of
+    the papers trained so, and the tables; '' and none where nothing was published of it.
+
+    published: rows as those of `published_rows`. What is quoted, another network and other epochs
+    are columns of their own. Another epoch that is scored is a table of its own, and so are a
+    paper's own methods and those of others that it ran.
+    """
+    rows = published[published["dataset"] == study.runs["dataset"].iloc[0]]
+    runs = study.runs[study.runs["standard"]]
+    found: list[tuple[str, pd.DataFrame, Any, Any]] = []
+    for _, of_setting in runs.groupby("rank"):
+        first = of_setting.iloc[0]
+        there = published_at(rows, first["noise"], first["map"], first["x"])
+        for method in study.styles:
+            ours = of_setting[of_setting["method"] == method]
+            theirs = there[there["method"].isin(ours["loss"])]
+            places = zip(theirs.index, theirs.to_dict("records"), strict=True)
+            found += [(method, ours, place, row) for place, row in places]
+    parts: dict[tuple[bool, str], list[Any]] = {
+        (rerun, epoch): [] for rerun in _METHODS for epoch in _EPOCHS
+    }
+    for line in found:
+        parts[line[-1]["rerun"], line[-1]["epoch"]].append(line)
+    tables = [_beside(*kind, part) for kind, part in parts.items() if part]
+    return (_trained(runs["config"], [line[-1] for line in found]) if found else ""), tables
+
+
+def _beside(
+    rerun: bool, epoch: str, found: Sequence[tuple[str, pd.DataFrame, Any, Mapping[str, Any]]]
+) -> Beside:
+    """The table of these: method, our runs of it in a setting, the place of a published row in the
+    file, which orders the columns, and the row."""
+    score, told = _EPOCHS[epoch]
+    columns = list(dict.fromkeys(_column(row) for *_, row in sorted(found, key=lambda f: f[2])))
+    rows: dict[tuple[str, str], Any] = {}
+    doubts: dict[str, list[str]] = {}
+    for method, runs, _, row in found:
+        setting = str(runs["setting"].iloc[0])
+        mean, std = float(runs[score].mean()), float(runs[score].std())
+        ahead = mean - row["mean"] if epoch in ("last", "best") else math.nan
+        line = rows.setdefault((method, setting), (method, setting, (mean, std), {}))
+        theirs = Published(row["mean"], row["std"], ahead, row["doubtful"])
+        line[-1][columns.index(_column(row))] = theirs
+        if theirs.doubtful:
+            doubts.setdefault(theirs.doubtful, []).append(method)
+    notes = ["The difference is this study less the paper."]
+    if epoch not in ("last", "best"):
+        notes = ["No difference is taken: ours are of the last epoch."]
+    notes += [f"‡ {', '.join(dict.fromkeys(names))}: {why}." for why, names in doubts.items()]
+    about = f"{_METHODS[rerun]}, {told}"
+    return Beside(about, EPOCHS[score].lower(), columns, list(rows.values()), notes)
+
+
+def _column(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The paper of a published row, and how it trained: 'cnn8, 120 epochs'."""
+    protocol = [
+        row["network"] or "network not stated",
+        *([] if math.isnan(row["epochs"]) else [f"{row['epochs']:g} epochs"]),
+        *(["quoted elsewhere"] if row["quoted"] else []),
+    ]
+    return str(row["paper"]), ", ".join(protocol)
+
+
+def _trained(configs: Iterable[Config], rows: Sequence[Mapping[str, Any]]) -> str:
+    """How a study trained, and which papers of published rows trained so too."""
+    ways = sorted({(c.network, c.width, c.epochs, c.train_size) for c in configs})
+    told = [
+        f"{network} of width {width}, {epochs} epochs, "
+        f"{f'{size:,}' if size else 'all'} training images"
+        for network, width, epochs, size in ways
+    ]
+    text = f"This study: {'; '.join(told)}."
+    so = {
+        (network, epochs)
+        for network, width, epochs, size in ways
+        if width == PAPERS_WIDTH and not size
+    }
+    alike = {row["paper"]: None for row in rows if (row["network"], row["epochs"]) in so}
+    if all((row["network"], row["epochs"]) in so for row in rows):
+        return f"{text} So did the papers."
+    who = f"{' and '.join(alike)} did so; elsewhere" if alike else "No paper did so:"
+    return (
+        f"{text} {who} a difference is as much of the training as of the loss, and the order says "
+        "more."
+    )
+
+
+def mean_std(mean: float, std: float) -> str:
+    """'87.38 ± 0.16'; without a deviation where there is one seed, '-' where there is nothing."""
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} ± {std:.2f}"
