@@ -122,7 +122,7 @@ def study(  # its parameters are its options, which half of its lines are
         at_a_time = f"{workers} at a time"
 
     def first_lines(progress: Progress) -> list[str]:
-        return [opening(len(progress.results), len(cells), target, at_a_time), *left_out]
+        return [*opening(len(progress.results), len(cells), target, at_a_time), *left_out]
 
     with show_study(cells, first_lines) as observe:
         progress = run_study(

@@ -168,16 +168,17 @@ class StudyLog:
             self.told = now
 
 
-def opening(done: int, total: int, study: Path, at_a_time: str) -> str:
-    """What a study begins with: its cells, its folder, and first of all how many are finished.
+def opening(done: int, total: int, study: Path, at_a_time: str) -> list[str]:
+    """The lines a study begins with: its cells, its folder, and first of all how many are finished.
 
     at_a_time: how many are trained side by side, and where, in words.
     """
     if done == total:
         what = f"all {total} runs are" if total > 1 else "the only run is"
-        return f"{what} finished in {study}: nothing is trained\nfor a new study give another --out"
+        told = f"{what} finished in {study}: nothing is trained"
+        return [told, "for a new study give another --out"]
     before = f"; {done} of them {'are' if done > 1 else 'is'} finished" if done else ""
-    return f"{total} cells in {study}, {at_a_time}{before}"
+    return [f"{total} cells in {study}, {at_a_time}{before}"]
 
 
 def cell_line(name: str, result: Result, done: int, total: int, seconds_left: float | None) -> str:
