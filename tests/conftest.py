@@ -19,6 +19,7 @@ import pytest
 import torch
 from forked import CONTEXT, answer, stop
 
+from apl.cli import app as command_line
 from apl.data.folders import available, data_folder
 
 torch.set_num_threads(1)
@@ -34,6 +35,7 @@ os.environ.setdefault(
     ),
 )
 
+PATIENCE = 600  # seconds: who takes longer hangs, however busy the machine is
 ROOT = Path(__file__).resolve().parent.parent
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -81,12 +83,32 @@ def cli(tmp_path: Path) -> Cli:
             given = {**os.environ, "COLUMNS": "200", **env}
             process = CONTEXT.Process(target=answer, args=(arguments, tmp_path, given, out))
             process.start()
-            process.join(300)
+            process.join(PATIENCE)
             if process.exitcode is None:
                 process.kill()
                 process.join()
             printed = [(out / name).read_text(encoding="utf-8") for name in ("out", "err")]
         done = subprocess.CompletedProcess(arguments, process.exitcode or 0, *printed)
+        return checked(arguments, code, done)
+
+    return run
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Cli:
+    """As `cli`, in the process of the test, where the workers of a study are forked."""
+
+    def run(*arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as then:
+            then.chdir(tmp_path)
+            then.setattr(sys, "argv", ["apl", *arguments])
+            for name, value in {"COLUMNS": "200", **env}.items():
+                then.setenv(name, value)
+            capsys.readouterr()
+            returned = command_line.run(arguments)
+        done = subprocess.CompletedProcess(arguments, returned, *capsys.readouterr())
         return checked(arguments, code, done)
 
     return run
@@ -103,7 +125,7 @@ def fresh_cli(tmp_path: Path) -> Cli:
             env={**os.environ, "COLUMNS": "200", **env},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=PATIENCE,
         )
         return checked(arguments, code, done)
 

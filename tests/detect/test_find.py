@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -435,7 +436,7 @@ def test_ranking_loads_no_torch() -> None:
         "import sys, numpy as np; from apl.find import rank, find_issues;"
         "find_issues([0, 1, 1], np.full((3, 2), .5)); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 # ------------------------------------------------------------------------------- real runs

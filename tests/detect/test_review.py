@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import PATIENCE
 from hypothesis import given as given_by
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -318,7 +319,7 @@ def test_neither_head_loads_torch() -> None:
         "import sys, apl.review; assert not {'torch', 'pandas', 'jinja2'} & set(sys.modules); "
         "import apl.detect.gallery; assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 # ----------------------------------------------------------------------------------- read back
@@ -590,7 +591,9 @@ def test_keys_decide_in_a_browser(
     assert CHROMIUM is not None
     flags = "--headless --no-sandbox --disable-gpu --virtual-time-budget=3000 --dump-dom".split()
     command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, check=True
+    ).stdout
     (body,) = Page(dom).of("body")
     assert "data-error" not in body
     found = read(written(tmp_path, body["data-saved"] or "", "decisions.csv"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Cli
+from conftest import PATIENCE, ROOT, Cli
 from PIL import Image
 
 from apl.losses.catalog import LOSSES
@@ -48,7 +48,9 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     speaking = [cell for cell in code if "print(" in cell.source or "plt.sub" in cell.source]
     assert all(cell.outputs for cell in speaking), "committed without its outputs"
-    nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    nbclient.NotebookClient(
+        book, timeout=PATIENCE, resources={"metadata": {"path": tmp_path}}
+    ).execute()
     for cell in speaking:
         kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
         assert "plt.sub" not in cell.source or "image/png" in kinds
@@ -108,7 +110,7 @@ def test_timms_own_script_trains_with_the_two_lines(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "the loss is NoisyLabelLoss('nce_rce', num_classes=10" in done.stdout
@@ -154,7 +156,7 @@ main()
         env={**os.environ, "COLUMNS": "200"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     assert "(1 - p_y)^2" in done.stdout
@@ -170,7 +172,7 @@ def test_the_site_is_built_and_asks_for_nothing(tmp_path: Path) -> None:
         env={**os.environ, "NO_COLOR": "1", "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     for page in site.rglob("*.html"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 import apl
 
@@ -33,7 +33,7 @@ def python(*arguments: str, cwd: Path, **env: str) -> subprocess.CompletedProces
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Cli
+from conftest import PATIENCE, ROOT, Cli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kill_stress import FILES, differing, in_child, stress, train_quietly
@@ -75,6 +75,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Crashes.
 
 
+@pytest.mark.slow
 @posix
 def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
     rounds, _, wrong = stress(make_config(epochs=5, augment=True), 8, tmp_path)
@@ -125,6 +126,7 @@ def every_write(folder: Path, act: Any) -> Iterator[tuple[Path, int]]:
         yield run, status
 
 
+@pytest.mark.slow
 @posix
 def test_sigkill_at_each_single_write_changes_nothing(tmp_path: Path, finished: Path) -> None:
     for run, status in every_write(tmp_path, lambda: os.kill(os.getpid(), signal.SIGKILL)):
@@ -138,6 +140,7 @@ def test_sigkill_at_each_single_write_changes_nothing(tmp_path: Path, finished: 
         assert not list(run.glob("checkpoint*"))
 
 
+@pytest.mark.slow
 @posix
 def test_a_failing_disk_at_each_single_write_loses_nothing(tmp_path: Path, finished: Path) -> None:
     def no_space() -> None:
@@ -150,6 +153,7 @@ def test_a_failing_disk_at_each_single_write_loses_nothing(tmp_path: Path, finis
         assert differing(run, finished) == []
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_apl_train_stops_on_a_signal_and_goes_on(tmp_path: Path, how: int) -> None:
@@ -158,17 +162,17 @@ def test_apl_train_stops_on_a_signal_and_goes_on(tmp_path: Path, how: int) -> No
         *("--out", str(tmp_path / "stopped")),
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not list(tmp_path.glob("stopped/runs/*/checkpoint.safetensors")):
         assert time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(how)
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, out + errors
     assert errors.startswith("stopped; to go on: apl train --epochs 40 --threads 1 --out ")
     (run,) = tmp_path.glob("stopped/runs/*")
     assert not (run / RESULT).exists()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "epoch   1/40" not in done.stdout  # it did not begin anew
     train(make_config(epochs=40), tmp_path / "whole")
@@ -221,14 +225,15 @@ def one_line(errors: str) -> bool:
     return errors.count("\n") == 1 and "Traceback" not in errors
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(cli: Cli, tiny_disk: Path) -> None:
+def test_a_full_disk_is_one_line_and_loses_nothing(here: Cli, tiny_disk: Path) -> None:
     arguments = ("--losses", "ce,mae", "--noise", "sym", "--rates", "0.4", "--seeds", "3")
     fast = ("--train-size", "300", "--epochs", "3", "--network", "mlp", "--width", "64")
-    everything = ("study", *arguments, *fast, "--no-pictures", "--out", str(tiny_disk / "study"))
+    everything = ("study", *arguments, *fast, "--workers", "2", "--no-pictures")
+    everything += ("--out", str(tiny_disk / "study"))
     # One finished run is there and leaves room for one more at a time: whenever the two workers
     # meet, the disk is full before the study is done, and not before anything is.
-    cli("train", "--loss", "ce", *arguments[2:4], "--rate", "0.4", *fast, *everything[-2:])
-    done = cli(*everything, code=1)
+    here("train", "--loss", "ce", *arguments[2:4], "--rate", "0.4", *fast, *everything[-2:])
+    done = here(*everything, code=1)
     assert one_line(done.stderr), done.stderr
     assert "No space left on device" in done.stderr
     results = sorted(tiny_disk.glob("study/runs/*/result.json"))
@@ -236,16 +241,16 @@ def test_a_full_disk_is_one_line_and_loses_nothing(cli: Cli, tiny_disk: Path) ->
     assert not list(tiny_disk.rglob("*.tmp"))
     kept = {path: path.read_bytes() for path in results}
     subprocess.run(["mount", "-o", "remount,size=50m", str(tiny_disk)], check=True)
-    cli(*everything)
+    here(*everything)
     assert len(list(tiny_disk.glob("study/runs/*/result.json"))) == 6
     assert all(path.read_bytes() == content for path, content in kept.items())
 
 
 @pytest.mark.parametrize("command", ["train", "study", "noise"])
-def test_a_read_only_folder_is_one_line(cli: Cli, tiny_disk: Path, command: str) -> None:
+def test_a_read_only_folder_is_one_line(here: Cli, tiny_disk: Path, command: str) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
     target = tiny_disk / ("x.npz" if command == "noise" else "study")
-    done = cli(command, "--out", str(target), code=1)
+    done = here(command, "--out", str(target), code=1)
     assert one_line(done.stderr), done.stderr
     assert "Read-only file system" in done.stderr
     if command == "noise":  # no table of labels that nobody will find

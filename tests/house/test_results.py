@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 from apl.config.config import Config
 from apl.config.grid import make_grid
@@ -236,7 +236,7 @@ def test_the_first_command_of_the_readme_trains_in_a_fresh_clone(tmp_path: Path)
         env={**os.environ, "COLUMNS": "80"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     begin, *_ = done.stdout.splitlines()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import typer
+from conftest import PATIENCE
 
 from apl.cli.app import app
 from apl.data.sources import human_labels, load_data
@@ -63,7 +64,7 @@ def ask(folder: Path, program: str, *arguments: str, **env: str) -> Answer:
         env={**os.environ, "COLUMNS": "300", **env},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert not any(elsewhere.iterdir())
     return Answer(done.returncode, done.stdout, done.stderr, set(loaded.read_text().split("\n")))

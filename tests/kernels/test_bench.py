@@ -10,7 +10,7 @@ import sys
 import kernel_times
 import pytest
 import torch
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 from apl.kernels.bases import Term
 from apl.losses.catalog import loss_terms
@@ -24,7 +24,7 @@ def python(*arguments: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -411,7 +412,7 @@ def test_triton_takes_its_chunks() -> None:
         env={**os.environ, "TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Cli
+from conftest import PATIENCE, Cli
 from PIL import Image
 from test_plots import GRID, TWELVE, altered, study, summary_of, unknown, with_curve
 
@@ -783,7 +783,7 @@ def in_browser(html: str, probe: str, folder: Path) -> dict[str, Any]:
         [browser, *flags, (folder / "frame.html").as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     found = re.search(r"<pre>(.*?)</pre>", done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]

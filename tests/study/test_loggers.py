@@ -483,7 +483,7 @@ class Process:
 
     def said(self, code: int = 0) -> str:
         """All that it printed, once it has ended with this exit code."""
-        ended = self.process.wait(timeout=300)
+        ended = self.process.wait(timeout=600)
         out = self.out.read_text()
         assert ended == code, out
         assert "SPOKE TO" not in out

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -34,7 +34,6 @@ from apl.study.run import Progress, run_study
 from apl.training.machine import Machine
 
 SMALL: dict[str, Any] = {"train_size": 200, "epochs": 2}
-SECONDS = 180  # in which what a test waits for must have happened
 
 Engine = Callable[..., Callable[[int, Machine], Ray]]
 
@@ -294,7 +293,7 @@ def test_a_driver_killed_and_started_again_ends_in_the_same_bytes(
     driver = subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": paths})
     run = Run(tmp_path / "runs" / CELLS[0].name)
     try:
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + PATIENCE
         while not run.file(CHECKPOINT).exists():
             assert driver.poll() is None
             assert time.monotonic() < end

@@ -16,7 +16,7 @@ import filelock
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Cli
+from conftest import PATIENCE, ROOT, Cli
 from hypothesis import given
 from hypothesis import strategies as st
 from kill_stress import differing
@@ -72,7 +72,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a run in two processes, and what they printed."""
     folder = tmp_path_factory.mktemp("two")
     process = torchrun(folder, *ARGUMENTS)
-    out, errors = process.communicate(timeout=300)
+    out, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     return folder, out
 
@@ -109,7 +109,7 @@ def checkpoints(folder: Path) -> Iterator[None]:
     """Waits for the next checkpoint in a folder, each time it is asked."""
     seen = 0
     while True:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while True:
             assert time.monotonic() < deadline
             found = list(folder.glob(f"results/*/runs/*/{CHECKPOINT}"))
@@ -129,19 +129,19 @@ def test_killed_and_stopped_it_ends_in_the_same_bytes(
     process = torchrun(tmp_path, *ARGUMENTS)
     next(written)
     os.kill(workers(process)[-1], signal.SIGKILL)
-    process.communicate(timeout=120)  # the other one was ended too
+    process.communicate(timeout=PATIENCE)  # the other one was ended too
     assert process.returncode != 0
 
     process = torchrun(tmp_path, *ARGUMENTS)
     next(written)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert errors.count("stopped; to go on: the same torchrun command") == 1, errors
     assert (run_in(tmp_path) / CHECKPOINT).exists()
 
     process = torchrun(tmp_path, *ARGUMENTS)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert differing(run_in(tmp_path), run_in(undisturbed[0])) == []
 
@@ -150,7 +150,7 @@ def test_what_the_first_process_can_not_do_is_told_once(undisturbed: tuple[Path,
     folder, _ = undisturbed
     with filelock.FileLock(run_in(folder) / LOCK):
         process = torchrun(folder, *ARGUMENTS)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert errors.count("apl: another process is training in") == 1, errors
     root_cause = errors.partition("Root Cause")[2]

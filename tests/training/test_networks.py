@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import PATIENCE
 from torch import nn
 from torchvision import models
 
@@ -229,7 +230,7 @@ def test_pretrained_weights_that_can_not_be_had(tmp_path: Path) -> None:
         env={**os.environ, "TORCH_HOME": str(tmp_path), **nowhere},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     message = "no pretrained weights for torchvision:squeezenet1_1, leave weights out: URLError:"
     assert shown.stdout.splitlines()[-1].startswith(message), shown.stderr
