@@ -119,8 +119,8 @@ def train_command(
     if first:
         write_study(study)
     out.print(result_table(f"{loss_label(config.loss)}, last epoch", result))
-    for line in verdicts(config, result):
-        out.print(line)
+    for verdict in verdicts(config, result):
+        out.print(verdict)
     out.print(f"more: apl evaluate {shlex.quote(str(run))}")
     if result.collapsed:
         raise typer.Exit(1)

@@ -37,6 +37,7 @@ EXAMPLES = blocks("examples.md")
 ADDED = blocks("adding-a-loss.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
@@ -123,6 +124,7 @@ def test_a_function_of_ones_own_trains(cli: Cli, tmp_path: Path) -> None:
     assert "my_losses:poly" in done.stdout
 
 
+@pytest.mark.slow
 def test_an_entry_of_bases_makes_three_losses(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "apl", tmp_path / "apl")
     shutil.copytree(ROOT / "kernels", tmp_path / "apl" / "kernels")
@@ -162,6 +164,7 @@ main()
     assert "(1 - p_y)^2" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_site_is_built_and_asks_for_nothing(tmp_path: Path) -> None:
     if find_spec("mkdocs") is None or find_spec("mkdocstrings") is None:
         pytest.skip("mkdocs-material and mkdocstrings are not installed")

@@ -137,6 +137,7 @@ print(apl.__file__, apl.kernels.__file__, kernels.__file__, make_loss("nce_rce",
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apl_first", [True, False], ids=["apl first", "kernels first"])
 def test_it_can_be_installed_beside_hugging_faces_kernels(
     apl_first: bool, wheel: Path, other: Other, tmp_path: Path

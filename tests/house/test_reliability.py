@@ -225,6 +225,7 @@ def one_line(errors: str) -> bool:
     return errors.count("\n") == 1 and "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_loses_nothing(here: Cli, tiny_disk: Path) -> None:
     arguments = ("--losses", "ce,mae", "--noise", "sym", "--rates", "0.4", "--seeds", "3")
     fast = ("--train-size", "300", "--epochs", "3", "--network", "mlp", "--width", "64")
@@ -272,7 +273,7 @@ def test_noise_that_cannot_be_written_is_one_line_and_says_nothing_before(
         def refuse(path: Path, *_: Any) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-        monkeypatch.setattr("apl.files.write_atomic", refuse)
+        monkeypatch.setattr("apl.noise.files.write_atomic", refuse)
     assert command_line.run(["noise", "--out", str(target)]) == 1
     out, errors = capsys.readouterr()
     assert out == ""

@@ -129,6 +129,7 @@ def without_pictures(html: str) -> str:
     return re.sub(r"base64,[A-Za-z0-9+/=]*", "", html)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", ["cifar10-laptop"], indirect=True)
 def test_the_report_follows_from_the_record(record: Path) -> None:
     html = make_report(record.name, read_study(record)).html
@@ -219,6 +220,7 @@ def test_what_is_written_by_default_is_neither_committed_nor_offered_for_it() ->
     assert git("check-ignore", "--no-index", *asked) == asked[: len(left)]
 
 
+@pytest.mark.slow
 def test_the_first_command_of_the_readme_trains_in_a_fresh_clone(tmp_path: Path) -> None:
     """What is committed is no study that it would find finished: it is the first of its place."""
     for name in git("ls-files"):
