@@ -50,7 +50,9 @@ class Machine:
         0.01,
     )
     classes: str = option("your classes by name, with commas; others are left out", "")
-    max_pixels: int = option("of one of your images; a JPEG may have more", AS_USUAL.max_pixels)
+    max_pixels: int = option(
+        "most pixels of one image of yours; a JPEG may have more", AS_USUAL.max_pixels
+    )
     imports: tuple[str, ...] = ()  # the `module:name`s that the user typed: no others are imported
 
     def __post_init__(self) -> None:
