@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CONFIG = [f.name for f in dataclasses.fields(Config) if "help" in f.metadata]
 MACHINE = [f.name for f in dataclasses.fields(Machine) if "help" in f.metadata]
-DATA = ("data_dir", "download", "max_broken")
+DATA = ("data_dir", "download", "max_broken", "classes", "max_pixels")
 LABELS = (
     *("preset", "dataset", "image_size", "label_column", "test_set"),
     *("noise", "rate", "map", "method", "seed", "train_size"),
@@ -220,7 +220,7 @@ def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
     with counting("reading images", out) as progress:
         given["dataset"] = read_data(
             source,
-            Reading.of(given, max_broken=machine.max_broken),
+            Reading.of(given, vars(machine)),
             say=out.print,
             progress=progress,
         )

@@ -150,7 +150,7 @@ def _decoding(path: Path, given: dict[str, Any], machine: Machine) -> Callable[[
     from apl.data.reading import Reading
     from apl.data.sources import read_data
 
-    return partial(read_data, path.absolute(), Reading.of(given, max_broken=machine.max_broken))
+    return partial(read_data, path.absolute(), Reading.of(given, vars(machine)))
 
 
 def _on_ray(

@@ -16,8 +16,8 @@ import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,49 +26,32 @@ import numpy.typing as npt
 import torch
 
 from apl.data.dataset import Dataset, Split
+from apl.data.depth import Pixels, told_range
 from apl.data.folders import cache_folder
-from apl.data.images import (
-    DECODING,
-    DIGESTS,
-    DONE,
-    GREY,
-    IMAGES,
-    Broken,
-    Misfit,
-    Plan,
-    Progress,
-    decode,
-    plan_of,
-    to_pixels,
-    wider,
-)
+from apl.data.images import DECODING, DIGESTS, DONE, IMAGES, Progress, decode
+from apl.data.labels import NO_LABEL
 from apl.data.layouts import PUBLISHED, list_layout
 from apl.data.listing import (
     Listing,
     Order,
-    Pixels,
-    Sample,
     Say,
     arrange,
-    as_pixels,
-    as_text,
-    as_texts,
     broken_line,
-    check_labels,
     list_path,
+    only_classes,
 )
 from apl.data.reading import AS_USUAL, Reading
-from apl.data.tables import Cells, row_digests, to_columns, to_features
+from apl.data.tables import Cells, row_digests, to_features
 from apl.errors import BadInput, require
 from apl.files import plain, table_bytes, write_atomic, write_parts
 from apl.names import DATASETS
 from apl.noise.labels import IntArray, Labels
 
-FORMAT = 2  # of what lies in the cache, and of how it is decoded; another one is decoded anew
+FORMAT = 3  # of what lies in the cache, and of how it is decoded; another one is decoded anew
 BLOCK = 1024  # rows at a time where all are read
 
 ABOUT, LABELS, NAMES = "about.json", "labels.npz", "names.json"
-BROKEN, COPIES = "broken.csv", "copies.csv"
+BROKEN, COPIES, ACROSS = "broken.csv", "copies.csv", "copies_across.csv"
 
 
 def read_path(
@@ -91,7 +74,8 @@ def read_path(
     Raises BadInput for what can't be learned from.
     """
     path = Path(path).expanduser()
-    listing = list_layout(path, reading.test_set) or list_path(path, reading.label_column)
+    listing = list_layout(path, reading.test_set) or list_path(path, reading)
+    only_classes(listing, reading.classes, str(path))
     listing.broken.sort()
     image_size = reading.image_size
     if listing.columns is not None:
@@ -108,13 +92,13 @@ def read_path(
             f"{listing.pixels.shape[1]}, which are taken as they are: leave it out"
         )
     listing.name = listing.name or own_name(path)
-    place, column = os.path.abspath(path), reading.label_column
-    asked = [FORMAT, listing.name, place, reading.image_size, column, listing.notes]
-    key = json.dumps([asked, listing.broken, listing.samples])
-    return _cached(key, listing, str(path), reading, say, progress)
+    how = dataclasses.astuple(dataclasses.replace(reading, max_broken=0))
+    asked = [FORMAT, listing.name, os.path.abspath(path), how]
+    key = json.dumps([asked, listing.notes, listing.broken, listing.samples])
+    return cached(key, listing, str(path), reading, say, progress)
 
 
-def _cached(
+def cached(
     key: str, listing: Listing, source: str, reading: Reading, say: Say, progress: Progress
 ) -> Dataset:
     """What is listed, from the folder of the cache that the key leads to, built there if it is
@@ -132,18 +116,18 @@ def _cached(
     try:
         about = _about(folder)
         if about is None:
-            _build(folder, listing, source, reading.image_size, progress)
+            _build(folder, listing, source, reading, progress)
             about = json.loads((folder / ABOUT).read_text())
     finally:
         lock.release()
     for note in about["notes"]:
         say(note)
     if about["broken"]:
-        listed = about["listed"]
+        listed, broken = about["listed"], about["broken"] - about["unlabelled"]
         left = f"{about['broken_line']}; all of them in {folder / BROKEN}"
-        if about["broken"] > max(1, reading.max_broken * listed):
+        if broken > max(1, reading.max_broken * listed):
             raise BadInput(
-                f"{about['broken']:,} of {listed:,} in {source} can't be used, more than "
+                f"{broken:,} of {listed:,} in {source} can't be used, more than "
                 f"max_broken {reading.max_broken:g}: {left}"
             )
         say(left)
@@ -154,6 +138,11 @@ def _cached(
             else "images have a copy with another label, so wrong labels are among them"
         )
         say(f"{about['copies']:,} {what}: {folder / COPIES}")
+    if about["across"]:
+        say(
+            f"{about['across']:,} of {about['images'] - about['train']:,} test images are copies "
+            f"of training images, so the accuracy says less than it seems: {folder / ACROSS}"
+        )
     return _open(folder, about)
 
 
@@ -167,73 +156,131 @@ def own_name(path: Path) -> str:
 
 
 def _build(
-    folder: Path, listing: Listing, source: str, image_size: int, progress: Progress
+    folder: Path, listing: Listing, source: str, reading: Reading, progress: Progress
 ) -> None:
     """Decode what is listed and write down what it is; ABOUT is the last file, and says that all
     others are whole."""
-    notes, samples = list(listing.notes), listing.samples
-    order = arrange(
-        [sample.given for sample in samples],
-        [sample.true for sample in samples],
-        [sample.split for sample in samples],
-        source,
-        notes.append,
-    )
-    samples = [samples[i] for i in order.chosen]
-    problems: dict[int, str] = {}
-    shape: tuple[int, ...]
-    if listing.columns is not None:
-        shape = _write_features(folder, listing, listing.columns, order, notes.append)
-    elif listing.pixels is not None:
-        shape = listing.pixels.shape[1:]
-        _write_pixels(folder, listing.pixels, order.chosen)
-        notes.append(f"{listing.name}: {shape[0]} x {shape[1]} x {shape[2]} pixels, as they are")
-    else:
-        plan, problems = decode(folder, [sample.path for sample in samples], image_size, progress)
-        shape = plan.shape
-        how = "as they are" if plan.exact else "the shorter side resized, the middle cut out"
-        notes.append(f"{listing.name}: {shape[0]} x {shape[1]} x {shape[2]} pixels, {how}")
-    good = np.ones(len(samples), bool)
-    good[list(problems)] = False
-    train = int(good[: order.train].sum())
-    if len(problems):
-        _drop(folder, good, shape)
-    broken = listing.broken + [(samples[i].name, problems[i]) for i in sorted(problems)]
-    samples = [sample for sample, kept in zip(samples, good, strict=True) if kept]
+    notes: list[str] = []
+    order = arrange(listing.samples, source, notes.append, reading.classes)
+    content = _write_content(folder, listing, order, reading, progress)
+    rows = np.arange(len(order.chosen))  # where each sample lies in the files
+    alike = _alike(folder, listing, order, content)
+    if alike is not None:
+        notes = []
+        apart = arrange(listing.samples, source, notes.append, reading.classes, alike)
+        at = np.empty(len(listing.samples), np.int64)
+        at[order.chosen] = rows
+        rows, order = at[apart.chosen], apart
+    good = np.array([i not in content.problems for i in rows.tolist()], bool)
+    if alike is not None or not good.all():
+        _pick(folder, rows[good], len(rows), content.shape)
+    named = zip(order.chosen, rows.tolist(), strict=True)
+    unread = [(listing.samples[i].name, k) for i, k in named if k in content.problems]
+    broken = listing.broken + [(name, content.problems[k]) for name, k in unread]
     _write_csv(folder / BROKEN, ("file_name", "problem"), broken)
+    train = int(good[: order.train].sum())
+    samples = [listing.samples[i] for i in order.chosen[good]]
     if train in (0, len(samples)):
         raise BadInput(f"no image of {source} can be read; {broken_line(broken)}")
-    given, true = order.given[good], order.true[good]
-    digests = np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32)
-    copies = _copies(digests, given)
-    copied = [(samples[i].name, order.class_names[given[i]], group) for group, i in copies]
-    _write_csv(folder / COPIES, ("file_name", "label", "copies_of_one_sample"), copied)
+    labels = Labels(order.given[good], order.true[good])
     arrays = io.BytesIO()
-    np.savez(arrays, given=given, true=true)
+    np.savez(arrays, given=labels.given, true=labels.true)
     write_atomic(folder / LABELS, arrays.getvalue())
-    write_atomic(folder / NAMES, json.dumps([sample.name for sample in samples]).encode())
-    mean, std = moments(_map(folder / IMAGES, len(samples), shape)[:train])
+    names = [sample.name for sample in samples]
+    write_atomic(folder / NAMES, json.dumps(names).encode())
+    digests = np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32)
+    words = [order.class_names[k] for k in labels.given]
+    copies, across = _write_copies(folder, digests, names, words, train)
+    mean, std = moments(_map(folder / IMAGES, len(samples), content.shape)[:train])
+    unlabelled = sum(why.startswith(NO_LABEL) for _, why in broken)
     about = {
         "name": listing.name,
         "root": os.path.abspath(listing.root) if samples[0].path else "",
-        "digest": digest_of(order.class_names, train, given, true, digests),
-        "shape": shape,
-        "image_size": image_size,
+        "digest": digest_of(order.class_names, train, labels, digests),
+        "shape": content.shape,
+        "image_size": reading.image_size,
         "class_names": order.class_names,
         "images": len(samples),
         "train": train,
         "mean": mean,
         "std": std,
-        "notes": notes,
-        "listed": len(listing.samples) + len(listing.broken),
+        "notes": [*listing.notes, *notes, *content.notes],
+        "listed": len(order.chosen) + len(listing.broken) - unlabelled,
         "broken": len(broken),
+        "unlabelled": unlabelled,
         "broken_line": broken_line(broken),
-        "copies": len(copies),
+        "copies": copies,
+        "across": 0 if listing.columns is not None else across,  # rows of a table may be alike
     }
     write_atomic(folder / ABOUT, json.dumps(about, indent=1).encode())
     for leftover in (DECODING, DONE, ".*.tmp"):  # the last ones of a writing that was killed
         for file in folder.glob(leftover):
             file.unlink()
+
+
+def _write_copies(
+    folder: Path, digests: Pixels, names: Sequence[str], labels: Sequence[str], train: int
+) -> tuple[int, int]:
+    """The lists of samples that have a copy with another label, and of those that have one on the
+    other side of the split; how many the first are, and how many of the second are tested on."""
+    several = _members(_groups(digests))
+    conflicts = [same for same in several if len({labels[i] for i in same}) > 1]
+    both = [same for same in several if same.min() < train <= same.max()]
+    head = ("file_name", "label", "copies_of_one_sample")
+    copies = [(names[i], labels[i], n) for n, same in enumerate(conflicts, 1) for i in same]
+    _write_csv(folder / COPIES, head, copies)
+    sides = [
+        ("train" if i < train else "test", i, n) for n, same in enumerate(both, 1) for i in same
+    ]
+    across = [(names[i], labels[i], n, side) for side, i, n in sides]
+    _write_csv(folder / ACROSS, (*head, "split"), across)
+    return sum(map(len, conflicts)), sum(int((same >= train).sum()) for same in both)
+
+
+@dataclass
+class _Content:
+    """What was written of the samples in their order: the shape of each, why some can't be read by
+    their position, and lines to tell."""
+
+    shape: tuple[int, ...]
+    problems: dict[int, str]
+    notes: list[str]
+
+
+def _write_content(
+    folder: Path, listing: Listing, order: Order, reading: Reading, progress: Progress
+) -> _Content:
+    """Images or features to IMAGES and their digests to DIGESTS, in the order's order."""
+    notes: list[str] = []
+    if listing.columns is not None:
+        shape = _write_features(folder, listing, listing.columns, order, notes.append)
+        return _Content(shape, {}, notes)
+    if listing.pixels is not None:
+        _write_pixels(folder, listing.pixels, order.chosen)
+        how = "as they are"
+        shape, problems = listing.pixels.shape[1:], dict[int, str]()
+    else:
+        paths = [listing.samples[i].path for i in order.chosen]
+        plan, problems = decode(folder, paths, reading, progress)
+        how = "as they are" if plan.exact else "the shorter side resized, the middle cut out"
+        shape, notes = plan.shape, told_range(plan.low, plan.high)
+    size = " x ".join(map(str, shape))
+    return _Content(shape, problems, [f"{listing.name}: {size} pixels, {how}", *notes])
+
+
+def _alike(folder: Path, listing: Listing, order: Order, content: _Content) -> IntArray | None:
+    """A number for each listed sample, the same one for copies, where some would lie on both sides
+    of a split of ours; None where none do, and for the rows of a table."""
+    if not order.ours or listing.columns is not None:
+        return None
+    group = _groups(np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32))
+    unread = list(content.problems)
+    group[unread] = len(group) + np.arange(len(unread))
+    if not np.intersect1d(group[: order.train], group[order.train :]).size:
+        return None
+    alike = -1 - np.arange(len(listing.samples))
+    alike[order.chosen] = group
+    return alike
 
 
 def _write_features(
@@ -263,38 +310,40 @@ def _write_pixels(folder: Path, pixels: Pixels, chosen: IntArray) -> None:
     write_atomic(folder / DIGESTS, digests)
 
 
-def _drop(folder: Path, good: npt.NDArray[np.bool_], shape: Sequence[int]) -> None:
-    """Leave the rows of broken images out of the files, by way of a copy."""
+def _pick(folder: Path, rows: IntArray, count: int, shape: Sequence[int]) -> None:
+    """Have these rows alone, in this order, in the files of `count` images, by way of a copy."""
     for name, row in ((DIGESTS, (32,)), (IMAGES, tuple(shape))):
-        write_parts(folder / name, _good_rows(folder / name, good, row))
+        write_parts(folder / name, _rows_of(folder / name, rows, (count, *row)))
 
 
-def _good_rows(path: Path, good: npt.NDArray[np.bool_], row: Sequence[int]) -> Iterator[memoryview]:
-    rows = np.memmap(path, np.uint8, "r", shape=(len(good), *row))
-    for start in range(0, len(good), BLOCK):
-        yield rows[start : start + BLOCK][good[start : start + BLOCK]].data
+def _rows_of(path: Path, rows: IntArray, shape: Sequence[int]) -> Iterator[memoryview]:
+    content = np.memmap(path, np.uint8, "r", shape=tuple(shape))
+    for start in range(0, len(rows), BLOCK):
+        yield content[rows[start : start + BLOCK]].data
 
 
-def _copies(digests: Pixels, given: IntArray) -> list[tuple[int, int]]:
-    """The images that have a copy with another label, as (group, position)."""
+def _groups(digests: Pixels) -> IntArray:
+    """A number for each image, the same one for copies."""
     _, group = np.unique(digests.view("V32").reshape(-1), return_inverse=True)
+    return group.reshape(-1).astype(np.int64)
+
+
+def _members(group: IntArray) -> list[IntArray]:
+    """The positions of the images of each group, where it has several."""
     order = np.argsort(group, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
-    conflicts = [same for same in members if len(same) > 1 and len(set(given[same].tolist())) > 1]
-    return [(number, int(i)) for number, same in enumerate(conflicts, 1) for i in same]
+    return [same for same in members if len(same) > 1]
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:
     write_atomic(path, table_bytes(columns, ([plain(str(cell)) for cell in row] for row in rows)))
 
 
-def digest_of(
-    class_names: Sequence[str], train: int, given: IntArray, true: IntArray, digests: Pixels
-) -> str:
+def digest_of(class_names: Sequence[str], train: int, labels: Labels, digests: Pixels) -> str:
     """The sha256 of a data set: its classes, labels and split, and the digest of each image; not
     of the names of its files or where they lie."""
     digest = hashlib.sha256(json.dumps([list(class_names), train]).encode())
-    for part in (given.astype("<i8"), true.astype("<i8"), digests):
+    for part in (labels.given.astype("<i8"), labels.true.astype("<i8"), digests):
         digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
 
@@ -370,119 +419,3 @@ def find_decoded(digest: str, image_size: int) -> Dataset | None:
             if size == image_size:
                 return _open(folder, about)
     return None
-
-
-# ------------------------------------------------------------------------------------- in memory
-
-
-def from_arrays(name: str, inputs: Any, labels: Any, say: Say = print) -> Dataset:
-    """A data set of arrays: images [N, H, W] or [N, H, W, C], or a table [N, F], an array or a
-    pandas DataFrame; labels [N], numbers or words."""
-    given = as_texts(labels)
-    found = Listing(Path())
-    if not hasattr(inputs, "columns"):
-        inputs = np.asarray(inputs)
-    if inputs.ndim == 2:
-        found.columns = to_columns(inputs)
-    else:
-        inputs = found.pixels = as_pixels(inputs, name)
-    if len(inputs) != len(given):
-        raise BadInput(f"{name} has {len(inputs)} images but {len(given)} labels")
-    return _in_memory(name, found, given, say)
-
-
-def from_torch(
-    name: str,
-    dataset: Any,
-    image_size: int = 0,
-    say: Say = print,
-    progress: Progress = lambda done, total: None,
-) -> Dataset:
-    """A data set of a torch Dataset, whose items are (input, label): an image of Pillow's, an
-    array [H, W, C], or a tensor [C, H, W], of 0 to 255 in uint8 or of 0 to 1; or the numbers [F] of
-    a table's row.  Where it has `classes`, these name the classes.
-
-    Its items are read one by one into a file in the cache folder.
-    """
-    from PIL import Image
-
-    count = len(dataset)
-    if not count:
-        raise BadInput(f"{name} is empty")
-    classes = getattr(dataset, "classes", None)
-    cache = cache_folder() / "decoded"
-    cache.mkdir(parents=True, exist_ok=True)
-    plan: Plan | None = None
-    while True:
-        given, shape, kind = [], (), np.dtype(np.uint8)
-        # On most systems it has no name: nothing is left of it where this process is killed.
-        with tempfile.TemporaryFile(dir=cache) as file:
-            try:
-                for i in range(count):
-                    picture, label = _pair(dataset[i], name)
-                    if isinstance(picture, Image.Image):
-                        grey = picture.mode in GREY
-                        plan = plan or plan_of({picture.size}, grey, image_size)
-                        row = to_pixels(picture, plan)
-                    else:
-                        row = _to_row(picture, name)
-                    if shape and row.shape != shape:
-                        raise BadInput(
-                            f"the items of {name} differ in shape ({list(shape)} and "
-                            f"{list(row.shape)}): resize them to one"
-                        )
-                    shape, kind = row.shape, row.dtype
-                    file.write(row.tobytes())
-                    given.append(as_text(label) if classes is None else str(classes[int(label)]))
-                    progress(i + 1, count)
-            except Misfit as misfit:  # what the first images had in common, this one has not
-                assert plan is not None
-                plan = wider(plan, str(misfit), image_size)
-                continue
-            except Broken as error:
-                raise BadInput(f"{name} has an image with {error}") from None
-            file.flush()
-            rows: npt.NDArray[Any] = np.memmap(file, kind, "r", shape=(count, *shape))
-            found = Listing(Path())
-            if rows.ndim == 2:
-                found.columns = to_columns(rows)
-            else:
-                found.pixels = rows
-            return _in_memory(name, found, given, say)
-
-
-def _pair(item: Any, name: str) -> tuple[Any, Any]:
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        raise BadInput(
-            f"the items of {name} are of type {type(item).__name__}; accepted: (input, label)"
-        )
-    picture, label = item
-    return picture, label.item() if hasattr(label, "item") else label
-
-
-def _to_row(picture: Any, name: str) -> npt.NDArray[Any]:
-    """An item's pixels uint8 [H, W, C], or numbers float64 [F], of an array or a tensor."""
-    array = np.asarray(picture)
-    if array.ndim == 1:
-        return array.astype(np.float64)
-    if not isinstance(picture, np.ndarray) and array.ndim == 3:
-        array = array.transpose(1, 2, 0)  # torch's tensors have their channels first
-    pixels: Pixels = as_pixels(array[None], name)[0]
-    return pixels
-
-
-def _in_memory(name: str, found: Listing, given: Sequence[str], say: Say) -> Dataset:
-    """What is in memory, by way of the cache folder, where the workers of a study find it."""
-    check_labels(given, name)
-    found.name = name
-    found.samples = [Sample(str(i), "", label, "", "", (0, 0)) for i, label in enumerate(given)]
-    shape: Sequence[Any]
-    content: Any
-    if found.columns is not None:
-        content, shape = row_digests(found.columns).tobytes(), list(found.columns)
-    else:
-        assert found.pixels is not None
-        content, shape = found.pixels.data, found.pixels.shape
-    asked = [FORMAT, name, list(given), shape, hashlib.sha256(content).hexdigest()]
-    whole = Reading(max_broken=0.0)
-    return _cached(json.dumps(asked), found, name, whole, say, lambda done, total: None)

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from apl.cores import cores
-from apl.data.listing import Pixels, why_not
+from apl.data.depth import Pixels, range_of, to_bytes
+from apl.data.listing import why_not
+from apl.data.reading import Reading
 from apl.errors import one_line
 from apl.files import write_atomic
 from apl.names import SIDE
@@ -49,17 +51,24 @@ class Broken(Exception):
 
 
 class Misfit(Exception):
-    """An image that is not what the plan takes all for: the name of that field."""
+    """An image that is not what the plan takes all for: what its fields must be for it."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(", ".join(changes))
+        self.changes = changes
 
 
 @dataclass(frozen=True)
 class Plan:
     """What images become: `side` pixels a side, one channel where all are `grey`; `exact`: they
-    have that size already."""
+    have that size already; `low` to `high`: what becomes 0 to 255 in those of more than 8 bits,
+    0 to 0 where there are none."""
 
     side: int
     grey: bool
     exact: bool
+    low: float = 0.0
+    high: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,8 +81,9 @@ _ALPHA = frozenset(("LA", "La", "RGBA", "RGBa", "PA"))
 _ORIENTATION = 0x0112
 
 
-def read_image(path: str, plan: Plan) -> tuple[Pixels, bytes]:
-    """An image as the plan wants it, [H, W, C], and the digest of its file."""
+def read_image(path: str, plan: Plan, most: int) -> tuple[Pixels, bytes]:
+    """An image as the plan wants it, [H, W, C], and the digest of its file.  One of more than
+    `most` pixels is broken, unless it is a JPEG, which is decoded smaller."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -84,20 +94,39 @@ def read_image(path: str, plan: Plan) -> tuple[Pixels, bytes]:
     if not content:
         raise Broken("an empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Of twice the pixels that Pillow warns of, it makes an error by itself.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                return to_pixels(image, plan), hashlib.sha256(content).digest()
+        with _no_limit(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _draft(image, plan.side)
+            if math.prod(image.size) > most:
+                raise Broken(
+                    f"{math.prod(image.size):,} pixels, more than the {most:,} of --max-pixels"
+                )
+            return to_pixels(image, plan), hashlib.sha256(content).digest()
     except (Broken, Misfit):
         raise
     except UnidentifiedImageError:
         raise Broken(f"no image ({', '.join(FORMATS)})") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise Broken(f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: a bomb?") from None
     except Exception as error:  # a damaged image raises nearly anything
         raise Broken(one_line(error)[:200]) from None
+
+
+@contextlib.contextmanager
+def _no_limit() -> Iterator[None]:
+    """Without Pillow's own limit, which it warns of, and as it was afterwards."""
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _draft(image: Image.Image, side: int) -> None:
+    """Have a JPEG be decoded at 1/2, 1/4 or 1/8; twice the wanted size loses nothing that shows."""
+    if image.format == "JPEG":
+        image.draft(None, (2 * side, 2 * side))
 
 
 def to_pixels(image: Image.Image, plan: Plan) -> Pixels:
@@ -108,14 +137,13 @@ def to_pixels(image: Image.Image, plan: Plan) -> Pixels:
     side = plan.side
     if plan.grey and image.mode not in GREY:
         image.load()  # what can't be read has no say
-        raise Misfit("grey")
-    if not plan.exact and image.format == "JPEG":
-        # JPEG can be decoded at 1/2, 1/4 or 1/8; twice the wanted size loses nothing that shows.
-        image.draft(None, (2 * side, 2 * side))
+        raise Misfit(grey=False)
+    if not plan.exact:
+        _draft(image, side)
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
-        image = _eight_bits(image)
+        image = _eight_bits(image, plan)
     if image.mode in _ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -126,7 +154,7 @@ def to_pixels(image: Image.Image, plan: Plan) -> Pixels:
     if (width, height) != (side, side):
         if plan.exact:
             image.load()
-            raise Misfit("exact")
+            raise Misfit(exact=False)
         crop = min(width, height)
         left, top = (width - crop) / 2, (height - crop) / 2
         box = (left, top, left + crop, top + crop)
@@ -134,35 +162,46 @@ def to_pixels(image: Image.Image, plan: Plan) -> Pixels:
     return np.asarray(image).reshape(plan.shape)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits in 8; Pillow's own conversion would cut all above 255 to white."""
+def _eight_bits(image: Image.Image, plan: Plan) -> Image.Image:
+    """A grey image of more than 8 bits in 8; Pillow itself would cut all above 255 to white."""
     from PIL import Image
 
     values = np.asarray(image)
-    low, high = values.min(), values.max()
-    if values.dtype.kind == "f" or low < 0 or high > 65535:
-        raise Broken(f"pixels from {low} to {high}; accepted: 8 or 16 bits a channel")
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    low, high = range_of(values)
+    if low < plan.low or high > plan.high:
+        raise Misfit(low=min(low, plan.low), high=max(high, plan.high))
+    return Image.fromarray(to_bytes(values, plan.low, plan.high))
 
 
-def _guess(paths: Sequence[str], image_size: int) -> Plan:
+def _guess(paths: Sequence[str], reading: Reading) -> Plan:
     """What the images look like to be, from some of them; the rest must confirm it."""
     from PIL import Image
 
     sizes: set[tuple[int, int]] = set()
     greys: set[bool] = set()
+    ranges = [(0.0, 0.0)]
     for path in paths[:: max(1, len(paths) // 64)]:
-        with contextlib.suppress(Exception), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                size, grey = image.size, image.mode in GREY
-                if size not in sizes or grey not in greys:
-                    image.load()  # what can't be read has no say
-                sizes.add(size)
-                greys.add(grey)
-        if len(sizes) > 1 and False in greys:
+        with (
+            contextlib.suppress(Exception),
+            _no_limit(),
+            Image.open(path, formats=FORMATS) as image,
+        ):
+            size, grey = image.size, image.mode in GREY
+            _draft(image, reading.image_size or SIDE)
+            if math.prod(image.size) > reading.max_pixels:
+                continue
+            deep = image.mode[0] in "IF"
+            if size not in sizes or grey not in greys or deep:
+                image.load()  # what can't be read has no say
+            if deep:
+                ranges.append(range_of(np.asarray(image)))
+            sizes.add(size)
+            greys.add(grey)
+        if len(sizes) > 1 and False in greys and len(ranges) == 1:
             break
-    return plan_of(sizes, greys == {True}, image_size)
+    plan = plan_of(sizes, greys == {True}, reading.image_size)
+    lows, highs = zip(*ranges, strict=True)
+    return dataclasses.replace(plan, low=min(lows), high=max(highs))
 
 
 def plan_of(sizes: set[tuple[int, int]], grey: bool, image_size: int) -> Plan:
@@ -173,10 +212,10 @@ def plan_of(sizes: set[tuple[int, int]], grey: bool, image_size: int) -> Plan:
     return Plan(width if exact else image_size or SIDE, grey, exact)
 
 
-def wider(plan: Plan, misfit: str, image_size: int) -> Plan:
-    """The plan that an image fits too which did not fit this one, by the name of that field."""
-    side = plan.side if misfit == "grey" else image_size or SIDE
-    return dataclasses.replace(plan, side=side, **{misfit: False})
+def wider(plan: Plan, changes: Mapping[str, Any], image_size: int) -> Plan:
+    """The plan that an image fits too which did not fit this one, by what it must be for it."""
+    side = image_size or SIDE if "exact" in changes else plan.side
+    return dataclasses.replace(plan, side=side, **changes)
 
 
 # ------------------------------------------------------------------------------- decoding them all
@@ -199,18 +238,18 @@ def decode_block(task: Mapping[str, Any]) -> dict[str, Any]:
     problems = {}
     for i, path in enumerate(task["paths"]):
         try:
-            pixels[i], digest = read_image(path, plan)
+            pixels[i], digest = read_image(path, plan, task["most"])
             digests[i] = np.frombuffer(digest, np.uint8)
         except Broken as error:
             problems[start + i] = str(error)
         except Misfit as error:
-            return {"misfit": str(error)}
+            return {"misfit": error.changes}
     folder = Path(task["folder"])
     for name, rows in ((IMAGES, pixels), (DIGESTS, digests)):
         with open(folder / name, "r+b") as file:
             file.seek(start * rows[0].size)
             file.write(rows.data)
-    return {"misfit": "", "start": start, "count": count, "problems": problems}
+    return {"misfit": {}, "start": start, "count": count, "problems": problems}
 
 
 def work() -> None:
@@ -277,11 +316,11 @@ def _decode_blocks(
 
 
 def decode(
-    folder: Path, paths: Sequence[str], image_size: int, progress: Progress
+    folder: Path, paths: Sequence[str], reading: Reading, progress: Progress
 ) -> tuple[Plan, dict[int, str]]:
     """Decode every file into the cache, from where an interrupted decoding was; the plan that
     all fit, and what is broken by its position."""
-    state = _kept(folder, len(paths)) or _begin(folder, len(paths), _guess(paths, image_size))
+    state = _kept(folder, len(paths)) or _begin(folder, len(paths), _guess(paths, reading))
     while True:
         plan, problems, done = state
         block = max(1, min(BLOCK, BLOCK_BYTES // math.prod(plan.shape)))
@@ -290,12 +329,13 @@ def decode(
             {
                 "folder": str(folder),
                 "plan": dataclasses.astuple(plan),
+                "most": reading.max_pixels,
                 "start": int(start),
                 "paths": paths[start : start + block],
             }
             for start in np.unique(todo // block) * block
         ]
-        kept_at, misfit = time.monotonic(), ""
+        kept_at, misfit = time.monotonic(), {}
         answers = _decode_blocks(tasks, cores() if len(todo) > FEW else 1)
         with contextlib.closing(answers):
             for answer in answers:
@@ -311,7 +351,7 @@ def decode(
         if not misfit:
             _keep(folder, state)
             return plan, problems
-        state = _begin(folder, len(paths), wider(plan, misfit, image_size))
+        state = _begin(folder, len(paths), wider(plan, misfit, reading.image_size))
 
 
 State = tuple[Plan, dict[int, str], npt.NDArray[np.bool_]]  # what is broken, what is decoded

@@ -127,7 +127,9 @@ def texts_of(labels: Any, name: str) -> list[str]:
 
 def _array(labels: Any) -> npt.NDArray[Any]:
     if isinstance(labels, np.ma.MaskedArray):
-        return np.asarray(np.ma.filled(labels.astype(object), None))
+        array = np.array(labels.data, object)
+        array[np.ma.getmaskarray(labels)] = None
+        return array
     if not isinstance(labels, list | tuple):
         return np.asarray(labels)
     if any(isinstance(label, str | bytes | type(None)) for label in labels):

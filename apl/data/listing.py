@@ -6,11 +6,11 @@ Nothing is decoded here, and nothing that is wrong with one file or row loses th
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +18,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from apl.data.depth import Pixels, as_pixels, channels_last
+from apl.data.labels import (
+    NO_LABEL,
+    NUMBERS,
+    Unclear,
+    as_text,
+    by_value,
+    combined,
+    label_text,
+    no_labels,
+    one_hot_text,
+    texts_of,
+    to_number,
+)
+from apl.data.reading import Reading, names_of
 from apl.data.rows import Row, read_rows
 from apl.errors import BadInput, one_line
-from apl.noise.labels import UNKNOWN, IntArray
+from apl.noise.labels import UNKNOWN, BoolArray, IntArray
 
-Pixels = npt.NDArray[np.uint8]
 Say = Callable[[str], None]
 
 SPLITS = (
@@ -71,19 +85,19 @@ class Listing:
     name: str = ""
 
 
-def list_path(path: Path, label_column: str) -> Listing:
+def list_path(path: Path, reading: Reading) -> Listing:
     """What lies at a path; BadInput where nothing can be learned from it."""
     if path.is_dir():
         for name in METADATA:
             if (path / name).is_file():
-                return _list_file(path / name, label_column)
+                return _list_file(path / name, reading)
         if any(_is_array_name(file.stem) for file in path.glob("*.npy")):
-            return _list_arrays(path)
+            return _list_arrays(path, reading)
         return _list_folder(path)
     if path.suffix.lower() in (".npz", ".npy"):
-        return _list_arrays(path)
+        return _list_arrays(path, reading)
     if path.suffix.lower() in LISTS:
-        return _list_file(path, label_column)
+        return _list_file(path, reading)
     raise BadInput(
         f"{path} is no data set; accepted: a folder of classes, a list of files or a table "
         f"({', '.join(LISTS)}), or arrays (.npz, .npy)"
@@ -194,17 +208,18 @@ def _relative(path: str, root: Path) -> str:
 
 
 class _Columns(NamedTuple):
-    """Which columns of a list say what; '' where none does."""
+    """Which columns of a list say what: several of the label where it is one-hot, '' for what none
+    says."""
 
-    label: str
+    labels: Sequence[str]
     file: str
     split: str
 
 
-def _list_file(path: Path, label_column: str) -> Listing:
+def _list_file(path: Path, reading: Reading) -> Listing:
     """A list of files with their labels, the files named relative to the list's folder; or, without
     a column of files, a table: a sample a row."""
-    sheet = read_rows(path, {label_column})
+    sheet = read_rows(path, {reading.label_column})
     found = Listing(path.parent, decimal=sheet.decimal)
     columns: _Columns | None = None
     cells: dict[str, list[Any]] = {}
@@ -212,7 +227,7 @@ def _list_file(path: Path, label_column: str) -> Listing:
         if isinstance(row, str):
             found.broken.append((f"row {number}", row))
             continue
-        columns = columns or _columns_of(path, row, label_column, found)
+        columns = columns or _columns_of(path, row, reading.label_column, found)
         name = str(row.get(columns.file) or "") if columns.file else str(place)
         sample = _sample_of(path, row, columns, name)
         if isinstance(sample, str):
@@ -228,9 +243,9 @@ def _list_file(path: Path, label_column: str) -> Listing:
     if columns is None or not found.samples:
         what = "image that is there" if columns and columns.file else "sample"
         raise BadInput(f"{path} lists no {what}; {broken_line(found.broken)}")
-    check_labels([sample.given for sample in found.samples], f"{path} ({label_column})")
+    settle_labels(found, reading, f"{path} ({reading.label_column})")
     if not columns.file:
-        _make_table(found, cells, label_column)
+        _make_table(found, cells, columns.labels)
     return found
 
 
@@ -239,19 +254,23 @@ def _columns_of(path: Path, row: Row, label_column: str, found: Listing) -> _Col
     file = next((name for name in FILE_COLUMNS if name in row), "")
     if not file and (file := _names_images(row)):
         found.notes.append(f"column {file!r} names the files")
-    if label_column not in row:
-        raise BadInput(_no_labels(path, label_column, list(row)))
-    return _Columns(label_column, file, "split" if "split" in row else "")
+    labels = (label_column,) if label_column in row else names_of(label_column)
+    if not {*labels} <= {*row}:
+        raise BadInput(_no_labels(path, label_column, row))
+    return _Columns(labels, file, "split" if "split" in row else "")
 
 
 def _sample_of(path: Path, row: Row, columns: _Columns, name: str) -> Sample | str:
     """The sample of a row, or why it is none."""
-    given, true = as_text(row.get(columns.label)), as_text(row.get("clean_label"))
     split = as_text(row.get(columns.split)).lower() if columns.split else ""
     if not name:
         return "no file is named"
+    try:
+        given, true = _label_of(row, columns.labels), label_text(row.get("clean_label"))
+    except Unclear as error:
+        return str(error)
     if not given:
-        return "no label"
+        return NO_LABEL
     if columns.split and split not in SPLITS:
         return f"split is {split!r}; accepted: {', '.join(SPLITS)}"
     file = os.path.join(path.parent, name) if columns.file else ""
@@ -261,6 +280,16 @@ def _sample_of(path: Path, row: Row, columns: _Columns, name: str) -> Sample | s
         return why_not(error)
     stat = (info.st_size, info.st_mtime_ns)
     return Sample(name, file, given, true, SPLITS.get(split, ""), stat)
+
+
+def _label_of(row: Row, columns: Sequence[str]) -> str:
+    """The label of a row, in its column or by the one of several columns that is 1."""
+    if len(columns) == 1:
+        return label_text(row.get(columns[0]))
+    text = one_hot_text([as_text(row.get(name)) or 0 for name in columns], columns)
+    if text is None:
+        raise Unclear(f"not a single 1 in the columns {some_of(columns)}")
+    return text
 
 
 def _names_images(row: Mapping[str, Any]) -> str:
@@ -273,11 +302,15 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _no_labels(path: Path, label_column: str, columns: Sequence[str]) -> str:
+def _no_labels(path: Path, label_column: str, row: Row) -> str:
+    columns = list(row)
     has = some_of([repr(name) for name in columns], 20)
     hint = ""
-    if sum(_number(name) is not None for name in columns) > len(columns) / 2:
+    marks = [name for name in columns if as_text(row[name]) in ("0", "1")]
+    if sum(to_number(name) is not None for name in columns) > len(columns) / 2:
         hint = "; the first line must name the columns, and here it looks like numbers"
+    elif len(marks) > 1 and [as_text(row[name]) for name in marks].count("1") == 1:
+        hint = f"; a column for each class is given as --label-column {','.join(marks)[:200]}"
     return (
         f"{path} has no column of the labels ({label_column!r}; --label-column); its columns: "
         f"{has}{hint}"
@@ -287,7 +320,7 @@ def _no_labels(path: Path, label_column: str, columns: Sequence[str]) -> str:
 ID_COLUMNS = ("id", "", "index", "unnamed: 0")  # the last three are those of pandas' row numbers
 
 
-def _make_table(found: Listing, cells: dict[str, list[Any]], label_column: str) -> None:
+def _make_table(found: Listing, cells: dict[str, list[Any]], label_columns: Sequence[str]) -> None:
     """What a table's columns are for: names, labels, or to learn from."""
     ids = next((name for name in cells if name.strip().lower() in ID_COLUMNS), None)
     if ids is not None:
@@ -299,7 +332,7 @@ def _make_table(found: Listing, cells: dict[str, list[Any]], label_column: str) 
             found.notes.append(
                 f"column {ids!r} names no sample: it has the same value twice, or none"
             )
-    for name in (label_column, "clean_label", "split"):
+    for name in (*label_columns, "clean_label", "split"):
         cells.pop(name, None)
     labels = [
         name for name in cells if {"label", "labels"} & set(re.split(r"[\W_]+", name.lower()))
@@ -307,15 +340,6 @@ def _make_table(found: Listing, cells: dict[str, list[Any]], label_column: str) 
     if labels:
         found.notes.append(f"columns left out, called labels: {some_of(labels)}")
     found.columns = {name: column for name, column in cells.items() if name not in labels}
-
-
-def as_text(value: object) -> str:
-    """A cell as text: '' for what is missing, a whole number without a fraction of zeros."""
-    if value is None or value != value:  # nan
-        return ""
-    text = str(value).strip()
-    whole = "." in text and re.fullmatch(r"[+-]?\d+\.0*", text)
-    return text.split(".")[0] if whole else text
 
 
 _IMAGES = ("x", "image", "images", "data")
@@ -328,7 +352,7 @@ def _is_array_name(name: str) -> bool:
     return _WORDS.issuperset(name.lower().split("_"))
 
 
-def _list_arrays(path: Path) -> Listing:
+def _list_arrays(path: Path, reading: Reading) -> Listing:
     """An .npz, or .npy files beside each other, with images and labels by name: x and y, or the
     words above, with a split before or behind (x_train, train_images), and `clean` in the name of
     true labels (y_train_clean).  Arrays [N, F] are a table."""
@@ -342,25 +366,23 @@ def _list_arrays(path: Path) -> Listing:
                 f"{path} lacks images or labels{f' of {split}' if split else ''}: {_NAMED}"
             )
         images = part["images"]
-        inputs.append(images if images.ndim == 2 else as_pixels(images, str(path)))
-        given, true = (as_texts(part.get(name)) for name in ("given", "true"))
-        true = true or [""] * len(given)
+        inputs.append(images if images.ndim == 2 else channels_last(images, str(path)))
+        given = texts_of(part["given"], str(path))
+        true = texts_of(part["true"], str(path)) if "true" in part else [""] * len(given)
         if not len(images) == len(given) == len(true):
             raise BadInput(f"{path}: {len(images)} images but {len(given)} labels")
         for i, (a, b) in enumerate(zip(given, true, strict=True)):
             name = f"{split}:{i}" if split else str(i)
-            b = "" if b == str(UNKNOWN) else b
             found.samples.append(Sample(name, "", a, b, split, stat))
     if not inputs:
         raise BadInput(f"{path} has no arrays that are called images and labels: {_NAMED}")
     if len({images.shape[1:] for images in inputs}) > 1:
         raise BadInput(f"{path}: the images of its splits differ in shape")
-    check_labels([sample.given for sample in found.samples], str(path))
-    whole = inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
-    if whole.ndim == 2:
-        found.columns = {str(k): column for k, column in enumerate(whole.T)}
+    settle_labels(found, reading, str(path))
+    if inputs[0].ndim == 2:
+        found.columns = {str(k): column for k, column in enumerate(np.concatenate(inputs).T)}
     else:
-        found.pixels = whole
+        found.pixels = as_pixels(inputs, str(path), found.notes.append)
     return found
 
 
@@ -414,35 +436,6 @@ def _read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], tuple[int, in
     return arrays, (sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats))
 
 
-def as_texts(labels: Any) -> list[str]:
-    return [] if labels is None else [as_text(label) for label in np.asarray(labels).reshape(-1)]
-
-
-def as_pixels(images: Any, name: str) -> Pixels:
-    """Images as uint8 [N, H, W, C]: from [N, H, W] or [N, H, W, C], or [N, C, H, W] where only the
-    second axis can be one of colours; whole numbers of 0 to 255, or fractions of 0 to 1."""
-    images = np.asarray(images)
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
-        images = images.transpose(0, 2, 3, 1)
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
-        raise BadInput(
-            f"the images of {name} are {list(images.shape)}; accepted: [N, H, W] or [N, H, W, C] "
-            "with 1 or 3 channels"
-        )
-    if images.dtype != np.uint8 and images.size:
-        low, high = images.min(), images.max()
-        if images.dtype.kind == "f" and 0 <= low <= high <= 1:
-            images = np.rint(images * 255)
-        elif images.dtype.kind not in "iu" or not 0 <= low <= high <= 255:
-            raise BadInput(
-                f"the pixels of {name} are {images.dtype} from {low} to {high}; accepted: whole "
-                "numbers from 0 to 255, or fractions from 0 to 1"
-            )
-    return np.ascontiguousarray(images, np.uint8)
-
-
 def why_not(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
@@ -478,18 +471,75 @@ class Order(NamedTuple):
     given: IntArray
     true: IntArray
     class_names: tuple[str, ...]
+    ours: bool  # whether the split is
 
 
 def arrange(
-    given: Sequence[str], true: Sequence[str], splits: Sequence[str], name: str, say: Say
+    samples: Sequence[Sample],
+    name: str,
+    say: Say,
+    classes: Collection[str] = (),
+    alike: IntArray | None = None,
 ) -> Order:
     """Labels as text to numbers, and the split: what is called test is tested on, else what is
     called validation, else a share of each class, the same every time.
 
-    true: '' where nobody knows.  Classes that are numbers are in order of their value, words in
-    that of their letters.
+    The classes are those that training samples have, given or true, and those named by `classes`:
+    numbers in order of their value, then words in that of their letters.  Without a label, or with
+    that of a class which nothing is trained on, a sample is left out.  alike: a number for each
+    sample, the same one for those that are held out together or not at all.
     """
-    labels = sorted({*given, *true} - {""}, key=_by_value)
+    labelled = np.array([sample.given != "" for sample in samples], bool)
+    where = np.array([sample.split or "train" for sample in samples])
+    there = {*where[labelled].tolist()}
+    tested = next((split for split in ("test", "validation") if split in there), "")
+    if tested == "test" and "validation" in there:
+        unused = (labelled & (where == "validation")).sum()
+        say(f"not used: {unused:,} samples for validation")
+    train = np.flatnonzero(labelled & (where == "train") if tested else labelled)
+    test = np.flatnonzero(labelled & (where == tested))
+    if tested and not len(train):
+        raise BadInput(f"{name} has {labelled.sum():,} samples, and none of them for training")
+    labels = _classes(samples, train, classes, name, say)
+    index = {label: k for k, label in enumerate(labels)}
+    y = np.array([index.get(sample.given, UNKNOWN) for sample in samples], np.int64)
+    y_true = np.array([index.get(sample.true, UNKNOWN) for sample in samples], np.int64)
+    if tested:
+        test = _known_classes(samples, test, index, say)
+    else:
+        out = held_out(y[train], None if alike is None else alike[train])
+        if alike is not None and out.any():
+            say("copies of one image are held out together, or not at all")
+        elif alike is not None:
+            say("copies of one image are nearly all there is: they can't be held out together")
+            out = held_out(y[train])
+        train, test = train[~out], train[out]
+        say(
+            f"no test split: one in {HELD_OUT} of each class is held out, {len(test):,} of "
+            f"{labelled.sum():,}, the same every time"
+        )
+    if not len(test):
+        raise BadInput(f"{name} has {labelled.sum():,} samples, and none of them for test")
+    for one, other, have, lack in (
+        ("training", "test", train, test),
+        ("test", "training", test, train),
+    ):
+        alone = sorted({*y[have].tolist()} - {*y[lack].tolist()})
+        if alone:
+            names = some_of([labels[k] for k in alone])
+            say(f"classes among the {one} samples, but not among the {other} samples: {names}")
+    chosen = np.concatenate([train, test])
+    return Order(chosen, len(train), y[chosen], y_true[chosen], tuple(labels), not tested)
+
+
+def _classes(
+    samples: Sequence[Sample], train: IntArray, classes: Collection[str], name: str, say: Say
+) -> list[str]:
+    """The classes in their order, those of the samples at `train` and those that are named."""
+    found = {*classes}
+    for i in train:
+        found |= {samples[i].given, samples[i].true}
+    labels = sorted(found - {""}, key=by_value)
     if len(labels) < 2:
         only = f": all are {labels[0]!r}" if labels else ""
         raise BadInput(f"{name} has {len(labels)} class of labels, nothing to learn{only}")
@@ -497,72 +547,136 @@ def arrange(
         same = list(alike)
         if len(same) > 1:
             say(f"classes that differ in case alone are {len(same)} classes: {some_of(same)}")
-    index = {label: k for k, label in enumerate(labels)}
-    y = np.array([index[label] for label in given], np.int64)
-    y_true = np.array([index.get(label, UNKNOWN) for label in true], np.int64)
-    where = np.array([split or "train" for split in splits])
-    tested = next((split for split in ("test", "validation") if (where == split).any()), "")
-    if tested == "test" and (where == "validation").any():
-        say(f"not used: {(where == 'validation').sum():,} samples for validation")
-    if tested:
-        train, test = (np.flatnonzero(where == split) for split in ("train", tested))
-    else:
-        out = held_out(y)
-        train, test = np.flatnonzero(~out), np.flatnonzero(out)
+    several = combined(labels)
+    if several:
+        say(f"classes that look like several in one, and are taken as one: {some_of(several)}")
+    return labels
+
+
+def _known_classes(
+    samples: Sequence[Sample], test: IntArray, index: Mapping[str, int], say: Say
+) -> IntArray:
+    """The test samples of classes that are learned; the others are told."""
+    known = np.array([{samples[i].given, samples[i].true} <= {*index, ""} for i in test], bool)
+    if not known.all():
+        strange = {label for i in test[~known] for label in (samples[i].given, samples[i].true)}
+        names = some_of(sorted(strange - {*index, ""}))
         say(
-            f"no test split: one in {HELD_OUT} of each class is held out, {len(test):,} of "
-            f"{len(y):,}, the same every time"
+            f"not tested on: {(~known).sum():,} samples of classes that no training sample has: "
+            f"{names} (--classes with all names keeps them)"
         )
-    if not len(train) or not len(test):
-        what = "training" if not len(train) else "test"
-        raise BadInput(f"{name} has {len(y):,} samples, and none of them for {what}")
-    for one, other, there, lacking in (
-        ("training", "test", train, test),
-        ("test", "training", test, train),
-    ):
-        alone = sorted(set(y[there].tolist()) - set(y[lacking].tolist()))
-        if alone:
-            names = some_of([labels[k] for k in alone])
-            say(f"classes among the {one} samples, but not among the {other} samples: {names}")
-    chosen = np.concatenate([train, test])
-    return Order(chosen, len(train), y[chosen], y_true[chosen], tuple(labels))
+    chosen: IntArray = test[known]
+    return chosen
+
+
+def settle_labels(found: Listing, reading: Reading, name: str) -> None:
+    """Have labels that are none be '', and tell how many; BadInput for what is no class.
+
+    They are left out, and count as no broken files.
+    """
+    given = [sample.given for sample in found.samples]
+    none = no_labels(given, reading.classes)
+    kept = {*given} - none
+    unknown = no_labels((sample.true for sample in found.samples), kept) | ({*NUMBERS} - kept)
+    written = Counter(label for label in given if label in none)
+    if written or any(sample.true in unknown and sample.true for sample in found.samples):
+        for i, sample in enumerate(found.samples):
+            if sample.given in none:
+                why = f"{NO_LABEL} ({sample.given!r})" if sample.given else NO_LABEL
+                found.broken.append((sample.name, why))
+            found.samples[i] = sample._replace(
+                given="" if sample.given in none else sample.given,
+                true="" if sample.true in unknown else sample.true,
+            )
+    unlabelled = sum(why.startswith(NO_LABEL) for _, why in found.broken)
+    if unlabelled:
+        words = [f"{word!r} {count:,}" for word, count in written.most_common(5) if word]
+        told = f": {', '.join(words)}; --classes names a class that is called so" if words else ""
+        found.notes.append(f"without a label and left out: {unlabelled:,} samples{told}")
+    if not reading.classes:
+        check_labels([label for label in given if label not in none], name)
+
+
+def only_classes(found: Listing, classes: Collection[str], name: str) -> None:
+    """Leave samples of other classes than these out, and tell; BadInput for one that nobody has."""
+    there = {sample.given for sample in found.samples} - {""}
+    for each in classes:
+        if each not in there:
+            has = some_of(sorted(there, key=by_value), 20)
+            raise BadInput(f"classes names {each!r}, which {name} lacks; its classes: {has}")
+    others = there - {*classes}
+    if classes and others:
+        left = sum(sample.given in others for sample in found.samples)
+        names = some_of(sorted(others, key=by_value))
+        found.notes.append(f"left out, of other classes than --classes: {left:,} samples: {names}")
+        found.samples = [
+            sample._replace(
+                given=sample.given if sample.given in classes else "",
+                true=sample.true if sample.true in classes else "",
+            )
+            for sample in found.samples
+        ]
+
+
+MANY = 20  # classes from which on it is asked whether labels are classes at all
 
 
 def check_labels(labels: Sequence[str], name: str) -> None:
-    """BadInput where labels are measured and not classes: numbers, some of them with fractions."""
-    values = [_number(label) for label in set(labels)]
+    """BadInput where labels are measured and not classes: numbers, some of them with fractions; or
+    nearly all different."""
+    counts = Counter(labels)
+    values = [to_number(label) for label in counts]
     fractions = [value for value in values if value is not None and value % 1]
     if fractions and None not in values:
         raise BadInput(
             f"the labels of {name} are numbers such as {fractions[0]:g}; accepted: words or whole "
             "numbers, one for each class"
         )
-
-
-def _number(label: str) -> float | None:
-    try:
-        value = float(label)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _by_value(label: str) -> tuple[bool, float, str]:
-    value = _number(label)
-    return value is None, value or 0.0, label
+    single = sum(count == 1 for count in counts.values())
+    if len(counts) > MANY and 2 * single > len(counts):
+        raise BadInput(
+            f"the labels of {name} are {len(counts):,} different ones, {single:,} of them of one "
+            "sample each: values that are measured, or names; accepted: words or whole numbers, "
+            "one for each class (--classes where these are meant)"
+        )
 
 
 def _folded(label: str) -> str:
     return unicodedata.normalize("NFC", label).casefold()
 
 
-def held_out(labels: IntArray) -> npt.NDArray[np.bool_]:
-    """True for one in HELD_OUT of each class, at least one of two; the same every time."""
+def held_out(labels: IntArray, alike: IntArray | None = None) -> BoolArray:
+    """True for one in HELD_OUT of each class, at least one of two; the same every time.
+
+    alike: a number for each sample; those of one number are held out together or not at all, and
+    no class is held out as a whole for it.
+    """
     order = np.random.default_rng(0).permutation(len(labels))
     out = np.zeros(len(labels), dtype=bool)
+    rest = Counter(labels.tolist())  # of each class, what is not held out
+    together = _by_class(alike) if alike is not None else []
+    group = {i: members for members in together if len(members) > 1 for i in members.tolist()}
     for members in _by_class(labels[order]):
-        count = max(round(len(members) / HELD_OUT), min(len(members) - 1, 1))
-        out[order[members[:count]]] = True
+        label, size = int(labels[order[members[0]]]), len(members)
+        wanted = max(round(size / HELD_OUT), min(size - 1, 1))
+        if not group:
+            out[order[members[:wanted]]] = True
+            continue
+        spare: list[IntArray] = []  # copies that are more than are wanted
+        for i in order[members].tolist():
+            same = group.get(i, np.array([i]))
+            taken = Counter(labels[same].tolist())
+            if out[i] or any(rest[k] <= count for k, count in taken.items()):
+                continue
+            if size - rest[label] + taken[label] <= wanted:
+                out[same] = True
+                rest.subtract(taken)
+            else:
+                spare.append(same)
+        if rest[label] == size and spare:  # the fewest of them, rather than none
+            same = min(spare, key=len)
+            out[same] = True
+            rest.subtract(Counter(labels[same].tolist()))
     return out
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,10 @@ class Reading:
     image_size: pixels a side; 0 for the images' own where all are square, of one size and of at
     most 64 pixels, else 64.  label_column: the column of a list with the labels.  test_set: which
     test set of a published data set, where it has two.  max_broken: the share of the files or rows
-    that may be left out because they can't be read; a single one may.
+    that may be left out because they can't be read; a single one may.  classes: the names of the
+    classes, others are left out; () for all that training samples have.  What is named there is a
+    class in any case, `NA` and -1 too.  max_pixels: an image with more is not read, unless it is a
+    JPEG, which can be decoded smaller.
     Raises BadInput for what is none of these.
     """
 
@@ -27,19 +31,39 @@ class Reading:
     label_column: str = "label"
     test_set: str = ""
     max_broken: float = 0.01
+    classes: tuple[str, ...] = ()
+    max_pixels: int = 89_478_485  # a quarter of a gigabyte, as Pillow warns of
 
     def __post_init__(self) -> None:
         sizes = f"1 to {LARGEST}, or 0 for the data's own"
         require(0 <= self.image_size <= LARGEST, "image_size", self.image_size, sizes)
         share = 0 <= self.max_broken <= 1
         require(share, "max_broken", self.max_broken, "a number from 0 to 1")
+        require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "a whole number >= 1")
+        different = len({*self.classes}) == len(self.classes) != 1
+        require(different, "classes", ", ".join(self.classes), "two different names or more")
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any], **others: Any) -> Reading:
-        """What settings, such as those of a config, say of the reading, and what `others` do."""
-        named = {field.name for field in dataclasses.fields(cls)}
-        said = {name: settings[name] for name in named if settings.get(name) is not None}
-        return cls(**dict(said, **others))
+    def of(cls, *settings: Mapping[str, Any]) -> Reading:
+        """What settings, such as those of a config and of a machine, say of the reading."""
+        named = [field.name for field in dataclasses.fields(cls)]
+        said = {
+            name: each[name]
+            for each in settings
+            for name in named
+            if each.get(name) not in (None, "")
+        }
+        if "classes" in said:
+            said["classes"] = names_of(said["classes"])
+        return cls(**said)
+
+
+def names_of(names: str | Iterable[object]) -> tuple[str, ...]:
+    """Names as people give them: in a text, with commas between them and quotes around one that
+    has a comma, or one by one."""
+    if isinstance(names, str):
+        names = [name.strip() for name in next(csv.reader([names], skipinitialspace=True), [])]
+    return tuple(map(str, names))
 
 
 AS_USUAL = Reading()

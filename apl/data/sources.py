@@ -4,6 +4,7 @@ that people gave to CIFAR's."""
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 
 from apl.data.dataset import Dataset, Split, balanced_subset
-from apl.data.files import from_arrays, from_torch, read_path
+from apl.data.files import read_path
 from apl.data.folders import available, data_folder
 from apl.data.images import Progress
 from apl.data.listing import Say
-from apl.data.reading import AS_USUAL, Reading
-from apl.errors import BadInput, one_line
+from apl.data.memory import from_arrays, from_torch
+from apl.data.reading import AS_USUAL, Reading, names_of
+from apl.errors import BadInput, one_line, require
 from apl.names import DATASETS, HUMAN, Source, no_dataset
 from apl.noise.files import read_pt
 from apl.noise.labels import IntArray, Labels
@@ -33,6 +35,8 @@ def load_data(
     label_column: str = "label",
     test_set: str = "",
     max_broken: float = 0.01,
+    classes: str | Sequence[str] = (),
+    max_pixels: int = AS_USUAL.max_pixels,
     say: Say = print,
     progress: Progress = lambda done, total: None,
 ) -> Dataset:
@@ -51,7 +55,8 @@ def load_data(
     say gets each line that is to be told, progress the images decoded and in all.
     Raises BadInput for what is missing and can't be had, is damaged, or can't be learned from.
     """
-    reading = Reading(image_size, label_column, test_set, max_broken)
+    named = names_of(classes)
+    reading = Reading(image_size, label_column, test_set, max_broken, named, max_pixels)
     return read_data(source, reading, folder, download, say, progress)
 
 
@@ -68,16 +73,18 @@ def read_data(
         return source
     if isinstance(source, str | Path):
         if str(source) in DATASETS:
+            require(not reading.classes, "classes", reading.classes, f"none with {source}")
             return _built_in(str(source), folder, download)
         if not Path(source).expanduser().exists():
             raise no_dataset(str(source))
         return read_path(source, reading, say, progress)
     if isinstance(source, tuple) and len(source) == 2:
         inputs, labels = source
-        return from_arrays("arrays", inputs, labels, say)
+        return from_arrays("arrays", inputs, labels, reading, say)
     items = hasattr(source, "__getitem__") and hasattr(source, "__len__")
-    if items and not hasattr(source, "columns"):  # a pandas DataFrame has no items by number
-        return from_torch(type(source).__name__.lower(), source, reading.image_size, say, progress)
+    # A pandas DataFrame and a mapping have no items by number.
+    if items and not hasattr(source, "columns") and not isinstance(source, Mapping):
+        return from_torch(type(source).__name__.lower(), source, reading, say, progress)
     raise BadInput(
         f"the data is a {type(source).__name__}; accepted: {', '.join(DATASETS)}, a path, "
         "(images, labels), (table, labels), or a torch Dataset"

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from apl.data.listing import Pixels, Say, as_text, some_of
+from apl.data.depth import Pixels
+from apl.data.labels import as_text
+from apl.data.listing import Say, some_of
 from apl.errors import BadInput
 from apl.noise.labels import IntArray
 

@@ -85,7 +85,7 @@ def find_mislabelled(
 
     listener = with_keywords(listener, settings)
     machine = machine or Machine()
-    reading = Reading.of(settings, max_broken=machine.max_broken)
+    reading = Reading.of(settings, vars(machine))
     data = read_data(source, reading, machine.data_dir, machine.download, listener.on_message)
     config = search_config(preset, data, settings)
     # A built-in set is the config's own, which a run folder can describe.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from apl.config.presets import THREADS
 from apl.cores import cores
+from apl.data.reading import AS_USUAL
 from apl.errors import BadInput, require
 from apl.names import option
 from apl.training.ddp import Group
@@ -47,6 +48,10 @@ class Machine:
     max_broken: float = option(
         "share of your files that may be unreadable; one always may",
         0.01,
+    )
+    classes: str = option("your classes by name, with commas; others are left out", "")
+    max_pixels: int = option(
+        "most pixels of one image of yours; a JPEG may have more", AS_USUAL.max_pixels
     )
     imports: tuple[str, ...] = ()  # the `module:name`s that the user typed: no others are imported
 

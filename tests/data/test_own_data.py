@@ -375,7 +375,7 @@ def write_dangling(path: Path) -> None:
         (write_text, "no image (PNG"),
         (write_half, "truncated"),
         (write_nothing, "an empty file"),
-        (write_bomb, "more than 89,478,485 pixels"),
+        (write_bomb, "200,000,000 pixels, more than the 89,478,485 of --max-pixels"),
         (write_link, "a link out of the folder"),
         (write_folder_link, "a link to a folder"),
         (write_dangling, "no such file"),
@@ -460,8 +460,17 @@ def test_a_class_in_one_split_only_is_told(tmp_path: Path) -> None:
     folder_of(tmp_path / "my" / "train", ["cat", "dog", "emu"], each=4)
     folder_of(tmp_path / "my" / "test", ["cat", "dog", "fox"], each=4)
     data, told = load(tmp_path / "my")
-    assert data.class_names == ("cat", "dog", "emu", "fox")
     assert "classes among the training samples, but not among the test samples: emu" in told
+    # What no sample is trained on can't be learned, and a test of it says nothing.
+    assert data.class_names == ("cat", "dog", "emu")
+    assert (len(data.train), len(data.test)) == (12, 8)
+    assert any(
+        line.startswith("not tested on: 4 samples of classes that no training sample has: fox")
+        for line in told
+    )
+    data, told = load(tmp_path / "my", classes="cat,dog,emu,fox")
+    assert data.class_names == ("cat", "dog", "emu", "fox")
+    assert len(data.test) == 12
     assert "classes among the test samples, but not among the training samples: fox" in told
 
 
@@ -485,6 +494,8 @@ def test_two_thousand_classes(tmp_path: Path) -> None:
     assert (data.num_classes, len(data.train), len(data.test)) == (2000, 2000, 2000)
     assert np.bincount(data.test.labels.given).tolist() == [1] * 2000
     assert any(line.startswith("4,000 images have a copy with another label") for line in told)
+    assert any(line.startswith("2,000 of 2,000 test images are copies of train") for line in told)
+    assert any(line.startswith("copies of one image are nearly all there is") for line in told)
 
 
 def test_copies_with_different_labels_are_listed(tmp_path: Path, cache: Path) -> None:
@@ -708,7 +719,9 @@ def test_an_npz_without_one_and_with_true_labels(tmp_path: Path) -> None:
         ({"x": np.zeros((4, 8, 8))}, "lacks images or labels: x and y, or"),
         ({"a": np.zeros(4)}, "no arrays that are called images and labels"),
         ({"x": np.zeros(4), "y": np.zeros(4)}, r"are \[4\]; accepted: \[N, H, W\]"),
-        ({"x": np.full((4, 8, 8), 7.0), "y": np.zeros(4)}, "from 7.0 to 7.0; accepted: whole"),
+        ({"x": np.full((4, 8, 8), -7.0), "y": np.zeros(4)}, "from -7.0 to -7.0; accepted: whole"),
+        ({"x": np.full((4, 8, 8), np.nan), "y": np.zeros(4)}, "from nan to nan; accepted: whole"),
+        ({"x": np.full((4, 8, 8), "a"), "y": np.zeros(4)}, "pixels of .* are <U1; accepted: whole"),
         ({"x": np.zeros((4, 8, 8)), "y": np.zeros(3)}, "4 images but 3 labels"),
         ({"x": np.array([{}]), "y": np.zeros(1)}, "holds no arrays of numbers"),
     ],

@@ -21,8 +21,11 @@ def test_what_load_data_takes_is_a_reading() -> None:
 
 def test_other_settings_hold_some_of_it() -> None:
     settings: dict[str, Any] = {"image_size": 32, "loss": "ce", "test_set": None}
-    assert Reading.of(settings, max_broken=0.5) == Reading(image_size=32, max_broken=0.5)
-    assert Reading.of({}) == AS_USUAL
+    machine = {"max_broken": 0.0, "classes": 'cat, "a, b", 7', "threads": 1}
+    wanted = Reading(image_size=32, max_broken=0.0, classes=("cat", "a, b", "7"))
+    assert Reading.of(settings, machine) == wanted
+    assert Reading.of({}) == Reading.of({"classes": "", "label_column": ""}) == AS_USUAL
+    assert Reading.of({"classes": ["cat", 7]}).classes == ("cat", "7")
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,8 @@ def test_other_settings_hold_some_of_it() -> None:
         ({"image_size": -1}, "image_size is -1; accepted: 1 to 1024, or 0 for the data's own"),
         ({"image_size": 1025}, "image_size is 1025; accepted"),
         ({"max_broken": 1.5}, "max_broken is 1.5; accepted: a number from 0 to 1"),
+        ({"classes": "cat"}, "classes is 'cat'; accepted: two different names or more"),
+        ({"classes": ["cat", "cat"]}, "classes is 'cat, cat'; accepted: two different"),
         ({"max_broken": float("nan")}, "max_broken is nan; accepted"),
     ],
 )

@@ -307,16 +307,17 @@ def test_broken_rows_of_a_table_are_told_and_the_others_keep_their_names(
 ) -> None:
     path = table(tmp_path / "my.csv", {"size": NUMBERS})
     lines = path.read_text().splitlines()
-    lines[3], lines[5] = ",2", "ham"
+    lines[3], lines[5], lines[7] = ",2", "ham", "ham,1,1"
     path.write_text("\n".join(lines))
-    with pytest.raises(BadInput, match=r"2 of 40 in .*my.csv can't be used"):
+    with pytest.raises(BadInput, match=r"2 of 39 in .*my.csv can't be used"):
         load(path)
     data, _ = load(path, max_broken=0.1)
-    assert set(features_of(data)) == set(map(str, range(ROWS))) - {"2", "4"}
+    assert set(features_of(data)) == set(map(str, range(ROWS))) - {"2", "4", "6"}
     (listed,) = cache.glob("*/broken.csv")
     assert listed.read_text().splitlines()[1:] == [
         "row 4,no label",
         "row 6,1 cells under 2 columns",
+        "row 8,3 cells under 2 columns",
     ]
 
 

@@ -1,0 +1,212 @@
+"""What is in memory to a `Dataset`: arrays, data frames, torch Datasets.
+
+They go to the cache folder as files do, where the workers of a study find them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from apl.data.dataset import Dataset
+from apl.data.depth import as_pixels, channels_last, checked_range, to_bytes, told_range
+from apl.data.files import FORMAT, cached
+from apl.data.folders import cache_folder
+from apl.data.images import GREY, Broken, Misfit, Plan, Progress, plan_of, to_pixels, wider
+from apl.data.labels import NUMBERS, WORDS, Unclear, label_text, one_hot_text, texts_of, to_number
+from apl.data.listing import Listing, Sample, Say, only_classes, settle_labels
+from apl.data.reading import Reading
+from apl.data.tables import row_digests, to_columns
+from apl.errors import BadInput
+
+INPUTS = ("image", "img", "images", "pixel_values", "input", "inputs", "x", "data")
+TARGETS = ("label", "labels", "target", "targets", "y", "class")
+"""The names of what an item that is a mapping holds."""
+
+
+def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say) -> Dataset:
+    """A data set of arrays: images [N, H, W] or [N, H, W, C], or a table [N, F], an array or a
+    pandas DataFrame; labels [N], numbers or words, or [N, K] one-hot."""
+    given = texts_of(labels, name)
+    found = Listing(Path(), name=name)
+    if not hasattr(inputs, "columns"):
+        inputs = np.asarray(inputs)
+    if inputs.ndim == 2:
+        found.columns = to_columns(inputs)
+    else:
+        inputs = channels_last(inputs, name)
+        found.pixels = as_pixels([inputs], name, found.notes.append)
+    if len(inputs) != len(given):
+        raise BadInput(f"{name} has {len(inputs)} images but {len(given)} labels")
+    return _in_memory(found, given, reading, say)
+
+
+def from_torch(name: str, dataset: Any, reading: Reading, say: Say, progress: Progress) -> Dataset:
+    """A data set of a torch Dataset, whose items are (input, label) or have these by name: an image
+    of Pillow's, an array [H, W, C] or a tensor [C, H, W]; or the numbers [F] of a table's row.
+    Where it has `classes`, these name the classes.
+
+    Its items are read one by one into a file in the cache folder.
+    """
+    count = len(dataset)
+    if not count:
+        raise BadInput(f"{name} is empty")
+    cache = cache_folder() / "decoded"
+    cache.mkdir(parents=True, exist_ok=True)
+    taken = _Taken(name, reading.image_size)
+    while True:
+        # On most systems it has no name: nothing is left of it where this process is killed.
+        with tempfile.TemporaryFile(dir=cache) as file:
+            try:
+                given, shape, kind = _read_items(dataset, taken, file, progress)
+            except Misfit as misfit:
+                taken.widen(misfit)
+                continue
+            except Broken as error:
+                raise BadInput(f"{name} has an image with {error}") from None
+            file.flush()
+            rows: npt.NDArray[Any] = np.memmap(file, kind, "r", shape=(count, *shape))
+            found = Listing(Path(), name=name, notes=told_range(taken.low, taken.high))
+            if rows.ndim == 2:
+                found.columns = to_columns(rows)
+            else:
+                found.pixels = rows
+            return _in_memory(found, given, reading, say)
+
+
+@dataclass
+class _Taken:
+    """What the items of a data set of this name are taken for, until one does not fit: `plan` of
+    images of Pillow's, `low` to `high` the range of arrays."""
+
+    name: str
+    image_size: int
+    plan: Plan | None = None
+    low: float = 0.0
+    high: float = 0.0
+
+    def row(self, picture: Any) -> npt.NDArray[Any]:
+        """An item's pixels uint8 [H, W, C], or its numbers float64 [F].  Raises Misfit."""
+        from PIL import Image
+
+        if isinstance(picture, Image.Image):
+            grey = picture.mode in GREY
+            self.plan = self.plan or plan_of({picture.size}, grey, self.image_size)
+            return to_pixels(picture, self.plan)
+        if hasattr(picture, "detach"):
+            picture = picture.detach().cpu()
+        array = np.asarray(picture)
+        if array.ndim == 1:
+            return array.astype(np.float64)
+        if not isinstance(picture, np.ndarray) and array.ndim == 3:
+            array = array.transpose(1, 2, 0)  # torch's tensors have their channels first
+        image = channels_last(array[None], self.name)[0]
+        low, high = checked_range(image, self.name)
+        if low < self.low or high > self.high:
+            raise Misfit(low=min(low, self.low), high=max(high, self.high))
+        return np.ascontiguousarray(to_bytes(image, self.low, self.high))
+
+    def widen(self, misfit: Misfit) -> None:
+        """Take them for what the image that did not fit is too."""
+        self.low = misfit.changes.get("low", self.low)
+        self.high = misfit.changes.get("high", self.high)
+        if self.plan is not None:
+            self.plan = wider(self.plan, misfit.changes, self.image_size)
+
+
+def _read_items(
+    dataset: Any, taken: _Taken, file: IO[bytes], progress: Progress
+) -> tuple[list[str], tuple[int, ...], npt.DTypeLike]:
+    """Write the inputs of all items to a file; their labels, and the shape and kind of each."""
+    classes = _class_names(dataset)
+    given: list[str] = []
+    shape: tuple[int, ...] = ()
+    kind: npt.DTypeLike = np.uint8
+    for i in range(len(dataset)):
+        picture, label = _pair(dataset[i], taken.name)
+        row = taken.row(picture)
+        if shape and row.shape != shape:
+            raise BadInput(
+                f"the items of {taken.name} differ in shape ({list(shape)} and "
+                f"{list(row.shape)}): resize them to one"
+            )
+        shape, kind = row.shape, row.dtype
+        file.write(row.tobytes())
+        given.append(_label(label, classes, f"item {i} of {taken.name}"))
+        progress(i + 1, len(dataset))
+    return given, shape, kind
+
+
+def _class_names(dataset: Any) -> Sequence[str] | None:
+    """The names of a data set's classes, as torchvision's and Hugging Face's have them."""
+    names = getattr(dataset, "classes", None)
+    features = getattr(dataset, "features", None)
+    if names is None and isinstance(features, Mapping):
+        named = (getattr(features.get(target), "names", None) for target in TARGETS)
+        names = next((found for found in named if found), None)
+    return None if names is None else [str(name) for name in names]
+
+
+def _pair(item: Any, name: str) -> tuple[Any, Any]:
+    if isinstance(item, Mapping):
+        inputs, targets = ([key for key in keys if key in item] for keys in (INPUTS, TARGETS))
+        if inputs and targets:
+            return item[inputs[0]], item[targets[0]]
+        raise BadInput(
+            f"the items of {name} have {', '.join(map(repr, item))[:200]}; accepted: one of "
+            f"{', '.join(INPUTS)}, and one of {', '.join(TARGETS)}"
+        )
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise BadInput(
+            f"the items of {name} are of type {type(item).__name__}; accepted: (input, label)"
+        )
+    return item[0], item[1]
+
+
+def _label(label: Any, classes: Sequence[str] | None, where: str) -> str:
+    """The class of an item's label: a number, a word, or a one-hot vector."""
+    if hasattr(label, "detach"):
+        label = label.detach().cpu().numpy()
+    values = label.reshape(-1).tolist() if getattr(label, "ndim", 0) else label
+    if isinstance(values, list | tuple) and len(values) > 1:
+        marked = one_hot_text(values)
+        if marked is None:
+            raise BadInput(f"{where} has {len(values)} labels; accepted: one, or a one-hot vector")
+        label = marked
+    try:
+        text = label_text(label)
+    except Unclear as error:
+        raise BadInput(f"{where} has {error}; accepted: one") from None
+    if classes is None or text in classes or not text:
+        return text
+    if text in NUMBERS or text in WORDS:
+        return ""
+    number = to_number(text)
+    if number is None or number % 1 or not 0 <= number < len(classes):
+        raise BadInput(f"{where} has the label {text!r}; accepted: 0 to {len(classes) - 1}")
+    return classes[int(number)]
+
+
+def _in_memory(found: Listing, given: Sequence[str], reading: Reading, say: Say) -> Dataset:
+    """What is in memory, by way of the cache folder; the rows of a table or images of an array."""
+    found.samples = [Sample(str(i), "", label, "", "", (0, 0)) for i, label in enumerate(given)]
+    settle_labels(found, reading, found.name)
+    only_classes(found, reading.classes, found.name)
+    shape: Sequence[Any]
+    content: Any
+    if found.columns is not None:
+        content, shape = row_digests(found.columns).tobytes(), list(found.columns)
+    else:
+        assert found.pixels is not None
+        content, shape = found.pixels.data, found.pixels.shape
+    asked = [FORMAT, found.name, given, reading.classes, shape]
+    key = json.dumps([*asked, hashlib.sha256(content).hexdigest()])
+    return cached(key, found, found.name, reading, say, lambda done, total: None)

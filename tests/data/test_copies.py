@@ -1,0 +1,150 @@
+"""Copies of one image: never on both sides of a split of ours, and told where they are."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from apl.data.dataset import Dataset
+from apl.data.folders import cache_folder
+from apl.data.listing import held_out
+from apl.data.sources import load_data
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return cache_folder() / "decoded"
+
+
+def load(source: Any, **given: Any) -> tuple[Dataset, list[str]]:
+    told: list[str] = []
+    return load_data(source, say=told.append, **given), told
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+
+
+def shared(data: Dataset) -> set[bytes]:
+    """The images that are on both sides."""
+    one, other = ({x.numpy().tobytes() for x in s.images} for s in (data.train, data.test))
+    return one & other
+
+
+def test_copies_are_held_out_together() -> None:
+    """Pure noise with labels by chance, five copies of each: a network that remembers is no use."""
+    images, coins = noise(120), np.random.default_rng(1).integers(0, 2, 120)
+    data, told = load((np.repeat(images, 5, 0), np.repeat(coins, 5)))
+    assert not shared(data)
+    assert len(data.train) + len(data.test) == 600
+    assert 0.15 < len(data.test) / 600 < 0.25
+    assert "copies of one image are held out together, or not at all" in told
+    for split in (data.train, data.test):
+        for name, image, label in zip(split.names, split.images, split.labels.given, strict=True):
+            assert np.array_equal(image.numpy(), images[int(name) // 5])
+            assert label == coins[int(name) // 5]
+
+
+def test_copies_of_files_are_held_out_together(tmp_path: Path, cache: Path) -> None:
+    for i, image in enumerate(noise(40)):
+        for k in range(3):
+            folder = tmp_path / "my" / "ab"[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(folder / f"{k}-{i:02d}.png")
+    (tmp_path / "my" / "a" / "broken.png").write_bytes(b"x")
+    data, _ = load(tmp_path / "my")
+    assert not shared(data)
+    assert len(data.train) + len(data.test) == 120
+    for split in (data.train, data.test):
+        for name, image, label in zip(split.names, split.images, split.labels.given, strict=True):
+            with Image.open(tmp_path / "my" / name) as file:
+                assert np.array_equal(np.asarray(file), image.numpy())
+            assert name.startswith("ab"[label])
+    again, _ = load(tmp_path / "my")
+    assert again.digest == data.digest
+
+
+def test_copies_under_two_labels_are_held_out_together() -> None:
+    images = np.repeat(noise(30), 2, 0)
+    data, told = load((images, ["cat", "dog"] * 30))
+    assert not shared(data)
+    assert len(data.test) == 12
+    assert any(line.startswith("60 images have a copy with another label") for line in told)
+
+
+def test_a_class_of_one_image_stays_in_training() -> None:
+    images = np.concatenate([noise(20), np.repeat(noise(1, 9), 10, 0)])
+    data, told = load((images, ["cat"] * 20 + ["dog"] * 10))
+    assert not shared(data)
+    assert Counter(data.train.labels.given.tolist()) == {0: 16, 1: 10}
+    assert "classes among the training samples, but not among the test samples: dog" in told
+
+
+def test_without_copies_the_split_is_as_it_was() -> None:
+    images, labels = noise(50), ["cat", "dog"] * 25
+    data, told = load((images, labels))
+    out = held_out(np.arange(50) % 2)
+    assert data.test.names == tuple(str(i) for i in np.flatnonzero(out))
+    assert not any("copies" in line for line in told)
+
+
+def test_copies_across_a_split_that_was_given_are_told(tmp_path: Path, cache: Path) -> None:
+    for i, image in enumerate(noise(20)):
+        folder = tmp_path / "my" / "train" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i:02d}.png")
+    shutil.copytree(tmp_path / "my" / "train", tmp_path / "my" / "test")
+    for i, image in enumerate(noise(5, 1)):
+        Image.fromarray(image).save(tmp_path / "my" / "test" / "a" / f"new-{i}.png")
+    data, told = load(tmp_path / "my")
+    assert len(data.test) == 25
+    (path,) = cache.glob("*/copies_across.csv")
+    wanted = (
+        "20 of 25 test images are copies of training images, so the accuracy says less than it "
+        f"seems: {path}"
+    )
+    assert wanted in told
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40
+    assert Counter(row["split"] for row in rows) == {"train": 20, "test": 20}
+    assert {row["file_name"].split("/", 1)[1] for row in rows if row["copies_of_one_sample"] == "1"}
+    for number in {row["copies_of_one_sample"] for row in rows}:
+        same = [row["file_name"] for row in rows if row["copies_of_one_sample"] == number]
+        assert len({name.partition("/")[2] for name in same}) == 1
+
+
+def test_equal_rows_of_a_table_are_no_copies() -> None:
+    rows = np.array([[i % 3, i % 2] for i in range(60)], np.float64)
+    _, told = load((rows, ["cat", "dog"] * 30))
+    assert not any("copies" in line for line in told)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=60),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_is_held_out(samples: list[tuple[int, int]]) -> None:
+    labels, alike = (np.array(part, np.int64) for part in zip(*samples, strict=True))
+    out = held_out(labels, alike)
+    for number in alike:
+        assert len({*out[alike == number].tolist()}) == 1
+    for label in labels:
+        assert not out[labels == label].all()
+    plain = held_out(labels)
+    assert np.array_equal(held_out(labels, np.arange(len(labels))), plain)
+    # One image twice keeps no other class from being held out.
+    assert not out.any() or out.sum() <= max(
+        plain.sum() * 2, max(Counter(alike.tolist()).values()) * 4
+    )
