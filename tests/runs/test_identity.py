@@ -17,10 +17,12 @@ from apl.config.grid import make_grid
 from apl.config.presets import PRESETS
 from apl.errors import BadInput, Interrupted
 from apl.losses.catalog import PARAMS
-from apl.report.table import results_table, studies
+from apl.report.results import results_table
+from apl.report.study import studies
 from apl.runs.record import as_begun, read_record, read_runs, write_study
 from apl.runs.run import RECORD, RUNS, Run
 from apl.study.run import run_study
+from apl.training.listener import Listener
 from apl.training.machine import Machine
 from apl.training.train import train
 
@@ -155,8 +157,10 @@ def interrupted(config: Config, folder: Path, epochs: int = 1) -> None:
             config,
             folder,
             machine=HERE,
-            on_epoch=lambda row: seen.append(row["epoch"]),
-            should_stop=lambda: len(seen) >= epochs,
+            listener=Listener(
+                on_epoch=lambda row: seen.append(row["epoch"]),
+                should_stop=lambda: len(seen) >= epochs,
+            ),
         )
 
 
@@ -172,7 +176,7 @@ def test_a_run_goes_on_as_it_was_begun(later: Any, tmp_path: Path) -> None:
     assert again.name == name
     assert (again.lr, first.lr) == (0.1, 0.05)
     said: list[str] = []
-    train(again, folder, machine=HERE, say=said.append)
+    train(again, folder, machine=HERE, listener=Listener(on_message=said.append))
     line, *_ = said  # and that so short a run has learned nothing
     assert line == (
         f"{name} is as it was begun: lr is 0.05, and now would be 0.1; "
