@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from apl.errors import BadInput
+from apl.paths import user_path
 
 # ------------------------------------------------------------------------------ what there is
 
@@ -161,7 +161,7 @@ def option(help: str, default: Any = dataclasses.MISSING) -> Any:
 
 def no_dataset(given: str) -> BadInput:
     """That what was given for a data set is none."""
-    path = Path(given).expanduser()
+    path = user_path(given)
     if given and path.exists():
         return BadInput(f"dataset is {given!r}, a path: give what apl.load_data makes of it")
     near = difflib.get_close_matches(path.name, DATASETS, 1)

@@ -21,6 +21,7 @@ from apl.config.config import Config, make_config
 from apl.errors import BadInput
 from apl.losses.catalog import PARAMS
 from apl.names import DATASETS, NOISES, no_dataset
+from apl.paths import user_path
 from apl.study.trackers import TRACKERS
 from apl.training.machine import Machine
 from apl.usercode import is_own, look_up
@@ -208,7 +209,7 @@ def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
     if named is None or named in DATASETS:
         return None
     source: Any = named
-    if not Path(named).expanduser().exists():
+    if not user_path(named).exists():
         if not is_own(named):
             raise no_dataset(named)
         source = look_up(named)

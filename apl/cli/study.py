@@ -29,6 +29,7 @@ from apl.cli.options import (
 from apl.cli.show import draw
 from apl.config.grid import ALL_PUBLISHED, make_grid
 from apl.losses.catalog import PARAMS, split_losses
+from apl.paths import user_path
 from apl.study.trackers import TRACKERS, import_runs, require_tracker
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def study(  # its parameters are its options, which half of its lines are
         require_tracker(track)
     chosen = None if losses is None else split_losses(losses)
     machine = take_machine(given, chosen)
-    typed = Path(given.get("dataset", "")).expanduser()
+    typed = user_path(given.get("dataset", ""))
     data = take_own_data(given, machine)
     preset = given.pop("preset", "quick")
     left_out: list[str] = []  # told after the first line

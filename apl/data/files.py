@@ -46,6 +46,7 @@ from apl.errors import BadInput, require
 from apl.files import plain, table_bytes, write_atomic, write_parts
 from apl.names import DATASETS
 from apl.noise.labels import IntArray, Labels
+from apl.paths import user_path
 
 FORMAT = 3  # of what lies in the cache, and of how it is decoded; another one is decoded anew
 BLOCK = 1024  # rows at a time where all are read
@@ -73,7 +74,7 @@ def read_path(
     state that a path was in, since a run may still be asked about it.
     Raises BadInput for what can't be learned from.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     listing = list_layout(path, reading.test_set) or list_path(path, reading)
     only_classes(listing, reading.classes, str(path))
     listing.broken.sort()

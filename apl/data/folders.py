@@ -6,20 +6,21 @@ import os
 from pathlib import Path
 
 from apl.names import DATASETS
+from apl.paths import cache_home, user_path
 
 
 def data_folder(given: str | Path | None = None) -> Path:
     """Where data sets lie: `given`, else $APL_DATA, else the user's cache folder."""
     if given:
-        return Path(given).expanduser()
+        return user_path(given)
     if os.environ.get("APL_DATA"):
-        return Path(os.environ["APL_DATA"]).expanduser()
+        return user_path(os.environ["APL_DATA"])
     return cache_folder()
 
 
 def cache_folder() -> Path:
     """The user's cache folder, which may be deleted at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apl"
+    return cache_home() / "apl"
 
 
 def available(name: str, folder: str | Path | None = None) -> bool:

@@ -23,6 +23,7 @@ from apl.errors import BadInput, one_line, require
 from apl.names import DATASETS, HUMAN, Source, no_dataset
 from apl.noise.files import read_pt
 from apl.noise.labels import IntArray, Labels
+from apl.paths import user_path
 
 
 # More than seven parameters: it is called by people, who name the ones they give.
@@ -75,7 +76,7 @@ def read_data(
         if str(source) in DATASETS:
             require(not reading.classes, "classes", reading.classes, f"none with {source}")
             return _built_in(str(source), folder, download)
-        if not Path(source).expanduser().exists():
+        if not user_path(source).exists():
             raise no_dataset(str(source))
         return read_path(source, reading, say, progress)
     if isinstance(source, tuple) and len(source) == 2:

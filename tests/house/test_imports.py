@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # From the ground up.  A module imports what stands below its floor, and within its own package;
 # on the ground, whatever lies there.
 FLOORS = (
-    ("cores", "errors", "files", "moved", "names", "usercode"),
+    ("cores", "errors", "files", "moved", "names", "paths", "usercode"),
     ("kernels",),
     ("noise",),
     ("losses",),
