@@ -27,7 +27,7 @@ Backend = Literal["auto", "triton", "compiled", "eager", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
-def loss(
+def loss(  # the door: those of F.cross_entropy, and how it is computed
     logits: Tensor,
     targets: Tensor,
     terms: Sequence[Term],
@@ -501,7 +501,7 @@ def backends() -> list[tuple[str, bool, str]]:
 # --- Triton behind torch.compile: one opaque operator ---
 
 
-def _rows(
+def _rows(  # what a kernel is launched with
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
@@ -549,7 +549,7 @@ def _decode(bases: str, numbers: list[float]) -> tuple[Term, ...]:
 
 
 @torch.library.custom_op("apl::loss_or_grad", mutates_args=())
-def _loss_or_grad_op(
+def _loss_or_grad_op(  # an operator takes tensors and numbers, no values of ours
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,
@@ -579,7 +579,7 @@ def _loss_or_grad_op(
 
 
 @_loss_or_grad_op.register_fake
-def _(
+def _(  # as the operator's
     logits: Tensor,
     targets: Tensor,
     weight: Tensor | None,

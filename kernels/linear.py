@@ -30,7 +30,7 @@ Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 @torch.compiler.disable(  # type: ignore[untyped-decorator]
     reason="linear_loss runs chunk by chunk, each with kernels that are compiled already"
 )
-def linear_loss(
+def linear_loss(  # those of F.linear and of F.cross_entropy
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,

@@ -319,7 +319,7 @@ def _row_factor(class_weight, denominator, target, kept, K: tl.constexpr):
 
 
 @triton.jit
-def _values_at_target(
+def _values_at_target(  # a kernel takes pointers and numbers
     l_y,
     p_y,
     sums,
@@ -385,7 +385,7 @@ def _values_of_soft(at_q, sums, WEIGHTS, SUMS: tl.constexpr, WHOLE: tl.constexpr
 
 
 @triton.jit
-def _soft_targets(
+def _soft_targets(  # a kernel takes pointers and numbers
     at, hit, col, mask, class_weight, smoothing, TARGETS: tl.constexpr, K: tl.constexpr
 ):
     # q times the class weights: given by the pointers `at`, or of the one class hit; smoothed.
@@ -412,7 +412,7 @@ def _unless_same(upstream, used, seen, end):
 
 
 @triton.jit(do_not_specialize=["samples", "rows", "one"])
-def _rows_kernel(
+def _rows_kernel(  # a kernel takes pointers and numbers
     logits,  # [sample, row, K] by strides; row strides count UNITs, so that their factor is known
     targets,  # [sample, row] contiguous, or where 'dense' [sample, row, K] by strides
     class_weight,  # [K] or None
@@ -568,7 +568,7 @@ def _rows_kernel(
 
 
 @triton.jit(do_not_specialize=["samples", "rows"])
-def _long_rows_kernel(
+def _long_rows_kernel(  # a kernel takes pointers and numbers
     logits,
     targets,
     class_weight,
@@ -751,7 +751,7 @@ def _add_powers(powers, z, shift, AFFINE, SUMS: tl.constexpr):
 
 
 @triton.jit
-def _add_phi(
+def _add_phi(  # a kernel takes pointers and numbers
     partial,
     log_p,
     soft,
@@ -838,7 +838,7 @@ class Launch(NamedTuple):
         self.kernel[self.grid](*self.args, **self.options)
 
 
-def plan(
+def plan(  # what a plan depends on
     logits: Tensor,
     targets: Tensor,
     terms: tuple[Term, ...],
@@ -906,7 +906,7 @@ _Strides = tuple[int, ...]
 
 
 @functools.lru_cache(maxsize=1024)
-def _form(
+def _form(  # the arithmetic of every form of a term in one place
     shape: torch.Size,
     z_stride: _Strides,
     g_stride: _Strides,
@@ -1022,7 +1022,7 @@ def _chip(device: torch.device) -> Chip:
     return Chip(found.multi_processor_count, found.L2_cache_size)
 
 
-def loss_and_grad(
+def loss_and_grad(  # what a kernel is launched with
     logits: Tensor,
     targets: Tensor,
     terms: tuple[Term, ...],
@@ -1052,7 +1052,7 @@ def loss_and_grad(
     return losses, grad
 
 
-def correct_(
+def correct_(  # what a kernel is launched with
     grad: Tensor,
     used: Tensor,
     upstream: Tensor,
@@ -1075,7 +1075,7 @@ def correct_(
     return seen
 
 
-def _launch(
+def _launch(  # what a kernel is launched with
     logits: Tensor,
     targets: Tensor,
     terms: tuple[Term, ...],

@@ -26,7 +26,9 @@ _OWN = make_config(
     PRESET, dataset="yours", dataset_sha256="0" * 64, image_size=SIDE, noise="none", **SEARCH
 )
 USUAL = {
-    **{**vars(_OWN), **vars(Machine()), "image_size": 0},
+    **vars(_OWN),
+    **vars(Machine()),
+    "image_size": 0,
     "network": "by size",
     "width": "32, rows: 64",
     "batch_size": f"{_OWN.batch_size}, if few: less",

@@ -27,7 +27,7 @@ from apl.paths import user_path
 
 
 # More than seven parameters: it is called by people, who name the ones they give.
-def load_data(
+def load_data(  # the keywords are Reading's, for users
     source: Any,
     folder: str | Path | None = None,
     download: bool = True,

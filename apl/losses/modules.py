@@ -27,7 +27,7 @@ class NoisyLabelLoss(nn.Module):
 
     weight: Tensor | None
 
-    def __init__(
+    def __init__(  # what make_loss has read and checked
         self,
         spec: str,
         num_classes: int,
@@ -586,7 +586,7 @@ def needs_of(spec: str) -> tuple[str, ...]:
     return found.needs if found else ()
 
 
-def make_loss(
+def make_loss(  # those of nn.CrossEntropyLoss, and ours
     spec: str,
     num_classes: int,
     reduction: Reduction = "mean",
@@ -636,8 +636,15 @@ def make_loss(
     if name not in CRITERIA:
         terms = loss_terms(spec, num_classes, **params)
         return NoisyLabelLoss(
-            *(spec, num_classes, terms, weight, ignore_index),
-            *(reduction, label_smoothing, backend, inplace),
+            spec,
+            num_classes,
+            terms,
+            weight,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            backend,
+            inplace,
         )
     values: dict[str, Any] = loss_params(spec if "=" in spec else name, params)  # of one part
     if num_classes < 2:

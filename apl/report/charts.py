@@ -68,8 +68,12 @@ def chart_data(named: Sequence[tuple[str, Study]]) -> dict[str, Any]:
 def _style(method: str, style: Style) -> dict[str, Any]:
     dash = [] if style.dash == SOLID else [round(2 * part, 1) for part in style.dash[1]]
     return {
-        **{"name": method, "color": style.color, "dark": dark(style.color)},
-        **{"dash": dash, "marker": style.marker, "hollow": style.hollow},
+        "name": method,
+        "color": style.color,
+        "dark": dark(style.color),
+        "dash": dash,
+        "marker": style.marker,
+        "hollow": style.hollow,
     }
 
 
@@ -120,8 +124,10 @@ def _against_rate(
     titles = runs["title"].unique()
     title = bare(str(titles[0] if len(titles) == 1 else kind))
     return {
-        **{"kind": kind, "title": before + (title if before else title.capitalize())},
-        **{"axis": "Noise rate (%)" if rated else "", "ticks": ticks},
+        "kind": kind,
+        "title": before + (title if before else title.capitalize()),
+        "axis": "Noise rate (%)" if rated else "",
+        "ticks": ticks,
         "scores": {score: lines for score, lines in scores.items() if lines},
     }
 
