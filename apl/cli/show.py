@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from apl.cli.completion import loss as offer_loss
 from apl.cli.console import console, counting
 from apl.cli.options import options, take_machine
 from apl.config.presets import PRESETS
+from apl.config.published import published_lines
 from apl.cores import cores
 from apl.data.folders import available, data_folder
 from apl.errors import BadInput
-from apl.losses.catalog import LOSSES, SUMS
+from apl.losses.catalog import (
+    LOSSES,
+    PARAMS,
+    SUMS,
+    is_tolerant,
+    loss_label,
+    loss_name,
+    loss_params,
+    parse_loss,
+)
 from apl.names import DATASETS, NETWORKS
 from apl.report.tables import Cell, Table
+from apl.usercode import is_own
 
 
 def plot(
@@ -107,20 +120,66 @@ def report(
     out.print(f"wrote {path}")
 
 
-def losses() -> None:
-    """List the losses: formula, active or passive, tolerant to symmetric noise or not.
+def losses(
+    name: Annotated[
+        str,
+        typer.Argument(help="one of them, or a sum, as with --loss", autocompletion=offer_loss),
+    ] = "",
+) -> None:
+    """List the losses, or show one: formula, kind, source, its parameters and their values.
 
-    Example: `apl losses`
+    Example: `apl losses "nce + 2*gce(q=0.9)"`
     """
+    if name:
+        _show_loss(name)
+        return
     out = console()
-    out.print("p = softmax(z); any weighted sum is a loss: '2*nce + 0.5*mae'")
+    out.print("p = softmax(z); any weighted sum is a loss: '2*nce + 0.5*mae'; one: apl losses NAME")
     rows = []
-    for name, loss in LOSSES.items():
+    for each, loss in LOSSES.items():
         params = [f"{key}={value:.4g}" for key, value in loss.params.items()]
         about = ", ".join([loss.kind, "tolerant" if loss.tolerant else "not tolerant", *params])
-        rows.append([Cell(name), Cell(loss.formula, below=f"{about}; {loss.source}")])
+        rows.append([Cell(each), Cell(loss.formula, below=f"{about}; {loss.source}")])
     head = ["name", "formula\nkind, tolerance, parameters; source"]
     out.print(Table("", head, rows, words=True).rich("open", unbroken=True))
+
+
+def _show_loss(typed: str) -> None:
+    """Show a loss part by part: what it is, the values that are typed, and what papers chose."""
+    spec = loss_name(typed) if loss_label(loss_name(typed)) == typed.strip() else typed
+    if is_own(spec):
+        raise BadInput(f"{spec!r} is a function of yours: its module says what it is")
+    try:
+        loss_params(spec, {})  # the values fit
+        parts = parse_loss(spec)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    names = {loss.label: name for name, loss in LOSSES.items()}
+    out = console()
+    if len(parts) > 1:
+        out.print(f"{spec}: {_tolerance(is_tolerant(spec))}")
+    for part in parts:
+        loss, name = part.loss, names[part.loss.label]
+        told = [
+            ("formula", f"{loss.formula}; p = softmax(z)"),
+            ("kind", f"{loss.kind}, {_tolerance(loss.tolerant)}"),
+            ("source", loss.source),
+        ]
+        for param, default in loss.params.items():
+            value = part.own.get(param, default)
+            usual = "" if value == default else f" (default {default:g})"
+            told.append((param, f"{value:g}{usual}: {PARAMS[param].help}"))
+        if not loss.params:
+            told.append(("parameters", "none"))
+        told += [("published", line) for line in published_lines(name)]
+        caption = f"{'' if part.factor == 1 else f'{part.factor:g} * '}{name} ({loss.label})"
+        rows = [[Cell(word), Cell(text)] for word, text in told]
+        out.print(Table(caption, [], rows, words=True).rich("open", unbroken=True))
+    out.print(f"to train with it: {shlex.join(['apl', 'train', '--loss', typed])}")
+
+
+def _tolerance(tolerant: bool) -> str:
+    return f"{'' if tolerant else 'not '}tolerant to symmetric noise"
 
 
 @options("data_dir")
@@ -181,14 +240,14 @@ def verify_command() -> None:
     title = "noise rates up to which the noisy risk has the clean minimiser"
     told = Table(title, head, [[Cell(text) for text in row] for row in rows])
     out.print(told.rich(unbroken=True))
-    out.print(
-        f"sum const: sum_j L(z, j) is the same for all z (Lemma 1); max L: the largest value found "
-        f"for {many} classes; in Lemma 2: that is at most 1/(K-1)"
-    )
-    out.print(
-        "grad err: the gradient against finite differences; sym, pair: the highest rate of "
-        "symmetric and of pair-flip noise that the minimiser of the loss stands, for K classes"
-    )
+    for line in (
+        "sum const: sum_j L(z, j) is the same for all z (Lemma 1)",
+        f"max L: the largest value found for {many} classes; in Lemma 2: at most 1/(K-1)",
+        "grad err: the gradient against finite differences",
+        "sym, pair: the highest rate of symmetric and of pair-flip noise, of K classes,",
+        "  under which the loss still has the minimiser that it has without noise",
+    ):
+        out.print(line)
 
 
 @options("data_dir")

@@ -37,6 +37,16 @@ def settings_rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def published_lines(loss: str) -> list[str]:
+    """What is published of a loss, a line for each data set, noise and source."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for row in settings_rows():
+        if row["loss"] == loss:
+            at = " ".join(filter(None, (row["dataset"], row["noise"], row["rate"])))
+            lines.setdefault((at, row["source"]), []).append(f"{row['parameter']}={row['value']}")
+    return [f"{at}: {', '.join(set_)} ({source})" for (at, source), set_ in lines.items()]
+
+
 @functools.cache
 def published_table() -> Settings:
     """settings.csv by what it is looked up by."""

@@ -407,7 +407,7 @@ def parse_loss(spec: str) -> list[Part]:
         match = _SUMMAND.match(spec, position)
         if match is None:
             raise ValueError(
-                f"cannot read the loss {spec!r}: give a name ({', '.join(LOSSES)}) "
+                f"cannot read the loss {spec!r}: give a name (`apl losses` lists them) "
                 "or a sum such as '2*nce + 0.5*mae', 'norm(gce) + mae' or 'nce + gce(q=0.9)'"
             )
         name = "name" if match["inner"] is None else "inner"
@@ -451,9 +451,9 @@ def _lookup(name: str, *, normalised: bool) -> Loss:
             return LOSSES[f"n{name}"]
         raise ValueError(f"norm() takes one of {', '.join((*_PAPER, *_LATER))}; got {name!r}")
     if name not in LOSSES:
-        near = difflib.get_close_matches(name, LOSSES, 1, 0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown loss {name!r}: {hint}accepted: {', '.join(LOSSES)}")
+        near = difflib.get_close_matches(name, LOSSES, 5, 0.0)
+        meant = f"{', '.join(map(repr, near[:-1]))} or {near[-1]!r}"
+        raise ValueError(f"unknown loss {name!r}: did you mean {meant}? `apl losses` lists all")
     return LOSSES[name]
 
 

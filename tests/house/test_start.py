@@ -100,11 +100,14 @@ def test_the_commands_are_found() -> None:
     assert {(), ("train",), ("study",), ("noise",), ("track", "import")} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["losses", "datasets"])
-def test_lists_load_nothing_heavy(command: str, tmp_path: Path) -> None:
-    answer = ask(tmp_path, APL, command)
+@pytest.mark.parametrize(
+    ("command", "listed"),
+    [("losses", "nce_rce"), ("losses gce(q=0.9)", "(1 - p_y^q) / q"), ("datasets", "cifar10")],
+)
+def test_lists_load_nothing_heavy(command: str, listed: str, tmp_path: Path) -> None:
+    answer = ask(tmp_path, APL, *command.split())
     assert answer.code == 0, answer.err
-    assert {"losses": "nce_rce", "datasets": "cifar10"}[command] in answer.out
+    assert listed in answer.out
     assert not answer.heavy
 
 
@@ -127,6 +130,7 @@ def test_lists_load_nothing_heavy(command: str, tmp_path: Path) -> None:
         ("apl train --loss 'gce(q=", []),
         ("apl study --losses 'gce(q=0.5,scale=1),nce_agc", ["gce(q=0.5,scale=1),nce_agce"]),
         ("apl study --losses ce,all", ["ce,all-published"]),
+        ("apl losses bi_t", ["bi_tempered"]),
     ],
 )
 def test_completion_loads_nothing_heavy(line: str, offered: list[str], tmp_path: Path) -> None:
