@@ -135,7 +135,7 @@ class Config:
     )
     nesterov: bool = option("Nesterov's form of the momentum", False)
     crop: str = option("resized: of random size and shape; plain: squares", "resized")
-    typed: frozenset[str] | None = field(default=None, compare=False, repr=False)
+    typed: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     identity: Identity | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -508,7 +508,7 @@ def make_config(
     own = [settings[name] for name in ("network", "loss") if is_own(settings[name])]
     if own:
         settings["code_sha256"] = code_digest(own)
-    return Config(preset=preset, typed=frozenset(typed), **settings)
+    return Config(preset=preset, typed=tuple(sorted(typed)), **settings)
 
 
 def _set_noise(settings: dict[str, Any], preset: Preset) -> None:

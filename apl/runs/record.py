@@ -196,11 +196,25 @@ def _beside(cell: Config, moves: Mapping[tuple[Any, ...], list[Any]]) -> Config:
 
 
 def write_study(study: Path) -> list[Finished]:
-    """Write the record and summary.csv, and return the runs that they tell of."""
-    runs = read_runs(study)
-    write_atomic(study / RECORD, "".join(map(_to_line, runs)).encode())
+    """Write the record and summary.csv, and return the runs that they tell of.  The line of a run
+    whose folder is gone stays as it was written, by this apl or any before it."""
+    runs, kept = read_runs(study), _kept_lines(study)
+    lines = (kept.get(run.name) or _to_line(run) for run in runs)
+    write_atomic(study / RECORD, "".join(lines).encode())
     write_atomic(study / SUMMARY, csv_bytes(_summary(runs)))
     return runs
+
+
+def _kept_lines(study: Path) -> dict[str, str]:
+    """By the name of a run that is known from the record alone: its line there."""
+    kept = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in (study / RECORD).read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: left out
+                name = json.loads(line)["run"]
+                if not Run(study / RUNS / name).finished:
+                    kept[name] = f"{line}\n"
+    return kept
 
 
 SETTING = ("dataset", "preset", "loss", "noise", "map", "rate", "seed", "epochs", "variant")

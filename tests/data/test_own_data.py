@@ -1136,10 +1136,10 @@ def separable(root: Path, each: int = 40) -> Path:
     return root
 
 
-def test_train_and_evaluate_from_the_command_line(here: Cli, tmp_path: Path) -> None:
+def test_train_and_evaluate_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     separable(tmp_path / "my")
     fast = ("--epochs", "4", "--width", "8", "--batch-size", "16", "--threads", "1")
-    shown = here("train", "--dataset", "my/", "--loss", "nce_rce", "--rate", "0.2", *fast).stdout
+    shown = cli("train", "--dataset", "my/", "--loss", "nce_rce", "--rate", "0.2", *fast).stdout
     assert "on my (quick), in results/my-quick-train/runs/nce_rce_sym-0.2_seed0" in shown
     assert "test (on given labels)" in shown
     assert "accuracy on the given test labels" in shown
@@ -1149,32 +1149,32 @@ def test_train_and_evaluate_from_the_command_line(here: Cli, tmp_path: Path) -> 
     for file in run.rglob("*.json"):
         assert str(tmp_path) not in file.read_text()
     # It is shown and not repeated, and found without a path.
-    here("train", "--dataset", "my/", "--loss", "nce_rce", "--rate", "0.2", *fast)
-    assert "on the given test labels" in here("evaluate", str(run)).stdout
+    cli("train", "--dataset", "my/", "--loss", "nce_rce", "--rate", "0.2", *fast)
+    assert "on the given test labels" in cli("evaluate", str(run)).stdout
     # Moved, and the cache gone: it needs the path, and knows the data by their content.
     (tmp_path / "my").rename(tmp_path / "moved")
     env = {"XDG_CACHE_HOME": str(tmp_path / "empty")}
-    failed = here("evaluate", str(run), code=2, **env).stderr
+    failed = cli("evaluate", str(run), code=2, **env).stderr
     assert "my (sha256 " in failed
     assert "give its path to --dataset" in failed
-    moved = here("evaluate", str(run), "--dataset", "moved", **env).stdout
+    moved = cli("evaluate", str(run), "--dataset", "moved", **env).stdout
     assert "on the given test labels" in moved
     picture(tmp_path / "moved" / "dark" / "00.png", 1)
     env = {"XDG_CACHE_HOME": str(tmp_path / "changed")}
-    assert "has changed since" in here(
+    assert "has changed since" in cli(
         "evaluate", str(run), "--dataset", "moved", code=2, **env
     ).stderr  # fmt: skip
 
 
-def test_a_study_from_the_command_line(here: Cli, tmp_path: Path) -> None:
+def test_a_study_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     separable(tmp_path / "my")
     ask = ("study", "--dataset", "./my", "--losses", "ce,gce,nce_rce", "--noise", "none,sym")
     more = ("--rates", "0.2", "--seeds", "1", "--epochs", "3", "--width", "8", "--no-pictures")
-    shown = here(*ask, *more, "--workers", "2").stdout
+    shown = cli(*ask, *more, "--workers", "2").stdout
     assert "6 cells in results/my-quick" in shown
     assert " on given labels" in shown
     assert len(list(Path(cache_folder() / "decoded").glob("*/about.json"))) == 1
-    again = here(*ask, *more)
+    again = cli(*ask, *more)
     assert "6/6" not in again.stdout
     record = (tmp_path / "results" / "my-quick" / "runs.jsonl").read_text().splitlines()
     assert len(record) == 6

@@ -145,8 +145,8 @@ def grids(draw: st.DrawFn) -> dict[str, Any]:
     taken = {
         name
         for loss in (PRESETS[preset].losses if losses is None else losses)
-        for _, part in parse_loss(loss)
-        for name in part.params
+        for part in parse_loss(loss)
+        for name in part.loss.params
     }
     numbers = {"alpha": [0.1, 1.0, 2.5], "beta": [0.5, 1e-5], "gamma": [0.5, 2.0], "q": [0.1, 0.7]}
     rate = st.sampled_from([0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 1 / 3])
