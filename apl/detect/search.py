@@ -112,7 +112,8 @@ def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Co
     if data.digest:
         chosen["epochs"] = make_config(preset).epochs
     config = make_config(preset, dataset=data, **(chosen | given))
-    typed = (config.typed or frozenset()) - (set(chosen) - set(given))
+    ours = set(chosen) - set(given)
+    typed = tuple(name for name in config.typed or () if name not in ours)
     config = dataclasses.replace(config, typed=typed)
     if "batch_size" in given:
         return config
