@@ -134,7 +134,7 @@ def losses(
         _show_loss(name)
         return
     out = console()
-    out.print("p = softmax(z); any weighted sum is a loss: '2*nce + 0.5*mae'; one: apl losses NAME")
+    out.print("p = softmax(z); sums are losses too: '2*nce + 0.5*mae'; one: apl losses NAME")
     rows = []
     for each, loss in LOSSES.items():
         params = [f"{key}={value:.4g}" for key, value in loss.params.items()]

@@ -126,9 +126,10 @@ def test_no_home_is_a_line(
     for name in ("HOME", "XDG_CACHE_HOME", "APL_DATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for words in (["datasets"], ["doctor"]):  # the cache has another place then
+        assert run(words) == 0, words
+    capsys.readouterr()
     for words in (
-        ["datasets"],
-        ["doctor"],
         ["train", "--dataset", "cifar10", "--no-download"],
         ["train", "--dataset", "~/photos"],
         ["find", "~nobody-of-that-name/photos"],
@@ -138,7 +139,7 @@ def test_no_home_is_a_line(
         complaint = capsys.readouterr().err
         assert complaint.startswith("apl: "), words
         assert complaint.count("\n") == 1
-        assert "home" in complaint
+        assert "home" in complaint or "cifar10" in complaint
 
 
 def test_bad_input_steers_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -481,7 +481,7 @@ from apl import losing
     ("spec", "params", "message"),
     [
         ("nce_rcx", {}, "did you mean 'nce_rce'"),
-        ("xyz", {}, "accepted: ce, fl"),
+        ("xyz", {}, "unknown loss 'xyz': did you mean"),
         ("one", {}, "unknown loss 'one'"),
         ("norm(negce)", {}, "norm() takes one of ce, fl"),
         ("norm(sce)", {}, "norm() takes one of ce, fl"),
