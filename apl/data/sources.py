@@ -75,7 +75,7 @@ def read_data(
     if isinstance(source, str | Path):
         if str(source) in DATASETS:
             require(not reading.classes, "classes", reading.classes, f"none with {source}")
-            return _built_in(str(source), folder, download)
+            return built_in(str(source), folder, download)
         if not user_path(source).exists():
             raise no_dataset(str(source))
         return read_path(source, reading, say, progress)
@@ -93,7 +93,8 @@ def read_data(
 
 
 @functools.lru_cache(maxsize=2)  # a study's worker trains many networks on one data set
-def _built_in(name: str, folder: str | Path | None, download: bool) -> Dataset:
+def built_in(name: str, folder: str | Path | None, download: bool) -> Dataset:
+    """The built-in data set of that name, from the data folder; BadInput where it can't be had."""
     source = DATASETS[name]
     if name == "digits":
         images, labels, class_names = _digits()

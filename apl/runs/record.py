@@ -18,7 +18,7 @@ import numpy as np
 from apl.config.config import Config, moved_text
 from apl.config.published import published_names
 from apl.errors import BadInput, one_line
-from apl.files import FORMAT, Newer, _finite, csv_bytes, json_object, write_atomic
+from apl.files import FORMAT, Newer, csv_bytes, finite, json_object, write_atomic
 from apl.names import NOISES
 from apl.runs.run import CONFIG, RECORD, RESULT, RUNS, SUMMARY, Finished, Run
 from apl.runs.scores import Result, columns_of
@@ -92,7 +92,7 @@ def _to_line(run: Finished) -> str:
         "history": {name: [row[name] for row in run.history] for name in names},
         "result": run.result.to_json(),
     }
-    return json.dumps(_finite(content), separators=(",", ":"), allow_nan=False) + "\n"
+    return json.dumps(finite(content), separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def read_runs(study: Path) -> list[Finished]:

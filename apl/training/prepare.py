@@ -16,7 +16,7 @@ from apl.config.config import Config, code_digest, labels_digest, map_digest
 from apl.data.dataset import Dataset, Split, balanced_subset
 from apl.data.decisions import read_labels
 from apl.data.files import find_decoded
-from apl.data.sources import _built_in, human_labels
+from apl.data.sources import built_in, human_labels
 from apl.errors import BadInput
 from apl.losses.modules import make_loss, needs_of
 from apl.noise.draw import corrupt, corrupt_each
@@ -37,7 +37,7 @@ def data_of(config: Config, machine: Machine) -> Dataset:
     Raises BadInput where it is not on this machine.
     """
     if not config.dataset_sha256:
-        return _built_in(config.dataset, machine.data_dir, machine.download)
+        return built_in(config.dataset, machine.data_dir, machine.download)
     return _decoded(config.dataset, config.dataset_sha256, config.image_size)
 
 
