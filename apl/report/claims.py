@@ -151,21 +151,28 @@ class Estimate:
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Student's t over values that are independent of each other, as seeds are."""
-    sample = pd.Series(values, dtype=float)
-    count, mean = len(sample), float(sample.mean())
+    sample = np.asarray(values, dtype=float)
+    count, mean = len(sample), float(sample.mean()) if len(sample) else math.nan
     if count < 2:
         return Estimate(count, mean, math.nan, math.nan, math.nan)
-    error = float(sample.std()) / math.sqrt(count)
-    if error <= 1e-12 * abs(mean):  # the same each time, up to rounding
+    if np.ptp(sample) <= 1e-12 * abs(mean):  # the same each time, up to rounding: no error to see
         return Estimate(count, mean, mean, mean, 0.0 if mean else 1.0)
-    reach = standard_errors(count) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
-    return Estimate(count, mean, mean - reach, mean + reach, p)
+    test = stats.ttest_1samp(sample, 0.0)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return Estimate(count, mean, float(low), float(high), float(test.pvalue))
 
 
 def standard_errors(count: int) -> float:
     """How many standard errors a 95 % t-interval of `count` values reaches to either side."""
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+
+
+def kendalls_tau(one: pd.Series[float], other: pd.Series[float]) -> float:
+    """Kendall's tau-b of two scores of the same losses: 1 for the same order, -1 for the reverse;
+    nan for fewer than three losses, or where a score tells none apart."""
+    if len(one) < 3:
+        return math.nan
+    return float(stats.kendalltau(one, other).statistic)
 
 
 VERDICTS = ("holds", "contradicted", "undecided", "one seed only", "not run")
@@ -383,9 +390,7 @@ def agreement(runs: Sequence[tuple[str, pd.DataFrame]], published: pd.DataFrame)
                 if len(one) < 2:
                     continue
                 both = one.assign(ours=ours)
-                tau = math.nan
-                if len(both) > 2:
-                    tau = float(stats.kendalltau(both["ours"], both["mean"]).statistic)
+                tau = kendalls_tau(both["ours"], both["mean"])
                 settings.append((recipe, paper, setting, len(both), tau))
                 values: dict[Any, dict[Any, Any]] = both[["ours", "mean", "std"]].to_dict("index")
                 for a, b in itertools.combinations(values, 2):

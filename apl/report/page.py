@@ -47,6 +47,7 @@ from apl.report.claims import (
     agreement,
     best_losses,
     find,
+    kendalls_tau,
     lead,
     recipes,
     standard_errors,
@@ -311,7 +312,7 @@ def _per_class(study: Study) -> list[Block]:
             ]
         notes = ["∅ 2/3: 2 of 3 runs never predict this class."] if gave_up else []
         caption = f"Accuracy of each class in %, {setting}"
-        title = f"{setting}; with a class given up: {', '.join(gave_up)}" if gave_up else setting
+        title = f"{setting}; with a class never predicted: {', '.join(gave_up)}" if gave_up else setting
         folded.append((title, Table(caption, head, rows, notes)))
     return [Block(folded=folded)] if folded else []
 
@@ -544,7 +545,7 @@ def _grid(study: Study) -> set[tuple[str, str, int]]:
 
 
 def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Block]:
-    """Collapsed runs, budgets too short to tell, classes given up and cells not run."""
+    """Collapsed runs, budgets too short to tell, classes never predicted and runs that are missing."""
     order = {name: rank for rank, name in enumerate([*study.styles, *study.settings])}
     runs = study.runs.sort_values(["rank", "seed"])
     runs = runs.sort_values("method", key=lambda m: m.map(order), kind="stable")
@@ -588,17 +589,17 @@ def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Blo
         blocks.append(block("Too short to tell", text, runs[short], how))
     if given_up.any():
         text = "Runs that did not collapse, but never predict some class of the test images."
-        blocks.append(block("Classes given up", text, runs[given_up], {"Classes": classes}))
+        blocks.append(block("Classes never predicted", text, runs[given_up], {"Classes": classes}))
     holes = pd.DataFrame(sorted(missing), columns=["method", "setting", "seed"])
     if len(holes):
         holes = holes.sort_values("setting", key=lambda s: s.map(order), kind="stable")
         holes = holes.sort_values("method", key=lambda m: m.map(order), kind="stable")
-        title = "Cells of the grid that are missing"
+        title = "Runs of the grid that are missing"
         text = "Methods by settings by seeds of the runs that are there or begun; not finished:"
         blocks.append(block(title, text, holes, {}))
     if not blocks:
         told = "no run collapsed, every budget sufficed to tell, and the grid is complete"
-        blocks.append(Block(text=[f"Nothing: {told}; no class was given up."]))
+        blocks.append(Block(text=[f"Nothing: {told}; every class is predicted."]))
     return blocks
 
 
@@ -631,7 +632,7 @@ def _facts(study: Study, cells: int) -> list[tuple[str, str]]:
         ("Losses", ", ".join(study.styles)),
         ("Noise settings", ", ".join(study.settings)),
         ("Seeds", _list(sorted(study.runs["seed"].unique()))),
-        ("Runs", f"{len(study.runs)} of the {cells} cells of the grid"),
+        ("Runs", f"{len(study.runs)} of the {cells} of the grid"),
         ("Epochs", _list(sorted(study.runs["epochs"].unique()))),
     ]
     configs = [*study.runs["config"], *study.unfinished]
@@ -780,7 +781,7 @@ def _beside(several: Sequence[tuple[str, Study]]) -> Part:
         rows = []
         for setting, part in both.groupby("setting", sort=False):
             ours, theirs = part["one"].rank(ascending=False), part["other"].rank(ascending=False)
-            tau = float(ours.corr(theirs, method="kendall")) if len(part) > 2 else math.nan
+            tau = kendalls_tau(part["one"], part["other"])
             names = part["method"].tolist()
             best = [Cell(names[int(ranks.argmin())]) for ranks in (ours, theirs)]
             count = Cell(str(len(part)), len(part))
@@ -842,7 +843,7 @@ def _part(name: str, study: Study) -> Part:
         leaders=_leaders(study),
         chart=chart_data([("", study)]),
         short=[
-            f"{runs} of the {len(grid)} cells of the grid are run; {collapsed} collapsed.",
+            f"{runs} of the {len(grid)} runs of the grid are done; {collapsed} collapsed.",
             f"Of {len(findings)} claims of the paper (Ma et al. 2020): {told}.",
             f"Agreement with the published ranking: {line}.",
         ],

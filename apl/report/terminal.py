@@ -95,7 +95,7 @@ def result_table(title: str, result: Result) -> RichTable:
 
 
 def verdicts(config: Config, result: Result) -> list[Text]:
-    """What a reader must know of a run, a line each: what collapsed, what is given up,
+    """What a reader must know of a run, a line each: what collapsed, which classes it never predicts,
     whether its budget can tell robust losses from others."""
     lines = []
     matrix = result.confusion
@@ -178,7 +178,7 @@ def opening(done: int, total: int, study: Path, at_a_time: str) -> list[str]:
         told = f"{what} finished in {study}: nothing is trained"
         return [told, "for a new study give another --out"]
     before = f"; {done} of them {'are' if done > 1 else 'is'} finished" if done else ""
-    return [f"{total} cells in {study}, {at_a_time}{before}"]
+    return [f"{total} runs in {study}, {at_a_time}{before}"]
 
 
 def cell_line(name: str, result: Result, done: int, total: int, seconds_left: float | None) -> str:
@@ -260,7 +260,7 @@ def study_table(
 
     given = any(result.on != "true" for result in results.values())
     what = "test accuracy on given labels" if given else "clean test accuracy"
-    far = f"{len(results)} of {len(cells)} cells{_time_left(seconds_left)}"
+    far = f"{len(results)} of {len(cells)} runs{_time_left(seconds_left)}"
     told: list[RenderableType] = [Text(f"{far}; {what} in %", "italic")]
     for part in parts:
         rows = [

@@ -111,7 +111,7 @@ class Ray:
         if self._count_places():
             return ""
         wanted = " and ".join(f"{n:g} {name[4:].upper()}" for name, n in self.request.items() if n)
-        return f"no node of the cluster has {wanted} for a cell: waiting for one"
+        return f"no node of the cluster has {wanted} for a run: waiting for one"
 
     @property
     def free(self) -> bool:
@@ -346,7 +346,7 @@ def _on_node(task: _Task, brought: Sequence[Any]) -> Iterator[Event]:
         machine = _machine_here(task)
     except BadInput as error:
         node = ray.get_runtime_context().get_node_id()
-        yield "unfit", (node, f"no cells go to {platform.node()}: {error}")
+        yield "unfit", (node, f"no runs go to {platform.node()}: {error}")
         return
     with contextlib.ExitStack() as stack:
         run, apart = task.run, not task.mark.exists()

@@ -90,7 +90,7 @@ def test_train_again_shows_the_finished_run(cli: Cli, tmp_path: Path) -> None:
 def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     arguments = ("--losses", "ce,2*nce + 0.5*mae", "--noise", "none,sym", "--rates", "0.4", *FAST)
     shown = cli("study", *arguments, "--seeds", "2").stdout
-    assert "8 cells in results/digits-quick" in shown
+    assert "8 runs in results/digits-quick" in shown
     assert "8/8" in shown
     study = tmp_path / "results/digits-quick"
     assert len(pd.read_csv(study / "summary.csv")) == 8
@@ -102,7 +102,7 @@ def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     assert cli("study", *arguments, "--seeds", "2", "--no-pictures").stdout.startswith(told)
     more = ("--losses", "ce,mae", "--noise", "none", *FAST, "--seeds", "1", "--no-pictures")
     begin, *_ = cli("study", *more, "--out", str(study)).stdout.splitlines()
-    assert begin.startswith("2 cells in ")
+    assert begin.startswith("2 runs in ")
     assert begin.endswith("; 1 of them is finished")
     cli("report", str(study), "--latex")
     assert "<html" in (study / "report.html").read_text()

@@ -177,7 +177,7 @@ def test_the_whole_study_is_in_the_page(whole: tuple[Path, str]) -> None:
     for idea in {claim.idea for claim in CLAIMS}:
         assert idea in page.tables
     assert "apl study --preset laptop\napl report results/cifar10-laptop" in page.text
-    assert "324 of the 324 cells" in page.text
+    assert "324 of the 324 runs of the grid" in page.text
     assert "torch 2.9.0" in page.text
 
 
@@ -481,7 +481,7 @@ def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"losses": ["ce"], "grid": GRID[2:3], "seeds": (0,), "epochs": 1}, "1 of the 1 cells"),
+        ({"losses": ["ce"], "grid": GRID[2:3], "seeds": (0,), "epochs": 1}, "1 of the 1 runs"),
         ({"losses": ["ce", "nce"], "grid": GRID[2:4], "seeds": (5,)}, "one seed only"),
         ({"losses": ["ce", "2*nce + 0.5*mae"], "grid": GRID[:2], "seeds": (0, 1)}, "2*nce"),
         ({"losses": ["mae"], "grid": [("human", "worse", 0.0)], "seeds": (0,)}, "human worse"),
@@ -582,7 +582,7 @@ def test_noise_of_an_unknown_matrix_has_a_page(tmp_path: Path, noise: str) -> No
     assert table["Method"] == ["clean", name]
     assert page.tables[MEMORY[0]]["CE"] == ["-"]
     assert not re.search(r"\bnan\b", page.text)
-    assert "8 of the 8 cells" in page.text
+    assert "8 of the 8 runs" in page.text
 
 
 def test_a_class_of_which_no_sample_is_known_is_left_out_of_the_rate(tmp_path: Path) -> None:
@@ -591,7 +591,7 @@ def test_a_class_of_which_no_sample_is_known_is_left_out_of_the_rate(tmp_path: P
     matrix = [[0.5, 0.5, *[0.0] * 8], *np.eye(10)[1:9].tolist(), [float("nan")] * 10]
     folder = write(tmp_path / "x", [altered(run, transition=matrix)])
     assert pd.read_csv(folder / SUMMARY)["rate"].tolist() == [pytest.approx(0.5 / 9, abs=1e-6)]
-    assert "1 of the 1 cells" in page_of(folder).text
+    assert "1 of the 1 runs" in page_of(folder).text
 
 
 def test_cells_that_were_not_run_are_named(tmp_path: Path) -> None:
@@ -604,10 +604,10 @@ def test_cells_that_were_not_run_are_named(tmp_path: Path) -> None:
     (folder / RUNS / "nce_rce_sym-0.4_seed1" / RESULT).unlink()
     (folder / RECORD).unlink()  # which has it still
     page = page_of(folder)
-    table = page.tables["Cells of the grid that are missing"]
+    table = page.tables["Runs of the grid that are missing"]
     assert table["CE"] == ["clean", "1"]
     assert table["NCE+RCE"] == ["sym 0.4", "1"]
-    assert "10 of the 12 cells" in page.text
+    assert "10 of the 12 runs" in page.text
     not_run = page.tables["Claims that were not run"]
     assert not_run["NCE is more accurate than CE"] == ["symmetric noise of 0.4 or more", "NCE"]
 

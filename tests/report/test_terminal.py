@@ -107,11 +107,11 @@ def test_a_study_in_a_terminal_of_80_by_12(tmp_path: Path) -> None:
                 break
     os.close(ours)
     assert process.returncode == 0
-    live = got.decode().partition("cells in results/digits-quick")[2].partition("digits, preset")[0]
+    live = got.decode().partition("runs in results/digits-quick")[2].partition("digits, preset")[0]
     # What is cleared is another line; what a run has to say (that it collapsed) is no table.
     lines = re.split(r"[\r\n]+|\x1b\[2K", live)[1:]
     lines = lines_of("\n".join(line for line in lines if "_seed0" not in line))
-    assert any(re.match(r"\d of 7 cells, 0 min \d\d s left; clean test", line) for line in lines)
+    assert any(re.match(r"\d of 7 runs, 0 min \d\d s left; clean test", line) for line in lines)
     assert any(re.match(r"room for 1 of 1 settings, [45] of 7 losses", line) for line in lines)
     assert any(re.match(r" \S.* [0-4]/4$", line) for line in lines)  # one at work
 
@@ -148,7 +148,7 @@ def test_a_wide_study_stands_in_several_tables() -> None:
     best = {cell.name: a_result(test_accuracy=1.0, collapsed=True) for cell in cells}
     running = {cell.name: {"epoch": 119.0} for cell in cells if cell.noise in ("asym", "human")}
     lines = rendered(cells, best, running)
-    assert lines[0] == "308 of 308 cells, 23 h 59 min left; clean test accuracy in %"
+    assert lines[0] == "308 of 308 runs, 23 h 59 min left; clean test accuracy in %"
     tables = [k for k, line in enumerate(lines) if line.startswith(" loss ")]
     assert len(tables) == 2
     assert " ".join(lines[k] for k in tables).split().count("loss") == 2
