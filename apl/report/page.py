@@ -312,7 +312,9 @@ def _per_class(study: Study) -> list[Block]:
             ]
         notes = ["∅ 2/3: 2 of 3 runs never predict this class."] if gave_up else []
         caption = f"Accuracy of each class in %, {setting}"
-        title = f"{setting}; with a class never predicted: {', '.join(gave_up)}" if gave_up else setting
+        title = setting
+        if gave_up:
+            title += f"; with a class never predicted: {', '.join(gave_up)}"
         folded.append((title, Table(caption, head, rows, notes)))
     return [Block(folded=folded)] if folded else []
 
@@ -545,7 +547,7 @@ def _grid(study: Study) -> set[tuple[str, str, int]]:
 
 
 def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Block]:
-    """Collapsed runs, budgets too short to tell, classes never predicted and runs that are missing."""
+    """Collapsed runs, budgets too short to tell, classes never predicted, and missing runs."""
     order = {name: rank for rank, name in enumerate([*study.styles, *study.settings])}
     runs = study.runs.sort_values(["rank", "seed"])
     runs = runs.sort_values("method", key=lambda m: m.map(order), kind="stable")

@@ -95,8 +95,8 @@ def result_table(title: str, result: Result) -> RichTable:
 
 
 def verdicts(config: Config, result: Result) -> list[Text]:
-    """What a reader must know of a run, a line each: what collapsed, which classes it never predicts,
-    whether its budget can tell robust losses from others."""
+    """What a reader must know of a run, a line each: what collapsed, which classes it never
+    predicts, whether its budget can tell robust losses from others."""
     lines = []
     matrix = result.confusion
     given_up = [] if matrix is None else Scores.of(np.array(matrix)).never_predicted
