@@ -52,6 +52,24 @@ NAMES, LATER_NAMES = (
 )
 SOME, SOME_NAME = [*SINGLE, EVERYTHING, *SUMMED.values()], [*NAMES, "everything", *SUMMED]
 EVERY, EVERY_NAME = [*SOME, *LATER_SINGLE, ANL_FL], [*SOME_NAME, *LATER_NAMES, "anl_fl"]
+# Rows that a block does not hold cost the interpreter a second each: what is joined over blocks is
+# the same for every base, so there the sums that have every way to join stand for all.
+LONG = LONGEST_ROW + 3
+JOINED = {"everything": EVERYTHING, "jal_fl": SUMMED["jal_fl"], "anl_fl": ANL_FL}
+SHORT_AND_LONG = [
+    *(
+        pytest.param(terms, 10, id=f"{name}-10")
+        for terms, name in zip(EVERY, EVERY_NAME, strict=True)
+    ),
+    *(pytest.param(terms, LONG, id=f"{name}-long") for name, terms in JOINED.items()),
+]
+SOME_AND_LONG = [
+    *(
+        pytest.param(terms, 10, id=f"{name}-10")
+        for terms, name in zip(SOME, SOME_NAME, strict=True)
+    ),
+    *(pytest.param(JOINED[name], LONG, id=f"{name}-long") for name in ("everything", "jal_fl")),
+]
 
 
 def random_case(n, k, *, inner=(), dtype=torch.float32, scale=3.0, ignored=False, seed=0):
@@ -106,7 +124,7 @@ def test_losses(terms, k):
     check(*random_case(7, k), terms)
 
 
-@pytest.mark.parametrize("k", [10, 1025, LONGEST_ROW + 3])
+@pytest.mark.parametrize("k", [10, 1025, LONG])
 @pytest.mark.parametrize(
     "terms",
     [*LATER_SINGLE, ANL_FL, *SUMMED.values()],
@@ -155,7 +173,7 @@ def test_anl_with_weights_scales_and_ignored_rows():
 
 @pytest.mark.parametrize("terms", [*SINGLE, EVERYTHING], ids=[*NAMES, "everything"])
 def test_rows_longer_than_a_block(terms):
-    check(*random_case(2, LONGEST_ROW + 3, scale=4.0), terms)
+    check(*random_case(2, LONG, scale=4.0), terms)
 
 
 @pytest.mark.parametrize("k", [100, 3 * LONGEST_ROW])
@@ -165,11 +183,9 @@ def test_a_common_offset_changes_nothing(k):
     check(logits, targets, EVERYTHING)
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
-    st.integers(1, 40),
+    st.integers(1, 12),
     st.integers(2, 70),
     st.lists(
         st.tuples(
@@ -257,7 +273,7 @@ def test_offsets_beyond_32_bits():
 
 
 @pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
+@pytest.mark.parametrize("k", [10, LONG])
 def test_wide_offsets_give_the_same(k, wide):
     logits, targets = random_case(3, k)
     losses = torch.empty(3, 1, device=ON)
@@ -271,8 +287,7 @@ def test_wide_offsets_give_the_same(k, wide):
     torch.testing.assert_close(grad.double(), leaf.grad, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", EVERY, ids=EVERY_NAME)
+@pytest.mark.parametrize(("terms", "k"), SHORT_AND_LONG)
 def test_extreme_logits(terms, k):
     logits, targets = random_case(4, k)
     logits[0], logits[1] = -1e4, 1e4  # constant rows
@@ -286,8 +301,7 @@ def test_extreme_logits(terms, k):
 
 
 @pytest.mark.parametrize("mask", [-torch.inf, torch.finfo(torch.float32).min])
-@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", EVERY, ids=EVERY_NAME)
+@pytest.mark.parametrize(("terms", "k"), SHORT_AND_LONG)
 def test_masked_logits(terms, k, mask):
     logits, targets = random_case(4, k)
     logits[:, 5] = mask
@@ -329,12 +343,12 @@ def test_a_loss_scale_rescues_small_gradients_of_float16(reduction):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("k", "inner"), [(10, ()), (300, (5,)), (LONGEST_ROW + 3, ())])
+@pytest.mark.parametrize(("k", "inner"), [(10, ()), (300, (5,)), (LONG, ())])
 def test_the_bits_do_not_depend_on_the_scale_that_was_expected(k, inner, dtype):
     # Whatever arrived before: 1 the first time, then the last one.  The losses by row have no
     # expectation, their gradient is computed when the scale is there.
-    logits, targets = random_case(5, k, inner=inner, dtype=dtype)
-    for scale in (3.7, 3.7, 1.0, 0.0, 1024.0, 1024.0):
+    logits, targets = random_case(5 if k == 10 else 2, k, inner=inner, dtype=dtype)
+    for scale in (3.7, 3.7, 1.0, 0.0, 1024.0, 1024.0) if k == 10 else (3.7, 3.7, 1.0):
         grads = []
         for reduction in ("sum", "none"):
             leaf = logits.clone().requires_grad_()
@@ -359,7 +373,7 @@ def test_losses_of_several_scales_at_a_time():
     torch.testing.assert_close(leaf.grad.double(), expected.grad, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("k", [10, 300, LONGEST_ROW + 3])
+@pytest.mark.parametrize("k", [10, 300, LONG])
 def test_a_gradient_that_is_right_is_not_touched(k):
     logits, targets = random_case(5, k)
     one, two = (torch.full((), float(number), device=ON) for number in (1, 2))
@@ -373,7 +387,7 @@ def test_a_gradient_that_is_right_is_not_touched(k):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("k", "inner"), [(10, ()), (33, (4, 6)), (LONGEST_ROW + 3, ())])
+@pytest.mark.parametrize(("k", "inner"), [(10, ()), (33, (4, 6)), (LONG, ())])
 def test_in_place(k, inner, dtype):
     logits, targets = random_case(3, k, inner=inner, dtype=dtype, ignored=True)
     results = []
@@ -443,9 +457,7 @@ def test_a_bad_argument_is_an_error_and_switches_nothing_off():
 STRIDES = {"as they are": lambda z: z, **LAYOUTS}
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     st.sampled_from(sorted(STRIDES)),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
@@ -486,8 +498,7 @@ def soft_case(n, k, *, inner=(), dtype=torch.float32, seed=0):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", SOME, ids=SOME_NAME)
+@pytest.mark.parametrize(("terms", "k"), SOME_AND_LONG)
 def test_soft_targets(terms, k, smoothing):
     logits, targets = random_case(3, k, ignored=True)
     weight = torch.rand(k, device=ON) + 0.1
@@ -496,8 +507,7 @@ def test_soft_targets(terms, k, smoothing):
     check(logits, targets, terms, **options)
 
 
-@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", SOME, ids=SOME_NAME)
+@pytest.mark.parametrize(("terms", "k"), SOME_AND_LONG)
 def test_soft_targets_beside_masked_logits(terms, k):
     logits, q = random_case(4, k)[0], soft_case(4, k)
     logits[:, 5], q[:, 5] = -torch.inf, 0.0
@@ -509,10 +519,10 @@ def test_soft_targets_beside_masked_logits(terms, k):
     torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-5 * size)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     st.sampled_from(sorted(STRIDES)),
-    st.sampled_from([(), (5,), (2, 3)]),
+    st.sampled_from([(), (2,), (1, 2)]),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
     st.sampled_from([0.0, 0.1, 1.0]),
@@ -563,13 +573,13 @@ def test_torch_compile_of_soft_targets_without_a_graph_break(terms):
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-def test_nan_stays_in_its_row(k):
+@pytest.mark.parametrize(("terms", "k"), [(EVERYTHING, 10), (NCE_RCE, LONG)])
+def test_nan_stays_in_its_row(terms, k):
     logits, targets = random_case(6, k)
     poisoned = logits.clone()
     poisoned[2, 1], poisoned[4, 0] = torch.nan, torch.inf
-    value, grad, _, _ = both(poisoned, targets, EVERYTHING, reduction="none")
-    clean, clean_grad, _, _ = both(logits, targets, EVERYTHING, reduction="none")
+    value, grad, _, _ = both(poisoned, targets, terms, reduction="none")
+    clean, clean_grad, _, _ = both(logits, targets, terms, reduction="none")
     bad = torch.tensor([False, False, True, False, True, False], device=ON)
     assert value[bad].isnan().all()
     assert grad[bad].isnan().all()
@@ -577,8 +587,7 @@ def test_nan_stays_in_its_row(k):
     assert torch.equal(grad[~bad], clean_grad[~bad])
 
 
-@pytest.mark.parametrize("k", [10, LONGEST_ROW + 3])
-@pytest.mark.parametrize("terms", EVERY, ids=EVERY_NAME)
+@pytest.mark.parametrize(("terms", "k"), SHORT_AND_LONG)
 def test_a_row_without_any_class_is_nan(terms, k):
     logits, targets = random_case(3, k)
     logits[1] = float("-inf")
