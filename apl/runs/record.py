@@ -51,7 +51,7 @@ def read_record(study: Path) -> dict[str, Finished]:
     for number, line in enumerate(lines, 1):
         where = f"line {number} of {path}"
         try:
-            run = _from_line(json_object(line, where, "its run is needed to write it again"))
+            run = _from_line(json_object(line, where, "its run is needed to write it again"), line)
         except Newer:  # left out, it would be lost when the record is written again
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -63,7 +63,7 @@ def read_record(study: Path) -> dict[str, Finished]:
     return found
 
 
-def _from_line(content: Mapping[str, Any]) -> Finished:
+def _from_line(content: Mapping[str, Any], line: str) -> Finished:
     names = columns_of(content["history"])
     columns = [content["history"][name] for name in names]
     history = [
@@ -78,7 +78,7 @@ def _from_line(content: Mapping[str, Any]) -> Finished:
     if not isinstance(content["run"], str):
         raise TypeError("the name of a run must be text")
     config = Config.read(content["config"], content["run"], content.get("variant"))
-    return Finished(content["run"], config, environment, history, result)
+    return Finished(content["run"], config, environment, history, result, f"{line}\n")
 
 
 def _to_line(run: Finished) -> str:
@@ -198,23 +198,11 @@ def _beside(cell: Config, moves: Mapping[tuple[Any, ...], list[Any]]) -> Config:
 def write_study(study: Path) -> list[Finished]:
     """Write the record and summary.csv, and return the runs that they tell of.  The line of a run
     whose folder is gone stays as it was written, by this apl or any before it."""
-    runs, kept = read_runs(study), _kept_lines(study)
-    lines = (kept.get(run.name) or _to_line(run) for run in runs)
+    runs = read_runs(study)
+    lines = (run.line or _to_line(run) for run in runs)
     write_atomic(study / RECORD, "".join(lines).encode())
     write_atomic(study / SUMMARY, csv_bytes(_summary(runs)))
     return runs
-
-
-def _kept_lines(study: Path) -> dict[str, str]:
-    """By the name of a run that is known from the record alone: its line there."""
-    kept = {}
-    with contextlib.suppress(FileNotFoundError):
-        for line in (study / RECORD).read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: left out
-                name = json.loads(line)["run"]
-                if not Run(study / RUNS / name).finished:
-                    kept[name] = f"{line}\n"
-    return kept
 
 
 SETTING = ("dataset", "preset", "loss", "noise", "map", "rate", "seed", "epochs", "variant")

@@ -46,13 +46,15 @@ History = list[dict[str, float]]
 
 
 class Finished(NamedTuple):
-    """A finished run, from its folder or from its study's record."""
+    """A finished run, from its folder or from its study's record; line: that of the record, ''
+    where it was read from its folder."""
 
     name: str
     config: Config
     environment: Mapping[str, Any]
     history: History
     result: Result
+    line: str = ""
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,8 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def text(runs: list[Finished]) -> list[str]:
-    """For comparing: every digit of every number, and nan is nan."""
-    return [repr(run) for run in sorted(runs)]
+    """For comparing, wherever they were read: every digit of every number, and nan is nan."""
+    return [repr(run._replace(line="")) for run in sorted(runs)]
 
 
 # Folders of the first format.
