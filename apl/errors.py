@@ -25,7 +25,13 @@ class NoiseWarning(UserWarning):
 def require(fits: bool, name: str, value: object, accepted: str) -> None:
     """Raise BadInput that says what was given and what is accepted, unless it `fits`."""
     if not fits:
-        raise BadInput(f"{name} is {value!r}; accepted: {accepted}")
+        raise BadInput(f"{name} is {cut(repr(value), 200)}; accepted: {accepted}")
+
+
+def cut(text: str, most: int) -> str:
+    """A text of so many characters at most, the end of a longer one left out: what a cell holds may
+    be a whole image."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def one_line(error: BaseException) -> str:

@@ -27,6 +27,7 @@ CHOICES: dict[str, Iterable[str]] = {
     "precision": PRECISIONS,
     "device": ("auto", "cpu", "cuda", "mps"),
     "test_set": ("webvision", "imagenet"),
+    "layout": ("classes", "splits"),
 }
 """By option: the words that it takes, of some beside others."""
 

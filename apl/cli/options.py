@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 CONFIG = [f.name for f in dataclasses.fields(Config) if "help" in f.metadata]
 MACHINE = [f.name for f in dataclasses.fields(Machine) if "help" in f.metadata]
-DATA = ("data_dir", "download", "max_broken", "classes", "max_pixels")
+DATA = (
+    *("data_dir", "download", "max_broken", "classes", "max_pixels"),
+    *("image_folder", "layout", "skip"),
+)
 LABELS = (
     *("preset", "dataset", "image_size", "label_column", "test_set"),
     *("noise", "rate", "map", "method", "seed", "train_size"),

@@ -9,6 +9,7 @@ whoever has a run's config alone, such as the worker of a study.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -29,6 +30,7 @@ from apl.data.dataset import Dataset, Split
 from apl.data.depth import Pixels, told_range
 from apl.data.folders import cache_folder
 from apl.data.images import DECODING, DIGESTS, DONE, IMAGES, Progress, decode
+from apl.data.kinds import list_path
 from apl.data.labels import NO_LABEL
 from apl.data.layouts import PUBLISHED, list_layout
 from apl.data.listing import (
@@ -37,7 +39,6 @@ from apl.data.listing import (
     Say,
     arrange,
     broken_line,
-    list_path,
     only_classes,
 )
 from apl.data.reading import AS_USUAL, Reading
@@ -51,6 +52,7 @@ from apl.paths import user_path
 FORMAT = 3  # of what lies in the cache, and of how it is decoded; another one is decoded anew
 BLOCK = 1024  # rows at a time where all are read
 
+TAKEN_OUT = "taken_out"  # images that lie in a file, while they are decoded
 ABOUT, LABELS, NAMES = "about.json", "labels.npz", "names.json"
 BROKEN, COPIES, ACROSS = "broken.csv", "copies.csv", "copies_across.csv"
 
@@ -83,11 +85,11 @@ def read_path(
         only = f"0 or 1 for {path}, a table"
         require(image_size in (0, 1), "image_size", image_size, only)
         reading = dataclasses.replace(reading, image_size=1)
-    elif listing.pixels is None:
+    elif listing.pixels is None and listing.pictures is None:
         # By name, so that neither the disk's order nor the list's decides what is held out; by that
         # of the file first, so that files which are numbered throughout come as they are.
         listing.samples.sort(key=lambda sample: (sample.name.rpartition("/")[2], sample))
-    elif image_size not in (0, listing.pixels.shape[1]):
+    elif listing.pixels is not None and image_size not in (0, listing.pixels.shape[1]):
         raise BadInput(
             f"image_size is {image_size}, but {path} holds arrays of height "
             f"{listing.pixels.shape[1]}, which are taken as they are: leave it out"
@@ -261,8 +263,13 @@ def _write_content(
         how = "as they are"
         shape, problems = listing.pixels.shape[1:], dict[int, str]()
     else:
-        paths = [listing.samples[i].path for i in order.chosen]
-        plan, problems = decode(folder, paths, reading, progress)
+        with contextlib.ExitStack() as stack:
+            if listing.pictures is None:
+                paths = [listing.samples[i].path for i in order.chosen]
+            else:
+                inside = listing.pictures.taken_out(folder / TAKEN_OUT, order.chosen)
+                paths = stack.enter_context(inside)
+            plan, problems = decode(folder, paths, reading, progress)
         how = "as they are" if plan.exact else "the shorter side resized, the middle cut out"
         shape, notes = plan.shape, told_range(plan.low, plan.high)
     size = " x ".join(map(str, shape))

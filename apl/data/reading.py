@@ -11,6 +11,8 @@ from typing import Any
 from apl.errors import require
 
 LARGEST = 1024  # pixels a side
+LAYOUTS = ("", "classes", "splits")
+"""What the folders of a folder may be: ROOT/CLASS/x.png, or ROOT/SPLIT/CLASS/x.png."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,10 @@ class Reading:
     that may be left out because they can't be read; a single one may.  classes: the names of the
     classes, others are left out; () for all that training samples have.  What is named there is a
     class in any case, `NA` and -1 too.  max_pixels: an image with more is not read, unless it is a
-    JPEG, which can be decoded smaller.
+    JPEG, which can be decoded smaller.  image_folder: where the files of a list lie, '' for below
+    its folder; `none`: it names no files.  layout: what the folders of a folder are, one of
+    LAYOUTS, '' where that is judged.  skip: names of folders that are not read, beside those that
+    programs keep; `none`: each is read.
     Raises BadInput for what is none of these.
     """
 
@@ -33,6 +38,9 @@ class Reading:
     max_broken: float = 0.01
     classes: tuple[str, ...] = ()
     max_pixels: int = 89_478_485  # a quarter of a gigabyte, as Pillow warns of
+    image_folder: str = ""
+    layout: str = ""
+    skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = f"1 to {LARGEST}, or 0 for the data's own"
@@ -40,6 +48,7 @@ class Reading:
         share = 0 <= self.max_broken <= 1
         require(share, "max_broken", self.max_broken, "a number from 0 to 1")
         require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "a whole number >= 1")
+        require(self.layout in LAYOUTS, "layout", self.layout, ", ".join(filter(None, LAYOUTS)))
         different = len({*self.classes}) == len(self.classes) != 1
         require(different, "classes", ", ".join(self.classes), "two different names or more")
 
@@ -53,8 +62,7 @@ class Reading:
             for name in named
             if each.get(name) not in (None, "")
         }
-        if "classes" in said:
-            said["classes"] = names_of(said["classes"])
+        said |= {name: names_of(said[name]) for name in ("classes", "skip") if name in said}
         return cls(**said)
 
 

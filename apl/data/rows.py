@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from apl.data.pictures import parquet_rows
 from apl.errors import BadInput, one_line
 
 Row = dict[str, Any]  # cells by column: text of a CSV, else whatever the file holds
@@ -185,12 +186,4 @@ def _json_rows(path: Path, text: str) -> Rows:
 
 
 def _parquet_rows(path: Path) -> Rows:
-    try:
-        from pyarrow import parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
-    except ImportError:
-        raise BadInput(f"{path} needs pyarrow: pip install pyarrow, or give a .csv") from None
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except Exception as error:  # a damaged file raises nearly anything
-        raise BadInput(f"{path} is damaged or no Parquet: {one_line(error)}") from None
-    yield from enumerate(rows, 1)
+    yield from enumerate(parquet_rows(path), 1)

@@ -38,6 +38,9 @@ def load_data(  # the keywords are Reading's, for users
     max_broken: float = 0.01,
     classes: str | Sequence[str] = (),
     max_pixels: int = AS_USUAL.max_pixels,
+    image_folder: str | Path = "",
+    layout: str = "",
+    skip: str | Sequence[str] = (),
     say: Say = print,
     progress: Progress = lambda done, total: None,
 ) -> Dataset:
@@ -56,8 +59,17 @@ def load_data(  # the keywords are Reading's, for users
     say gets each line that is to be told, progress the images decoded and in all.
     Raises BadInput for what is missing and can't be had, is damaged, or can't be learned from.
     """
-    named = names_of(classes)
-    reading = Reading(image_size, label_column, test_set, max_broken, named, max_pixels)
+    reading = Reading(
+        image_size=image_size,
+        label_column=label_column,
+        test_set=test_set,
+        max_broken=max_broken,
+        classes=names_of(classes),
+        max_pixels=max_pixels,
+        image_folder=str(image_folder),
+        layout=layout,
+        skip=names_of(skip),
+    )
     return read_data(source, reading, folder, download, say, progress)
 
 

@@ -49,10 +49,13 @@ class Machine:
         "share of your files that may be unreadable; one always may",
         0.01,
     )
-    classes: str = option("your classes by name, with commas; others are left out", "")
+    classes: str = option("your classes, with commas; others are left out", "")
     max_pixels: int = option(
         "most pixels of one image of yours; a JPEG may have more", AS_USUAL.max_pixels
     )
+    image_folder: str = option("of your list's files; none: it names none", "")
+    layout: str = option("what your folders are: classes or splits", "")
+    skip: str = option("folders not to read, with commas; none: read all", "")
     imports: tuple[str, ...] = ()  # the `module:name`s that the user typed: no others are imported
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ from apl.config.presets import PRESETS
 from apl.data import files, images, listing
 from apl.data.dataset import Dataset
 from apl.data.folders import cache_folder
+from apl.data.labels import as_text
 from apl.data.sources import load_data
 from apl.errors import BadInput
 from apl.noise.labels import UNKNOWN
@@ -550,7 +551,7 @@ def labels_of(data: Dataset) -> dict[str, str]:
 def test_labels_of_a_list(tmp_path: Path, labels: list[object], classes: tuple[str, ...]) -> None:
     data, _ = load(list_of(tmp_path, csv_text(labels)))
     assert data.class_names == classes
-    shown = {f"images/{i}.png": listing.as_text(label) for i, label in enumerate(labels)}
+    shown = {f"images/{i}.png": as_text(label) for i, label in enumerate(labels)}
     assert labels_of(data) == shown
 
 
