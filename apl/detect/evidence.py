@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from apl.noise.labels import MOST_CLASSES, UNKNOWN, BoolArray, IntArray, Labels, Matrix, Vector
+from apl.detect.given import class_numbers, probabilities
+from apl.noise.labels import UNKNOWN, BoolArray, IntArray, Labels, Matrix, Vector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,37 +43,42 @@ class Evidence:
     """What a network said of N samples while it was trained.
 
     log_probs: the log of its softmax, averaged over all visits [N, K]; early: its softmax,
-    averaged over the first visits [N, K]; visits: how often each sample was seen [N].
+    averaged over the first visits [N, K]; visits: how often each sample was seen [N]; lost: how
+    often what it said was not finite, which is no visit [N], () where nobody counted.
     """
 
     log_probs: Matrix
     early: Matrix
     visits: IntArray
+    lost: IntArray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @classmethod
     def of(cls, probs: npt.ArrayLike) -> Evidence:
-        """From probabilities [N, K] of a network that has not seen the labels (out of fold)."""
-        given: Matrix = np.asarray(probs, dtype=np.float64)
-        if given.ndim != 2 or given.shape[1] < 2:
-            raise ValueError(
-                f"probabilities must be [N, K] with K of 2 or more, got {list(given.shape)}"
-            )
-        if not np.isfinite(given).all() or (given < 0).any():
-            raise ValueError("probabilities must be finite and not negative")
-        sums = given.sum(1)
-        if len(sums) and np.abs(sums - 1).max() > 1e-3:
-            worst = int(np.abs(sums - 1).argmax())
-            raise ValueError(
-                f"every row of probabilities must sum to 1; row {worst} sums to {sums[worst]:.4g}"
-            )
-        exact: Matrix = given / sums[:, None]
+        """From probabilities [N, K] of a network that has not seen the labels (out of fold); a row
+        that is not finite says nothing."""
+        exact, told = probabilities(probs)
         tiny = np.finfo(np.float32).tiny  # the log of a class that is ruled out stays finite
-        return cls(np.log(np.maximum(exact, tiny)), exact, np.ones(len(exact), dtype=np.int64))
+        log_probs = np.log(np.maximum(exact, tiny))
+        return cls(log_probs, exact, told.astype(np.int64), (~told).astype(np.int64))
+
+    def take(self, chosen: BoolArray) -> Evidence:
+        """What was said of the samples at `chosen` [N] alone."""
+        lost = self.lost[chosen] if len(self.lost) else self.lost
+        return Evidence(
+            self.log_probs[chosen], self.early[chosen], self.visits[chosen].astype(np.int64), lost
+        )
+
+    @property
+    def seen(self) -> BoolArray:
+        """Of which samples there is evidence, and all of it is finite [N]."""
+        finite = np.isfinite(self.log_probs).all(1) & np.isfinite(self.early).all(1)
+        seen: BoolArray = (self.visits > 0) & finite
+        return seen
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of wrong labels, and the interval that it lies in."""
+    """A share of wrong labels, and the interval that it lies in; nan where nothing can be told."""
 
     estimate: float
     low: float
@@ -84,9 +90,11 @@ class Findings:
     """What the evidence says of N labels.
 
     is_label_issue [N]: flagged as wrong; label_score [N]: how likely the label is right, in
-    [0, 1], nan for a sample never seen; predicted_label [N]: the likeliest class, for a flagged
-    label the likeliest other one; transition [K, K]: the noise matrix that the scores rest on,
-    T[j, k] the share of class j labelled k; doubts: sentences on why not to trust all this.
+    [0, 1], nan for a sample never seen or without a label; given_label [N]: UNKNOWN (-1) for one
+    without; predicted_label [N]: the likeliest class, for a flagged label the likeliest other one,
+    UNKNOWN for a sample never seen; transition [K, K]: the noise matrix that the scores rest on,
+    T[j, k] the share of class j labelled k, nan where nothing can be told; doubts: sentences on why
+    not to trust all this.
     """
 
     is_label_issue: BoolArray
@@ -195,15 +203,53 @@ def find_issues(
 ) -> Findings:
     """Everything the evidence says: scores, flags, suggested labels, noise rate, doubts.
 
-    labels, evidence: as `rank` takes them, but some samples may never have been seen; class_names:
-    what the doubts call the classes, their numbers where there are none.
+    labels, evidence: as `rank` takes them, but some samples may never have been seen, be without a
+    label (nan, None, pandas' NA, '', 'N/A' and the like, -1, -100) or have probabilities that are
+    not finite: they get no score, take no part in what is estimated, and are counted in the doubts.
+    class_names: what the doubts call the classes, their numbers where there are none.
 
     The scores are those of `rank`, moved so that as many labels are expected to be wrong as the
     noise rate says; flagged is what makes the expected F1 largest (Lipton et al. 2014).
     """
-    if isinstance(evidence, Evidence) and (evidence.visits == 0).any():
-        return _of_the_seen(np.asarray(labels), evidence, class_names)
-    labels, evidence = _checked(labels, evidence)
+    labels, evidence = _fitting(labels, evidence)
+    seen = evidence.seen
+    lost = evidence.lost if len(evidence.lost) else np.zeros(len(seen), dtype=np.int64)
+    if not seen.any() and not lost.any() and not (evidence.visits > 0).any():
+        raise ValueError("no sample was ever seen: call update in the training loop")
+    judged = seen & (labels != UNKNOWN)
+    if judged.all() and not lost.any():
+        return _judge(labels, evidence, class_names)
+    doubts = _left_out(labels, seen, lost, evidence.visits)
+    if not judged.any():
+        nothing = f"nothing can be told of these labels: {doubts[0]}"
+        return untold(labels, evidence.early.shape[1], [nothing, *doubts[1:]])
+    part = _judge(labels[judged], evidence.take(judged), class_names)
+    whole = untold(labels, evidence.early.shape[1], [*doubts, *part.doubts])
+    for name in ("is_label_issue", "label_score", "predicted_label"):
+        getattr(whole, name)[judged] = getattr(part, name)
+    others = seen & ~judged
+    if others.any():
+        flips = one_way_flips(labels[judged], evidence.early[judged])
+        whole.predicted_label[others] = _undone(evidence.take(others), flips).argmax(1)
+    return dataclasses.replace(whole, noise_rate=part.noise_rate, transition=part.transition)
+
+
+def untold(labels: IntArray, classes: int, doubts: Sequence[str]) -> Findings:
+    """Findings that say nothing of N labels, and in `doubts` why."""
+    count = len(labels)
+    return Findings(
+        is_label_issue=np.zeros(count, dtype=bool),
+        label_score=np.full(count, np.nan),
+        given_label=labels,
+        predicted_label=np.full(count, UNKNOWN),
+        noise_rate=Rate(math.nan, math.nan, math.nan),
+        transition=np.full((classes, classes), np.nan),
+        doubts=[*doubts],
+    )
+
+
+def _judge(labels: IntArray, evidence: Evidence, class_names: Sequence[str]) -> Findings:
+    """Findings of samples that all were seen and have a label."""
     posterior, clean, transition = _explain(labels, evidence)
     rate = _rate(labels, evidence, clean)
     right = _of_label(posterior, labels)
@@ -217,6 +263,30 @@ def find_issues(
     predicted = np.where(flagged, others.argmax(1), clean.argmax(1))
     doubts = _doubts(labels, evidence, clean, rate, class_names)
     return Findings(flagged, 1 - wrong, labels, predicted, rate, transition, doubts)
+
+
+def _left_out(labels: IntArray, seen: BoolArray, lost: IntArray, visits: IntArray) -> list[str]:
+    """What takes no part, and why, a sentence each."""
+    count, told = len(seen), []
+    silent = ~seen & ((lost > 0) | (visits > 0))
+    if lost.any() or silent.any():
+        outputs = int(lost.sum()) + int((silent & (lost == 0)).sum())
+        samples = int(((lost > 0) | silent).sum())
+        rest = f", and {int(silent.sum()):,} have no score" if silent.any() else ""
+        told.append(
+            f"not finite: {outputs:,} answers of the network, to {samples:,} of {count:,} samples, "
+            f"are no finite numbers and were left out{rest}"
+        )
+    never = ~seen & ~silent
+    if never.any():
+        told.append(f"{int(never.sum())} of {count} samples were never seen, so they have no score")
+    without = seen & (labels == UNKNOWN)
+    if without.any():
+        told.append(
+            f"{int(without.sum())} of {count} samples have no label, so they have no score, and a "
+            "predicted label alone"
+        )
+    return told
 
 
 def _calibrated(chances: Vector, mean: float) -> Vector:
@@ -233,35 +303,6 @@ def _calibrated(chances: Vector, mean: float) -> Vector:
             high = middle
     calibrated: Vector = 1 / (1 + np.exp(-(odds + low)))
     return calibrated
-
-
-def _of_the_seen(labels: IntArray, evidence: Evidence, class_names: Sequence[str]) -> Findings:
-    """Findings where some samples were never seen, which count for nothing in what is estimated."""
-    seen = evidence.visits > 0
-    if not seen.any():
-        raise ValueError("no sample was ever seen: call update in the training loop")
-    if labels.shape != seen.shape:
-        raise ValueError(
-            f"labels must be {list(seen.shape)}, as the evidence is, got {list(labels.shape)}"
-        )
-    part = find_issues(
-        labels[seen],
-        Evidence(evidence.log_probs[seen], evidence.early[seen], evidence.visits[seen]),
-        class_names,
-    )
-    flagged, scores = np.zeros(len(seen), dtype=bool), np.full(len(seen), np.nan)
-    predicted = np.full(len(seen), UNKNOWN)
-    flagged[seen], scores[seen] = part.is_label_issue, part.label_score
-    predicted[seen] = part.predicted_label
-    unseen = f"{int((~seen).sum())} of {len(seen)} samples were never seen, so they have no score"
-    return dataclasses.replace(
-        part,
-        is_label_issue=flagged,
-        label_score=scores,
-        given_label=labels.astype(np.int64),
-        predicted_label=predicted,
-        doubts=[unseen, *part.doubts],
-    )
 
 
 def confident_joint(labels: IntArray, probs: Matrix) -> Matrix:
@@ -309,14 +350,7 @@ def _explain(labels: IntArray, evidence: Evidence) -> tuple[Matrix, Matrix, Matr
     """Posterior of the true class given image and label [N, K], given the image alone [N, K], and
     the noise matrix [K, K]."""
     flips = one_way_flips(labels, evidence.early)
-    logits = evidence.log_probs / TEMPERATURE
-    seen = np.exp(logits - logits.max(1, keepdims=True))
-    seen /= seen.sum(1, keepdims=True)
-    # The network learned the flips with the labels: q = p T, so p = q T^-1 (Patrini et al. 2017),
-    # and where that leaves nothing of a class, a little of what was seen keeps the order.
-    undone = seen @ np.linalg.inv(_with_diagonal(flips))
-    clean = np.maximum(undone, 1e-3 * seen)
-    clean /= clean.sum(1, keepdims=True)
+    clean = _undone(evidence, flips)
     transition = _with_diagonal(flips + BACKGROUND / (len(flips) - 1))
     order = np.argsort(labels, kind="stable")
     carried, starts = np.unique(labels[order], return_index=True)
@@ -327,6 +361,19 @@ def _explain(labels: IntArray, evidence: Evidence) -> tuple[Matrix, Matrix, Matr
         counts[:, carried] += np.add.reduceat(posterior[order], starts).T
         transition = counts / counts.sum(1, keepdims=True)
     return posterior, clean, transition
+
+
+def _undone(evidence: Evidence, flips: Matrix) -> Matrix:
+    """The chance of each true class given the image alone [N, K], the flips [K, K] undone."""
+    logits = evidence.log_probs / TEMPERATURE
+    seen = np.exp(logits - logits.max(1, keepdims=True))
+    seen /= seen.sum(1, keepdims=True)
+    # The network learned the flips with the labels: q = p T, so p = q T^-1 (Patrini et al. 2017),
+    # and where that leaves nothing of a class, a little of what was seen keeps the order.
+    undone = seen @ np.linalg.inv(_with_diagonal(flips))
+    clean: Matrix = np.maximum(undone, 1e-3 * seen)
+    clean /= clean.sum(1, keepdims=True)
+    return clean
 
 
 def _with_diagonal(off: Matrix) -> Matrix:
@@ -415,23 +462,42 @@ def _named(classes: IntArray, class_names: Sequence[str]) -> str:
     return f"class {shown}" if len(classes) == 1 else f"classes {shown}"
 
 
+def _fitting(
+    labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike
+) -> tuple[IntArray, Evidence]:
+    """The two as arrays of the same samples, UNKNOWN where there is no label; ValueError where they
+    do not fit."""
+    signs = not isinstance(evidence, Evidence)
+    if not isinstance(evidence, Evidence):
+        evidence = Evidence.of(evidence)
+    count, classes = evidence.early.shape
+    numbers = class_numbers(labels, classes)
+    if len(numbers) != count:
+        raise ValueError(f"labels must be [{count}], as the evidence is, got [{len(numbers)}]")
+    if count == 0:
+        raise ValueError("there are no samples to judge")
+    if signs and classes == 2 and {*np.unique(numbers)} == {UNKNOWN, 1}:
+        raise ValueError("labels must be from 0 to 1, got -1 and 1: give 0 for -1")
+    return numbers, evidence
+
+
 def _checked(
     labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike
 ) -> tuple[IntArray, Evidence]:
-    """The two as arrays that fit each other; ValueError where they do not."""
-    if not isinstance(evidence, Evidence):
-        evidence = Evidence.of(evidence)
-    labels = np.asarray(labels)
-    count, classes = evidence.early.shape
-    if labels.shape != (count,):
-        raise ValueError(f"labels must be [{count}], as the evidence is, got {list(labels.shape)}")
-    if count == 0:
-        raise ValueError("there are no samples to judge")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels must be integers from 0 to {classes - 1}, got {labels.dtype}")
-    if classes > MOST_CLASSES:
-        raise ValueError(f"{classes:,} classes; accepted: at most {MOST_CLASSES:,}")
-    if labels.min() < 0 or labels.max() >= classes:
-        wrong = labels[(labels < 0) | (labels >= classes)][0]
-        raise ValueError(f"labels must be from 0 to {classes - 1}, got {wrong}")
-    return labels.astype(np.int64), evidence
+    """The two as arrays that fit each other, every sample seen and with a label; ValueError where
+    they do not."""
+    labels, evidence = _fitting(labels, evidence)
+    accepted = "leave them out, or ask find_issues, which does"
+    without = int((labels == UNKNOWN).sum())
+    if without:
+        raise ValueError(
+            f"labels must be from 0 to {evidence.early.shape[1] - 1}, got -1, nan or another word "
+            f"for none for {without} of {len(labels)} samples: {accepted}"
+        )
+    unseen = int((~evidence.seen).sum())
+    if unseen:
+        raise ValueError(
+            f"probabilities must be finite, and of every sample; {unseen} of {len(labels)} have "
+            f"none: {accepted}"
+        )
+    return labels, evidence

@@ -23,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from apl.noise.labels import UNKNOWN
+
 if TYPE_CHECKING:
     from apl.detect.evidence import Findings
     from apl.noise.labels import IntArray
@@ -141,7 +143,8 @@ def make_gallery(
 
 def _classes(findings: Findings, class_names: Sequence[str]) -> list[Class]:
     """Every class that has labels, the most doubtful share first."""
-    sizes = np.bincount(findings.given_label, minlength=len(class_names)).tolist()
+    labelled = findings.given_label[findings.given_label != UNKNOWN]
+    sizes = np.bincount(labelled, minlength=len(class_names)).tolist()
     chosen = findings.is_label_issue
     into: list[Counter[int]] = [Counter() for _ in class_names]
     pairs = zip(findings.given_label[chosen], findings.predicted_label[chosen], strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,27 @@ class LabelMonitor:
             ...
         monitor.issues()
 
-    Memory: 2 N K + 2 N numbers, on the device of the logits.  A step costs a handful of small
+    Memory: 2 N K + 3 N numbers, on the device of the logits.  A step costs a handful of small
     operations and waits for nothing.  early: visits of a sample before the network memorises.
     curves: whether to keep what each sample's label got epoch by epoch, 2 N bytes for each.
+
+    What is not finite (nan, inf, a half number that overflowed) is no visit; it is counted and
+    told.  A target of -1, -100 or nan is no label.
+
+    Where torch.distributed has several processes, each call of `update` puts together what all of
+    them hand over, so every one knows all samples, and any of them alone may ask for the findings
+    or write the state.  So all must call it equally often, as DDP's backward pass; a step then
+    waits for the others.  together=False keeps each process to itself: for networks of their own,
+    or logits that were put together before.
     """
 
     def __init__(
-        self, num_samples: int, num_classes: int, early: int = EARLY, curves: bool = False
+        self,
+        num_samples: int,
+        num_classes: int,
+        early: int = EARLY,
+        curves: bool = False,
+        together: bool = True,
     ) -> None:
         for name, value, least in (
             ("num_samples", num_samples, 1),
@@ -48,11 +63,12 @@ class LabelMonitor:
                 raise ValueError(f"{name} must be {least} or more, got {value}")
         import torch
 
-        self.early = early
+        self.early, self.together = early, together
         self._sums = {
             "log_probs": torch.zeros(num_samples, num_classes),
             "early": torch.zeros(num_samples, num_classes),
             "visits": torch.zeros(num_samples),
+            "lost": torch.zeros(num_samples),
             "labels": torch.full((num_samples,), -1),
         }
         self._columns: list[Tensor] | None = [] if curves else None
@@ -62,7 +78,8 @@ class LabelMonitor:
         """Take in a batch: which samples [B], their logits [B, K] and given labels [B].
 
         Called once a step, with the logits that the loss gets.  Raises ValueError for shapes that
-        do not fit.
+        do not fit, and on a CPU for indices and targets outside; from a GPU, which nobody waits
+        for here, the findings tell of such targets.
         """
         import torch
 
@@ -80,23 +97,40 @@ class LabelMonitor:
             if self._columns is not None:
                 self._columns = [column.to(device) for column in self._columns]
         with torch.no_grad():
+            targets = _whole(targets).to(device)
             indices = indices.to(device, torch.int64)
-            targets = targets.to(device, torch.int64)
-            sums = self._sums
+            if device.type == "cpu":
+                _check_batch(indices, targets, *self._sums["early"].shape)
             log_probs = torch.log_softmax(logits.detach().float(), 1)
-            # A factor, not a choice: to branch on it would make the device wait.
-            early = (sums["visits"][indices] < self.early).float()
-            sums["log_probs"].index_add_(0, indices, log_probs)
-            sums["early"].index_add_(0, indices, log_probs.exp() * early[:, None])
-            sums["visits"].index_add_(0, indices, torch.ones_like(early))
-            sums["labels"][indices] = targets
-            if self._columns is not None:
-                epoch = self._taken // len(sums["visits"])
-                while len(self._columns) <= epoch:
-                    self._columns.append(torch.full_like(sums["visits"], torch.nan).half())
-                of_label = log_probs.gather(1, targets[:, None]).squeeze(1)
-                self._columns[epoch][indices] = of_label.exp().half()
-        self._taken += len(logits)
+            if self.together:
+                indices, targets, log_probs = _of_all_processes(indices, targets, log_probs)
+            self._add(indices, targets, log_probs)
+
+    def _add(self, indices: Tensor, targets: Tensor, log_probs: Tensor) -> None:
+        import torch
+
+        sums = self._sums
+        seen = torch.ones(len(log_probs), device=log_probs.device)
+        # A CPU may look whether all is well; on a GPU that would make it wait: factors, no choice.
+        well = log_probs.device.type == "cpu" and math.isfinite(float(log_probs.sum()))
+        if not well:
+            log_probs, seen = _finite(log_probs)
+            sums["lost"].index_add_(0, indices, 1 - seen)
+        early = (sums["visits"][indices] < self.early).float() * seen
+        probs = log_probs.exp()
+        sums["log_probs"].index_add_(0, indices, log_probs)
+        sums["early"].index_add_(0, indices, probs * early[:, None])
+        sums["visits"].index_add_(0, indices, seen)
+        sums["labels"][indices] = targets
+        if self._columns is not None:
+            epoch = self._taken // len(sums["visits"])
+            while len(self._columns) <= epoch:
+                self._columns.append(torch.full_like(sums["visits"], torch.nan).half())
+            classes = log_probs.shape[1]
+            of_label = probs.gather(1, targets.clamp(0, classes - 1)[:, None]).squeeze(1)
+            told = (seen > 0) & (targets >= 0) & (targets < classes)
+            self._columns[epoch][indices] = of_label.where(told, math.nan).half()
+        self._taken += len(log_probs)
 
     def state_dict(self) -> dict[str, Tensor]:
         """All it has gathered, as tensors, for a checkpoint."""
@@ -120,6 +154,8 @@ class LabelMonitor:
 
         Curves begin anew where the state holds none.
         """
+        if "lost" not in state:  # of a version that did not count it
+            state = {**state, "lost": self._sums["lost"].new_zeros(self._sums["lost"].shape)}
         for name, total in self._sums.items():
             if name not in state or state[name].shape != total.shape:
                 got = list(state[name].shape) if name in state else "none"
@@ -150,7 +186,7 @@ class LabelMonitor:
 
     @property
     def labels(self) -> IntArray:
-        """The given labels [N], -1 for a sample never seen."""
+        """The given labels [N], -1 for a sample never seen, negative for one without a label."""
         labels: IntArray = self._sums["labels"].cpu().numpy()
         return labels
 
@@ -165,6 +201,7 @@ class LabelMonitor:
             log_probs=sums["log_probs"] / np.maximum(visits, 1),
             early=np.where(visits > 0, sums["early"] / np.maximum(early, 1), 1 / classes),
             visits=sums["visits"].astype(np.int64),
+            lost=sums["lost"].astype(np.int64),
         )
 
     def findings(self) -> Findings:
@@ -172,6 +209,68 @@ class LabelMonitor:
         return find_issues(self.labels, self.evidence)
 
     def issues(self) -> pd.DataFrame:
-        """A row a sample: is_label_issue, label_score, given_label, predicted_label (-1: never
-        seen)."""
+        """A row a sample: is_label_issue, label_score (nan: never seen, or without a label),
+        given_label (-1: none), predicted_label (-1: never seen); the doubts are in the findings."""
         return self.findings().table()
+
+
+def _whole(targets: Tensor) -> Tensor:
+    """Targets [B] as whole numbers, -1 for nan; ValueError for a fraction."""
+    import torch
+
+    if targets.is_floating_point():
+        given = targets.nan_to_num(nan=-1.0)
+        if not bool((given == given.round()).all()):
+            wrong = float(given[given != given.round()][0])
+            raise ValueError(f"targets must be whole numbers, got {wrong:g}")
+        targets = given
+    return targets.to(torch.int64)
+
+
+def _check_batch(indices: Tensor, targets: Tensor, samples: int, classes: int) -> None:
+    """Raise ValueError for a sample or a class that there is not."""
+    which, labels = indices.numpy(), targets.numpy()  # a tenth of the time of torch's calls
+    if len(which) and not 0 <= which.min() <= which.max() < samples:
+        wrong = which[(which < 0) | (which >= samples)][0]
+        raise ValueError(f"indices must be from 0 to {samples - 1}, got {wrong}")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        outside = ((labels < 0) | (labels >= classes)) & ~np.isin(labels, (-1, -100))
+        if outside.any():
+            raise ValueError(
+                f"targets must be from 0 to {classes - 1}, or -1 or -100 for none, got "
+                f"{labels[outside][0]}"
+            )
+
+
+def _finite(log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities [B, K] with zeros in the rows that are not finite, and 1 for each row that
+    is, 0 for the others [B]; a class masked by -inf is ruled out, and its log stays finite."""
+    import torch
+
+    ruled_out = math.log(torch.finfo(torch.float32).tiny)
+    log_probs = log_probs.where(log_probs != -math.inf, ruled_out)
+    finite = log_probs.isfinite().all(1)
+    return log_probs.where(finite[:, None], 0.0), finite.float()
+
+
+def _of_all_processes(
+    indices: Tensor, targets: Tensor, log_probs: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The batches of all processes one after the other, the same in each of them."""
+    import torch
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return indices, targets, log_probs
+    # In one tensor, as wide as the whole numbers in it need; the batches may differ in size.
+    mine = torch.cat([indices[:, None].double(), targets[:, None].double(), log_probs], 1)
+    size = torch.tensor([len(mine)], device=mine.device)
+    sizes = [torch.empty_like(size) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, size)
+    counts = [int(each) for each in sizes]
+    padded = mine.new_zeros(max(counts), mine.shape[1])
+    padded[: len(mine)] = mine
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    whole = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    return whole[:, 0].long(), whole[:, 1].long(), whole[:, 2:].to(log_probs.dtype)

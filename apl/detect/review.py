@@ -118,7 +118,14 @@ def _write_issues(
     names: Sequence[str],
 ) -> None:
     rows = (
-        (i, flagged, _number(score), class_names[given], _class(predicted, class_names), names[i])
+        (
+            i,
+            flagged,
+            _number(score),
+            _class(given, class_names),
+            _class(predicted, class_names),
+            names[i],
+        )
         for i, flagged, score, given, predicted in _rows_of(findings, order)
     )
     write_atomic(folder / ISSUES, table_bytes(COLUMNS, rows))
@@ -157,7 +164,7 @@ def _write_for_programs(
             (folder / name).unlink(missing_ok=True)  # of another search in this folder
         return
     rows = (
-        (str(Path(root) / names[i]), class_names[given], _class(predicted, class_names), s)
+        (str(Path(root) / names[i]), _class(given, class_names), _class(predicted, class_names), s)
         for i, _, score, given, predicted in _rows_of(findings, order)
         for s in (_number(score),)
     )
@@ -215,8 +222,8 @@ def _before(
             i,
             names[i],
             words[i],
-            "" if words[i] == "drop" else class_names[labels[i]],
-            class_names[given],
+            "" if words[i] == "drop" else _class(labels[i], class_names),
+            _class(given, class_names),
             _class(predicted, class_names),
             _number(score),
         )
@@ -230,7 +237,7 @@ def _noise(
     """noise.json: what is wrong on the whole, and in each class into what it was labelled."""
     rate, given = findings.noise_rate, findings.given_label
     flagged = findings.is_label_issue
-    sizes = np.bincount(given, minlength=len(class_names)).tolist()
+    sizes = np.bincount(given[given != UNKNOWN], minlength=len(class_names)).tolist()
     pairs = Counter(
         zip(given[flagged].tolist(), findings.predicted_label[flagged].tolist(), strict=True)
     )

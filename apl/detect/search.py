@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apl.detect.evidence import Evidence, Findings, find_issues
+from apl.detect.evidence import Evidence, Findings, find_issues, untold
 from apl.detect.monitor import Halves, LabelMonitor
 from apl.noise.labels import MOST_CLASSES
 from apl.training.listener import Listener, with_keywords
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from apl.training.machine import Machine
 
 EVIDENCE = "evidence.safetensors"  # in a run folder: what its monitor has gathered
+CUT_SHORT = ("no-gradient", "diverged")  # why a run may end before it has seen anything
 FEWEST_BATCH = 16  # samples a step in a search in few samples
 
 
@@ -155,15 +157,19 @@ def search_labels(
     prepared = prepare(config, machine, data)
     classes = prepared.num_classes
     require(classes <= MOST_CLASSES, "classes", classes, f"at most {MOST_CLASSES:,} to judge")
-    failed = ""
     if folds:
-        evidence = _out_of_fold(config, prepared, folds, machine, listener)
+        evidence, failed = _out_of_fold(config, prepared, folds, machine, listener)
         curves: Halves = np.empty((len(prepared.train), 0), np.float16)
     else:
-        monitor = LabelMonitor(len(prepared.train), classes, curves=True)
+        # Under torchrun a step of ours puts the shares together before it is listened to.
+        monitor = LabelMonitor(len(prepared.train), classes, curves=True, together=False)
         failed = _watch(monitor, config, run, data, machine, listener)
         evidence, curves = monitor.evidence, monitor.curves
-    findings = find_issues(prepared.train.labels.given, evidence, prepared.class_names)
+    given = prepared.train.labels.given
+    if failed and not evidence.visits.any():
+        findings = untold(given, classes, [])
+    else:
+        findings = find_issues(given, evidence, prepared.class_names)
     if failed:
         findings = dataclasses.replace(findings, doubts=[failed, *findings.doubts])
     return Search(findings, prepared, config, evidence, curves, failed)
@@ -180,14 +186,14 @@ def _watch(
     """Let the monitor listen to one training; returns why that failed, '' where it did not."""
     from apl.errors import BadInput
     from apl.files import load_tensors, save_tensors
-    from apl.runs.scores import CAUSES
     from apl.training.train import train
 
     file = None if run is None else run / EVIDENCE
 
     def keep(row: dict[str, float]) -> None:
         # Before the run is finished: after that nobody could tell what it has seen.
-        if file is not None and row["epoch"] == config.epochs:
+        last = row["epoch"] == config.epochs or not math.isfinite(row["train_loss"])
+        if file is not None and last:
             save_tensors(file, monitor.state_dict(), {})
 
     watching = monitor.listener + Listener(on_epoch=keep) + listener
@@ -196,18 +202,23 @@ def _watch(
         try:
             monitor.load_state_dict(load_tensors(file)[0])
         except FileNotFoundError:
-            raise BadInput(f"{run} was trained and not watched: give another folder") from None
-    if not (monitor.labels >= 0).any():
-        raise BadInput(f"nothing was learned ({result.reason}): {CAUSES[result.reason]}")
-    if not result.collapsed:
-        return ""
-    return f"the training failed ({result.reason}): {CAUSES[result.reason]}"
+            if result.reason not in CUT_SHORT:
+                told = f"{run} was trained and not watched: give another folder"
+                raise BadInput(told) from None
+    return _failure(result.reason)
+
+
+def _failure(reason: str) -> str:
+    from apl.runs.scores import CAUSES
+
+    return f"the training failed ({reason}): {CAUSES[reason]}" if reason else ""
 
 
 def _out_of_fold(
     config: Config, data: Dataset, folds: int, machine: Machine, listener: Listener
-) -> Evidence:
-    """What networks say of the samples that each of them has not seen."""
+) -> tuple[Evidence, str]:
+    """What networks say of the samples that each of them has not seen, and why all trainings
+    failed, '' where one did not."""
     import torch
 
     from apl.training.evaluate import BATCH, Evaluator
@@ -222,15 +233,16 @@ def _out_of_fold(
     # The noise is in the labels already, and the samples are chosen.
     plain = dataclasses.replace(config, noise="none", rate=0.0, map="", map_sha256="", train_size=0)
     plain = dataclasses.replace(plain, labels="", labels_sha256="")
-    probs = np.zeros((len(given), data.num_classes))
+    probs, reasons = np.zeros((len(given), data.num_classes)), []
     for part in range(folds):
         seen, unseen = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
         network = build_network(config, data, machine)
         others = dataclasses.replace(data, train=data.train.take(seen))
-        train(plain, machine=machine, data=others, network=network, listener=listener)
+        result = train(plain, machine=machine, data=others, network=network, listener=listener)
+        reasons.append(result.reason)
         evaluator = Evaluator(network, data, config)
         # A batch at a time: images that are mapped from a file may be more than memory holds.
         for chosen in np.array_split(unseen, max(1, len(unseen) // BATCH)):
             logits = evaluator.logits(data.train.images[torch.from_numpy(chosen)])
             probs[chosen] = logits.softmax(1).cpu().numpy()
-    return Evidence.of(probs)
+    return Evidence.of(probs), _failure(reasons[0]) if all(reasons) else ""

@@ -341,12 +341,13 @@ def findings_table(
     """How many labels of each class are taken for wrong, and for what they are taken instead.
 
     given, suggested: labels [N]; wrong: which of them look wrong [N]; rate: the noise rate, and its
-    interval.
+    interval, nan where nothing can be told.
     """
     estimate, low, high = rate
+    share = f"{estimate:.1%} ({low:.1%} to {high:.1%})" if math.isfinite(estimate) else "unknown"
     title = (
-        f"{wrong.sum():,} of {len(wrong):,} labels look wrong; noise rate {estimate:.1%} "
-        f"({low:.1%} to {high:.1%}); rows given, columns suggested"
+        f"{wrong.sum():,} of {len(wrong):,} labels look wrong; noise rate {share}; rows given, "
+        "columns suggested"
     )
     pairs = np.zeros((len(names), len(names)), np.int64)
     np.add.at(pairs, (given[wrong], suggested[wrong]), 1)
