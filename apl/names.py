@@ -167,6 +167,6 @@ def no_dataset(given: str) -> BadInput:
     near = difflib.get_close_matches(path.name, DATASETS, 1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return BadInput(
-        f"dataset is {given!r}; accepted: {', '.join(DATASETS)}, a path that exists, or "
-        f"module:function{hint}"
+        f"dataset is {given!r}; accepted: {', '.join(DATASETS)}, a path that exists, "
+        f"module:function, or hf://OWNER/NAME{hint}"
     )

@@ -208,11 +208,13 @@ def take_machine(given: dict[str, Any], losses: Sequence[str] | None = None) -> 
 def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
     """The data of the user's own that --dataset leads to, which takes its place in what was given;
     None where it is a built-in name."""
+    from apl.data.hub import PREFIX
+
     named = given.get("dataset")
     if named is None or named in DATASETS:
         return None
     source: Any = named
-    if not user_path(named).exists():
+    if not (named.startswith(PREFIX) or user_path(named).exists()):
         if not is_own(named):
             raise no_dataset(named)
         source = look_up(named)
@@ -225,6 +227,7 @@ def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
         given["dataset"] = read_data(
             source,
             Reading.of(given, vars(machine)),
+            download=machine.download,
             say=out.print,
             progress=progress,
         )

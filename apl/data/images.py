@@ -109,6 +109,21 @@ def read_image(path: str, plan: Plan, most: int) -> tuple[Pixels, bytes]:
         raise Broken(one_line(error)[:200]) from None
 
 
+def opened(content: bytes | str) -> Image.Image:
+    """An image of its bytes, or of the file at a path.  Raises Broken where it is none."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        data = content if isinstance(content, bytes) else Path(content).read_bytes()
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+    except UnidentifiedImageError:
+        raise Broken(f"no image ({', '.join(FORMATS)})") from None
+    except Exception as error:  # a damaged image raises nearly anything
+        raise Broken(one_line(error)[:200]) from None
+    return image
+
+
 @contextlib.contextmanager
 def _no_limit() -> Iterator[None]:
     """Without Pillow's own limit, which it warns of, and as it was afterwards."""

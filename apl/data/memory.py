@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ from apl.data.dataset import Dataset
 from apl.data.depth import as_pixels, channels_last, checked_range, to_bytes, told_range
 from apl.data.files import FORMAT, cached
 from apl.data.folders import cache_folder
-from apl.data.images import GREY, Broken, Misfit, Plan, Progress, plan_of, to_pixels, wider
+from apl.data.images import GREY, Broken, Misfit, Plan, Progress, opened, plan_of, to_pixels, wider
 from apl.data.labels import NUMBERS, WORDS, Unclear, label_text, one_hot_text, texts_of, to_number
 from apl.data.listing import Listing, Sample, Say, only_classes, settle_labels
 from apl.data.reading import Reading
 from apl.data.tables import row_digests, to_columns
-from apl.errors import BadInput
+from apl.errors import BadInput, cut
 
 INPUTS = ("image", "img", "images", "pixel_values", "input", "inputs", "x", "data")
 TARGETS = ("label", "labels", "target", "targets", "y", "class")
@@ -49,24 +50,28 @@ def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say)
     return _in_memory(found, given, reading, say)
 
 
-def from_torch(name: str, dataset: Any, reading: Reading, say: Say, progress: Progress) -> Dataset:
-    """A data set of a torch Dataset, whose items are (input, label) or have these by name: an image
-    of Pillow's, an array [H, W, C] or a tensor [C, H, W]; or the numbers [F] of a table's row.
-    Where it has `classes`, these name the classes.
+def from_torch(
+    name: str, parts: Mapping[str, Any], reading: Reading, say: Say, progress: Progress
+) -> Dataset:
+    """A data set of torch Datasets, or of Hugging Face's, by their splits, '' for one that is not
+    split.  Their items are (input, label) or have these by name: an image of Pillow's, an array
+    [H, W, C] or a tensor [C, H, W]; or the numbers [F] of a table's row.  Where they have `classes`
+    or `features`, these name the classes.
 
-    Its items are read one by one into a file in the cache folder.
+    Their items are read one by one into a file in the cache folder.
     """
-    count = len(dataset)
+    count = sum(len(part) for part in parts.values())
     if not count:
         raise BadInput(f"{name} is empty")
     cache = cache_folder() / "decoded"
     cache.mkdir(parents=True, exist_ok=True)
     taken = _Taken(name, reading.image_size)
+    splits = [split for split, part in parts.items() for _ in range(len(part))]
     while True:
         # On most systems it has no name: nothing is left of it where this process is killed.
         with tempfile.TemporaryFile(dir=cache) as file:
             try:
-                given, shape, kind = _read_items(dataset, taken, file, progress)
+                given, shape, kind = _read_items(parts, taken, reading, file, progress)
             except Misfit as misfit:
                 taken.widen(misfit)
                 continue
@@ -79,7 +84,7 @@ def from_torch(name: str, dataset: Any, reading: Reading, say: Say, progress: Pr
                 found.columns = to_columns(rows)
             else:
                 found.pixels = rows
-            return _in_memory(found, given, reading, say)
+            return _in_memory(found, given, reading, say, splits)
 
 
 @dataclass
@@ -97,6 +102,10 @@ class _Taken:
         """An item's pixels uint8 [H, W, C], or its numbers float64 [F].  Raises Misfit."""
         from PIL import Image
 
+        if isinstance(picture, Mapping) and "bytes" in picture:
+            picture = opened(picture["bytes"] or picture.get("path") or b"")
+        elif isinstance(picture, bytes):
+            picture = opened(picture)
         if isinstance(picture, Image.Image):
             grey = picture.mode in GREY
             self.plan = self.plan or plan_of({picture.size}, grey, self.image_size)
@@ -123,52 +132,70 @@ class _Taken:
 
 
 def _read_items(
-    dataset: Any, taken: _Taken, file: IO[bytes], progress: Progress
+    parts: Mapping[str, Any], taken: _Taken, reading: Reading, file: IO[bytes], progress: Progress
 ) -> tuple[list[str], tuple[int, ...], npt.DTypeLike]:
     """Write the inputs of all items to a file; their labels, and the shape and kind of each."""
-    classes = _class_names(dataset)
     given: list[str] = []
     shape: tuple[int, ...] = ()
     kind: npt.DTypeLike = np.uint8
-    for i in range(len(dataset)):
-        picture, label = _pair(dataset[i], taken.name)
-        row = taken.row(picture)
-        if shape and row.shape != shape:
-            raise BadInput(
-                f"the items of {taken.name} differ in shape ({list(shape)} and "
-                f"{list(row.shape)}): resize them to one"
-            )
-        shape, kind = row.shape, row.dtype
-        file.write(row.tobytes())
-        given.append(_label(label, classes, f"item {i} of {taken.name}"))
-        progress(i + 1, len(dataset))
+    total = sum(len(part) for part in parts.values())
+    for dataset in parts.values():
+        for i in range(len(dataset)):
+            picture, label, column = _pair(dataset[i], taken.name, reading.label_column)
+            row = taken.row(picture)
+            if shape and row.shape != shape:
+                raise BadInput(
+                    f"the items of {taken.name} differ in shape ({list(shape)} and "
+                    f"{list(row.shape)}): resize them to one"
+                )
+            shape, kind = row.shape, row.dtype
+            file.write(row.tobytes())
+            classes = _class_names(dataset, column)
+            given.append(_label(label, classes, f"item {i} of {taken.name}"))
+            progress(len(given), total)
     return given, shape, kind
 
 
-def _class_names(dataset: Any) -> Sequence[str] | None:
+def _class_names(dataset: Any, column: str) -> Sequence[str] | None:
     """The names of a data set's classes, as torchvision's and Hugging Face's have them."""
-    names = getattr(dataset, "classes", None)
     features = getattr(dataset, "features", None)
-    if names is None and isinstance(features, Mapping):
-        named = (getattr(features.get(target), "names", None) for target in TARGETS)
-        names = next((found for found in named if found), None)
+    if isinstance(features, Mapping) and column:
+        names = getattr(features.get(column), "names", None)
+    else:
+        names = getattr(dataset, "classes", None)
     return None if names is None else [str(name) for name in names]
 
 
-def _pair(item: Any, name: str) -> tuple[Any, Any]:
+def _pair(item: Any, name: str, label_column: str) -> tuple[Any, Any, str]:
+    """The input and the label of an item, and the name of the latter where it has one."""
     if isinstance(item, Mapping):
-        inputs, targets = ([key for key in keys if key in item] for keys in (INPUTS, TARGETS))
+        inputs = [key for key in INPUTS if key in item]
+        inputs += [key for key in item if key not in inputs and _is_picture(item[key])]
+        targets = [key for key in (label_column, *TARGETS) if key in item]
+        if label_column != "label":
+            targets = [key for key in targets if key == label_column]
+        others = [key for key in item if {"label", "class"} & {*str(key).lower().split("_")}]
+        if not targets and label_column == "label" and len(others) == 1:
+            targets = others
         if inputs and targets:
-            return item[inputs[0]], item[targets[0]]
+            return item[inputs[0]], item[targets[0]], str(targets[0])
         raise BadInput(
             f"the items of {name} have {', '.join(map(repr, item))[:200]}; accepted: one of "
-            f"{', '.join(INPUTS)}, and one of {', '.join(TARGETS)}"
+            f"{', '.join(INPUTS)}, and one of {', '.join(TARGETS)}, or --label-column"
         )
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise BadInput(
             f"the items of {name} are of type {type(item).__name__}; accepted: (input, label)"
         )
-    return item[0], item[1]
+    return item[0], item[1], ""
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a value of an item is an image: of Pillow's, or as Hugging Face keeps one."""
+    from PIL import Image
+
+    kept = isinstance(value, Mapping) and {*value} == {"bytes", "path"}
+    return kept or isinstance(value, Image.Image)
 
 
 def _label(label: Any, classes: Sequence[str] | None, where: str) -> str:
@@ -191,13 +218,26 @@ def _label(label: Any, classes: Sequence[str] | None, where: str) -> str:
         return ""
     number = to_number(text)
     if number is None or number % 1 or not 0 <= number < len(classes):
-        raise BadInput(f"{where} has the label {text!r}; accepted: 0 to {len(classes) - 1}")
+        raise BadInput(
+            f"{where} has the label {cut(text, 100)!r}; accepted: 0 to {len(classes) - 1}"
+        )
     return classes[int(number)]
 
 
-def _in_memory(found: Listing, given: Sequence[str], reading: Reading, say: Say) -> Dataset:
-    """What is in memory, by way of the cache folder; the rows of a table or images of an array."""
-    found.samples = [Sample(str(i), "", label, "", "", (0, 0)) for i, label in enumerate(given)]
+def _in_memory(
+    found: Listing,
+    given: Sequence[str],
+    reading: Reading,
+    say: Say,
+    splits: Sequence[str] = (),
+) -> Dataset:
+    """What is in memory, by way of the cache folder; the rows of a table or images of an array.
+    splits: of each sample, '' for none."""
+    counts: Counter[str] = Counter()
+    for label, split in zip(given, splits or [""] * len(given), strict=True):
+        name = f"{split}:{counts[split]}" if split else str(counts[split])
+        found.samples.append(Sample(name, "", label, "", split, (0, 0)))
+        counts[split] += 1
     settle_labels(found, reading, found.name)
     only_classes(found, reading.classes, found.name)
     shape: Sequence[Any]
@@ -207,6 +247,6 @@ def _in_memory(found: Listing, given: Sequence[str], reading: Reading, say: Say)
     else:
         assert found.pixels is not None
         content, shape = found.pixels.data, found.pixels.shape
-    asked = [FORMAT, found.name, given, reading.classes, shape]
+    asked = [FORMAT, found.name, given, *counts.items(), reading.classes, shape]
     key = json.dumps([*asked, hashlib.sha256(content).hexdigest()])
     return cached(key, found, found.name, reading, say, lambda done, total: None)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from apl.data.dataset import Dataset, Split, balanced_subset
-from apl.data.files import read_path
+from apl.data.files import own_name, read_path
 from apl.data.folders import available, data_folder
+from apl.data.hub import PREFIX, is_saved, load_hub, load_saved, splits_in
 from apl.data.images import Progress
-from apl.data.listing import Say
+from apl.data.listing import Say, some_of
 from apl.data.memory import from_arrays, from_torch
 from apl.data.reading import AS_USUAL, Reading, names_of
 from apl.errors import BadInput, one_line, require
@@ -51,7 +52,9 @@ def load_data(  # the keywords are Reading's, for users
     arguments say (`apl.data.reading.Reading`).  Arrays are (images, labels): images [N, H, W] or
     [N, H, W, C] in uint8, or in fractions of 1; or the rows [N, F] of a table, a pandas DataFrame
     too; labels [N], numbers or words.  The items of a torch Dataset are (image, label), or (row
-    [F], label).  A share of each class of these is held out for the test.  A Dataset of ours is
+    [F], label), or have these by name, as those of Hugging Face's data sets do, which may also be
+    given as `hf://OWNER/NAME`; a mapping has such a data set for each split.  Without a test split
+    a share of each class is held out.  A Dataset of ours is
     returned as it is.
 
     Arrays and torch Datasets go to the cache folder too, where `data_of` finds them by the config
@@ -84,23 +87,37 @@ def read_data(
     """As `load_data`, with how people's data are read in one value."""
     if isinstance(source, Dataset):
         return source
-    if isinstance(source, str | Path):
+    name = type(source).__name__.lower()
+    if isinstance(source, str) and source.startswith(PREFIX):
+        source, name = load_hub(source, download), own_name(Path(source))
+    elif isinstance(source, str | Path):
         if str(source) in DATASETS:
             require(not reading.classes, "classes", reading.classes, f"none with {source}")
             return built_in(str(source), folder, download)
-        if not user_path(source).exists():
+        path = user_path(source)
+        if not path.exists():
             raise no_dataset(str(source))
-        return read_path(source, reading, say, progress)
+        if not is_saved(path):
+            return read_path(source, reading, say, progress)
+        source, name = load_saved(path), own_name(path)
     if isinstance(source, tuple) and len(source) == 2:
         inputs, labels = source
         return from_arrays("arrays", inputs, labels, reading, say)
+    splits = splits_in(source)
+    if splits is not None:
+        parts, others = splits
+        if others:
+            say(f"not read, as they are no splits: {some_of(others)}")
+        return from_torch(name, parts, reading, say, progress)
     items = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     # A pandas DataFrame and a mapping have no items by number.
     if items and not hasattr(source, "columns") and not isinstance(source, Mapping):
-        return from_torch(type(source).__name__.lower(), source, reading, say, progress)
+        return from_torch(name, {"": source}, reading, say, progress)
+    streamed = "; one that is streamed has no items by number" if hasattr(source, "take") else ""
     raise BadInput(
-        f"the data is a {type(source).__name__}; accepted: {', '.join(DATASETS)}, a path, "
-        "(images, labels), (table, labels), or a torch Dataset"
+        f"the data is a {type(source).__name__}{streamed}; accepted: {', '.join(DATASETS)}, a "
+        "path, hf://OWNER/NAME, (images, labels), (table, labels), a torch Dataset or one of "
+        "Hugging Face's, or a mapping of splits to these"
     )
 
 
