@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apl.cli import find, options, show, study, train
+from apl.cli import apply, find, options, show, study, train
 from apl.cli.console import console
 from apl.cli.text import visible, write_anything
 from apl.errors import BadInput, NoiseWarning
@@ -48,6 +48,7 @@ for name, command in (
     ("noise", train.noise),
     ("train", train.train_command),
     ("find", find.find),
+    ("apply", apply.apply),
     ("evaluate", train.evaluate),
     ("study", study.study),
     ("plot", show.plot),

@@ -47,6 +47,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Options": (  # typer's own panel, the first one, with --help: what most people need
         *("dataset", "loss", "losses", "noise", "rate", "rates", "seed", "seeds", "preset"),
         *("epochs", "labels", "folds", "decisions", "shown", "pictures", "folder", "out_file"),
+        *("to", "link", "move", "yes", "undo"),
     ),
     "Data": (
         *("train_size", "image_size", "label_column", "test_set", "select"),

@@ -30,20 +30,19 @@ from apl.data.dataset import Dataset, Split
 from apl.data.depth import Pixels, told_range
 from apl.data.folders import cache_folder
 from apl.data.images import DECODING, DIGESTS, DONE, IMAGES, Progress, decode
-from apl.data.kinds import list_path
+from apl.data.kinds import list_data
 from apl.data.labels import NO_LABEL
-from apl.data.layouts import PUBLISHED, list_layout
+from apl.data.layouts import PUBLISHED
 from apl.data.listing import (
     Listing,
     Order,
     Say,
     arrange,
     broken_line,
-    only_classes,
 )
 from apl.data.reading import AS_USUAL, Reading
 from apl.data.tables import Cells, row_digests, to_features
-from apl.errors import BadInput, require
+from apl.errors import BadInput
 from apl.files import plain, table_bytes, write_atomic, write_parts
 from apl.names import DATASETS
 from apl.noise.labels import IntArray, Labels
@@ -77,23 +76,9 @@ def read_path(
     Raises BadInput for what can't be learned from.
     """
     path = user_path(path)
-    listing = list_layout(path, reading.test_set) or list_path(path, reading)
-    only_classes(listing, reading.classes, str(path))
-    listing.broken.sort()
-    image_size = reading.image_size
+    listing = list_data(path, reading)
     if listing.columns is not None:
-        only = f"0 or 1 for {path}, a table"
-        require(image_size in (0, 1), "image_size", image_size, only)
         reading = dataclasses.replace(reading, image_size=1)
-    elif listing.pixels is None and listing.pictures is None:
-        # By name, so that neither the disk's order nor the list's decides what is held out; by that
-        # of the file first, so that files which are numbered throughout come as they are.
-        listing.samples.sort(key=lambda sample: (sample.name.rpartition("/")[2], sample))
-    elif listing.pixels is not None and image_size not in (0, listing.pixels.shape[1]):
-        raise BadInput(
-            f"image_size is {image_size}, but {path} holds arrays of height "
-            f"{listing.pixels.shape[1]}, which are taken as they are: leave it out"
-        )
     listing.name = listing.name or own_name(path)
     how = dataclasses.astuple(dataclasses.replace(reading, max_broken=0))
     asked = [FORMAT, listing.name, os.path.abspath(path), how]

@@ -11,15 +11,43 @@ from pathlib import Path
 from typing import Any
 
 from apl.data.arrays import is_array_name, list_arrays
-from apl.data.listing import LISTS, SPLITS, Listing, some_of
+from apl.data.layouts import list_layout
+from apl.data.listing import LISTS, SPLITS, Listing, Sample, only_classes, some_of
 from apl.data.lists import FILE_COLUMNS, list_file
 from apl.data.reading import Reading
 from apl.data.trees import Tree, class_folders, list_folder, scan, split_of
-from apl.errors import BadInput
+from apl.errors import BadInput, require
 
 METADATA = tuple(f"metadata{kind}" for kind in LISTS if kind != ".json")
 """A list of a folder's files, as Hugging Face's imagefolder names it; a .json may be anything."""
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # lists that need no other name to be one
+
+
+def list_data(path: Path, reading: Reading) -> Listing:
+    """What lies at a path, its samples in the order in which they are numbered; BadInput where
+    nothing can be learned from it."""
+    listing = list_layout(path, reading.test_set) or list_path(path, reading)
+    only_classes(listing, reading.classes, str(path))
+    listing.broken.sort()
+    if listing.columns is not None:
+        only = f"0 or 1 for {path}, a table"
+        require(reading.image_size in (0, 1), "image_size", reading.image_size, only)
+    elif listing.pixels is None and listing.pictures is None:
+        # By name, so that neither the disk's order nor the list's decides what is held out; by that
+        # of the file first, so that files which are numbered throughout come as they are.
+        by_name = sorted(range(len(listing.samples)), key=lambda i: _by_name(listing.samples[i]))
+        listing.samples = [listing.samples[i] for i in by_name]
+        listing.rows = [listing.rows[i] for i in by_name] if listing.rows else []
+    elif listing.pixels is not None and reading.image_size not in (0, listing.pixels.shape[1]):
+        raise BadInput(
+            f"image_size is {reading.image_size}, but {path} holds arrays of height "
+            f"{listing.pixels.shape[1]}, which are taken as they are: leave it out"
+        )
+    return listing
+
+
+def _by_name(sample: Sample) -> tuple[str, Sample]:
+    return sample.name.rpartition("/")[2], sample
 
 
 def list_path(path: Path, reading: Reading) -> Listing:

@@ -64,7 +64,8 @@ class Listing:
     root: what the names are relative to; broken: what is left out, by name, and why; notes: lines
     to tell; pixels: the images themselves where arrays hold them, in the samples' order; columns:
     so the cells of a table, by column, with `decimal` where a number's fraction begins; name: of
-    the data set, '' until it has one; pictures: where the samples' images lie inside a file.
+    the data set, '' until it has one; pictures: where the samples' images lie inside a file; rows:
+    where each sample stands in its list, as `apl.data.rows` numbers it; label_columns: of a list.
     """
 
     root: Path
@@ -76,6 +77,8 @@ class Listing:
     decimal: str = "."
     name: str = ""
     pictures: Pictures | None = None
+    rows: list[int] = field(default_factory=list)
+    label_columns: Sequence[str] = ()
 
 
 def suffix_of(name: str) -> str:

@@ -74,6 +74,7 @@ def list_file(path: Path, reading: Reading, split: str = "", sure: bool = False)
         what = "image that is there" if columns and columns.file else "sample"
         where = " (--image-folder says where they lie)" if columns and columns.file else ""
         raise BadInput(f"{path} lists no {what}{where}; {broken_line(found.broken)}")
+    found.label_columns = columns.labels
     taken.tell()
     settle_labels(found, reading, f"{path} ({', '.join(columns.labels)})")
     if not columns.file:
@@ -125,6 +126,7 @@ class _Taken:
             for column, values in self.cells.items():
                 values.append(row.get(column))
         found.samples.append(sample)
+        found.rows.append(number)
 
     def _sample(self, row: Row, columns: _Columns, name: str, place: int) -> Sample | str:
         """The sample of a row, or why it is none."""

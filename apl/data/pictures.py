@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,6 +96,34 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
         raise
     except Exception as error:  # a damaged file raises nearly anything
         raise BadInput(f"{path} is damaged or no Parquet: {one_line(error)[:300]}") from None
+
+
+def parquet_changed(path: Path, changes: Mapping[int, Mapping[str, str] | None]) -> bytes:
+    """A Parquet file with some of its rows changed (`apl.data.rows.changed`), all else as it is."""
+    import pyarrow  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    parquet = pyarrow_parquet(path)
+    table = parquet.read_table(path)
+    named = _class_names(table.schema.metadata or {})
+    for name in {name for change in changes.values() for name in change or ()}:
+        place = table.schema.get_field_index(name)
+        kind = table.schema.field(name).type
+        values = table.column(name).to_pylist()
+        for number, change in changes.items():
+            if change and name in change:
+                text = change[name]
+                classes = named.get(name, [])
+                value: Any = classes.index(text) if text in classes else text
+                if pyarrow.types.is_integer(kind):
+                    value = int(value)
+                values[number - 1] = [value] if pyarrow.types.is_list(kind) else value
+        table = table.set_column(place, table.schema.field(name), pyarrow.array(values, kind))
+    gone = {number - 1 for number, change in changes.items() if change is None}
+    if gone:
+        table = table.take([i for i in range(table.num_rows) if i not in gone])
+    out = io.BytesIO()
+    parquet.write_table(table, out)
+    return out.getvalue()
 
 
 def _kind(file: Any, field: Any) -> str:

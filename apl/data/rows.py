@@ -6,17 +6,18 @@ Lists of files, tables to learn from and decisions about labels are all read her
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from apl.data.pictures import parquet_rows
+from apl.data.pictures import parquet_changed, parquet_rows
 from apl.errors import BadInput, one_line
 
 Row = dict[str, Any]  # cells by column: text of a CSV, else whatever the file holds
@@ -26,10 +27,12 @@ Rows = Iterator[tuple[int, Row | str]]
 class Sheet(NamedTuple):
     """The rows of a file in their order, each with the line where it begins (its number, from 1, in
     a .json or .parquet): the row, or in words what is wrong with it.  decimal: where the fraction
-    of a number begins, ',' in a file that semicolons part."""
+    of a number begins, ',' in a file that semicolons part; columns, delimiter: of a CSV."""
 
     rows: Rows
     decimal: str = "."
+    columns: Sequence[str] = ()
+    delimiter: str = ","
 
 
 def read_rows(path: Path, names: Collection[str] = ()) -> Sheet:
@@ -91,7 +94,8 @@ def _csv_sheet(path: Path, text: str, names: Collection[str]) -> Sheet:
         lines = iter(known)
         while columns and not columns[-1] and all(_is_blank(c, len(columns)) for _, c in known):
             columns.pop()
-    return Sheet(_fitted(lines, _different(columns)), "," if delimiter == ";" else ".")
+    names = _different(columns)
+    return Sheet(_fitted(lines, names), "," if delimiter == ";" else ".", names, delimiter)
 
 
 def _fit(text: str, delimiter: str, names: Collection[str]) -> tuple[bool, float, int]:
@@ -159,6 +163,85 @@ def _different(names: Sequence[str]) -> list[str]:
         counts[name] += 1
         different.append(f"{name} ({counts[name]})" if counts[name] > 1 else name)
     return different
+
+
+# ---------------------------------------------------------------------------------- with changes
+
+Changes = Mapping[int, Mapping[str, str] | None]
+
+
+def changed(path: Path, changes: Changes, names: Collection[str] = ()) -> bytes:
+    """A file of rows with some of them changed; whatever is not changed stands as it stood, of a
+    CSV to the byte.
+
+    changes: by the number of a row, as `read_rows` has it, its new cells by column, None to leave
+    the row out; names: as for `read_rows`.  A number stays a number in what knows numbers.
+    Raises BadInput where the file can't be read.
+    """
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return parquet_changed(path, changes)
+    if kind == ".json":
+        rows = [
+            _with(row, changes.get(number, {})) for number, row in _json_rows(path, _text(path))
+        ]
+        kept = [row for row in rows if row is not None]
+        return (json.dumps(kept, ensure_ascii=False, indent=1) + "\n").encode()
+    text = _text(path)
+    if kind == ".jsonl":
+        lines = text.split("\n")
+        for number, change in changes.items():
+            row = _with(json.loads(lines[number - 1]), change)
+            lines[number - 1] = "" if row is None else json.dumps(row, ensure_ascii=False)
+        gone = {number - 1 for number, change in changes.items() if change is None}
+        written = "\n".join(line for i, line in enumerate(lines) if i not in gone)
+    else:
+        written = _csv_changed(path, text, changes, names)
+    start = path.read_bytes()[:3]
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return written.encode("utf-16")
+    return (codecs.BOM_UTF8 if start == codecs.BOM_UTF8 else b"") + written.encode()
+
+
+def _with(row: Row | str, change: Mapping[str, str] | None) -> Row | str | None:
+    if change is None or isinstance(row, str):
+        return None if change is None else row
+    return {**row, **{name: _as(row.get(name), text) for name, text in change.items()}}
+
+
+def _as(old: Any, text: str) -> Any:
+    """A new cell of the kind of the one in whose place it stands."""
+    if isinstance(old, int | float) and not isinstance(old, bool):
+        with contextlib.suppress(ValueError):
+            return type(old)(text)
+    return text
+
+
+def _csv_changed(path: Path, text: str, changes: Changes, names: Collection[str]) -> str:
+    sheet = _csv_sheet(path, text, names)
+    said = _SEP.match(text)
+    lines = list(io.StringIO(text, newline=""))
+    first = 2 if said else 1
+    body = text[said.end() :] if said else text
+    begins = [number for number, _ in _lines(path, body, sheet.delimiter, first)]
+    ends = [*begins[1:], len(lines) + 1]
+    written = [*lines[: begins[0] - 1]] if begins else lines
+    for begin, end in zip(begins, ends, strict=True):
+        row = "".join(lines[begin - 1 : end - 1])
+        change = changes.get(begin, {})
+        if change is None:
+            continue
+        if change:
+            bare = row.rstrip("\r\n")
+            alone = io.StringIO(bare, newline="")
+            cells = next(csv.reader(alone, delimiter=sheet.delimiter, skipinitialspace=True))
+            for name, cell in change.items():
+                cells[list(sheet.columns).index(name)] = cell
+            out = io.StringIO()
+            csv.writer(out, delimiter=sheet.delimiter).writerow(cells)  # and \r\n
+            row = out.getvalue()[:-2] + row[len(bare) :]
+        written.append(row)
+    return "".join(written)
 
 
 # ------------------------------------------------------------------------------ JSON and Parquet

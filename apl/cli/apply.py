@@ -1,0 +1,70 @@
+"""`apl apply`: what was decided about labels, carried out on the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apl.cli.console import console, counting, this_command
+from apl.cli.options import options
+from apl.errors import BadInput
+
+
+@options("label_column", "test_set", "classes", "image_folder", "layout", "skip")
+def apply(
+    source: Annotated[str, typer.Argument(help="a folder of classes, a list or a table")] = "",
+    *,
+    decisions: Annotated[
+        Path | None, typer.Option(help="decisions.csv of the gallery, or any list of labels")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="the folder to make, or the corrected copy of a list")
+    ] = None,
+    link: Annotated[bool, typer.Option(help="hard links in place of copies")] = False,
+    move: Annotated[
+        bool, typer.Option(help="move the images; without --to in their own folder")
+    ] = False,
+    yes: Annotated[bool, typer.Option(help="do it; without, it is only told")] = False,
+    undo: Annotated[Path | None, typer.Option(help="a journal: take back what it says")] = None,
+    **given: Any,
+) -> None:
+    """Correct the data as decided: images into the folder of their class, a list into a copy.
+
+    Nothing is overwritten, and nothing is done without --yes.  The journal beside what is made
+    takes it back: --undo JOURNAL.  Dropped images are left out of a copy; --move without --to puts
+    them into NAME-dropped.
+
+    Example: `apl apply photos/ --decisions decisions.csv --to cleaned/`
+    """
+    from apl.data.reading import Reading
+    from apl.detect.apply import carry_out, plan, told
+    from apl.detect.apply import undo as take_back
+
+    out = console()
+    if undo is not None:
+        left = take_back(undo)
+        for line in left:
+            out.print(line)
+        out.print(f"{undo}: undone" if not left else f"{undo}: undone but for what is named above")
+        if left:
+            raise typer.Exit(1)
+        return
+    if not source or decisions is None:
+        raise BadInput(
+            "apply which decisions to what? As in `apl apply photos/ --decisions decisions.csv "
+            "--to cleaned/`"
+        )
+    if link and move:
+        raise BadInput("--link and --move are two ways; accepted: one of them, or none to copy")
+    how = "link" if link else "move" if move else "copy"
+    found = plan(source, decisions, to, how, Reading.of(given))
+    for line in told(found):
+        out.print(line)
+    if not yes:
+        out.print(f"nothing is written yet; to do it: {this_command()} --yes")
+        return
+    with counting("files", out) as progress:
+        carry_out(found, progress)
+    out.print(f"done; to take it back: apl apply --undo {found.journal}")
