@@ -42,7 +42,7 @@ from apl.files import write_atomic
 from apl.losses.catalog import LOSSES
 from apl.names import NOISES
 from apl.noise.labels import Labels
-from apl.report.study import STYLES, Study, given, method_label
+from apl.report.study import STYLES, Study, given, method_label, with_headline
 
 # --------------------------------------------------------------------------------------- drawing
 
@@ -312,6 +312,7 @@ def _accuracy_vs_rate(study: Study) -> Pictures:
 def _draw_accuracy_vs_rate(study: Study, kinds: Sequence[str]) -> Figure:
     title = f"Test accuracy against noise rate (last epoch{study.spread})"
     figure, grid = _canvas(study.caption, title, 1, len(kinds), (5.4, 4.9), sharey=True)
+    study = replace(study, styles=with_headline(study.styles))
     extra: list[Any] = []
     ringed: list[Any] = []
     for axes, kind in zip(grid[0], kinds, strict=True):

@@ -33,18 +33,21 @@ class Style:
     dash: Any
     marker: str
     hollow: bool = False
+    leads: bool = False  # it lies on top of the others, and is thicker
 
     def line(self) -> dict[str, Any]:
         """The keywords that matplotlib takes for a line of this style."""
         face = "white" if self.hollow else self.color
+        on_top = {"linewidth": 3.2, "zorder": 3} if self.leads else {}
         return {
+            **on_top,
             "color": self.color,
             "linestyle": self.dash,
             "marker": self.marker,
             "markerfacecolor": face,
             "markeredgecolor": self.color if self.hollow else "white",
             "markeredgewidth": 1.4 if self.hollow else 0.6,
-            "markersize": 8.5 if self.marker in "*PX" else 6.5,
+            "markersize": 8.5 if self.leads or self.marker in "*PX" else 6.5,
         }
 
 
@@ -70,6 +73,16 @@ STYLES: dict[str, Style] = {"sce": Style("#5b3fa8", DASHDOTDOT, "*")} | {
     for (name, dash), color, marker in zip(_DONE.items(), colors, markers, strict=False)
 }
 """The styles of the losses of the paper; others get a spare one."""
+
+HEADLINE = "nce_rce"  # the loss that the paper is about
+
+
+def with_headline(styles: Mapping[str, Style]) -> dict[str, Style]:
+    """The styles for a picture in which many lines lie on each other: the paper's own loss in full
+    colour and on top, if it is there."""
+    label = method_label(HEADLINE, "")
+    bold = {label: Style("#0a6cff", SOLID, STYLES[HEADLINE].marker, leads=True)}
+    return {**styles, **bold} if label in styles else dict(styles)
 
 _SPARE_COLORS = ("#9a8b00", "#b3002d", "#5c4a1f", "#b07cff", "#4d6b7a")
 _SPARE_DASHES = (SOLID, DASHED, DASHDOT, DOTTED)

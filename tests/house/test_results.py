@@ -228,7 +228,8 @@ def test_the_first_command_of_the_readme_trains_in_a_fresh_clone(tmp_path: Path)
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, tmp_path / name)
     block = (ROOT / "README.md").read_text(encoding="utf-8").partition("```sh\n")[2]
-    first = next(line for line in block.splitlines() if not line.startswith("#"))
+    clone, first = [line for line in block.splitlines() if not line.startswith("#")][:2]
+    assert clone.startswith("git clone ")
     program, *arguments = shlex.split(first.rpartition("&&")[2])
     assert (Path(program).name, arguments) == ("apl", ["study"])
     grid = "--losses ce,nce_rce --noise none,sym --rates 0.4 --seeds 1"  # and all else as it is
@@ -242,7 +243,7 @@ def test_the_first_command_of_the_readme_trains_in_a_fresh_clone(tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     begin, *_ = done.stdout.splitlines()
-    assert begin.startswith(f"4 cells in {Path('results/digits-quick')}, ")
+    assert begin.startswith(f"4 runs in {Path('results/digits-quick')}, ")
     assert "finished" not in begin
     study = tmp_path / "results" / "digits-quick"
     assert len(list(study.glob(f"{RUNS}/*/{WEIGHTS}"))) == 4

@@ -211,6 +211,26 @@ def test_the_ranking_is_over_the_rates_that_a_seed_has_all_of() -> None:
     assert drawn == pytest.approx(means.sort_values().to_list())
 
 
+def test_against_the_rate_the_papers_loss_lies_on_top() -> None:
+    """Under the others, and pale, nobody saw it."""
+    with look():
+        figure = dict(draw_study(one_study(study(seeds=(0, 1)))))["accuracy_vs_rate"]
+        alone = dict(draw_study(one_study(study(["ce", "mae"], seeds=(0,)))))["accuracy_vs_rate"]
+    for axes in figure.axes:
+        curves = [line for line in axes.lines if line.get_marker() not in ("None", "")]
+        assert len(curves) == len(TWELVE)
+        (own,) = [line for line in curves if line.get_marker() == STYLES["nce_rce"].marker]
+        others = [line for line in curves if line is not own]
+        assert own.get_zorder() > max(line.get_zorder() for line in others)
+        assert own.get_linewidth() > max(line.get_linewidth() for line in others)
+        assert own.get_color() not in {line.get_color() for line in others}
+    (legend,) = figure.legends
+    thick = [line.get_linewidth() for line in legend.get_lines()]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names[thick.index(max(thick))] == "NCE+RCE"
+    assert len({line.get_linewidth() for line in alone.legends[0].get_lines()[:-1]}) == 1
+
+
 def test_a_picture_is_what_savefig_draws(tmp_path: Path) -> None:
     runs = study(["ce", "nce_rce"], GRID[:3], seeds=(1, 2), epochs=5)
     plot_study(studies(runs), tmp_path)
