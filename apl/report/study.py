@@ -84,6 +84,7 @@ def with_headline(styles: Mapping[str, Style]) -> dict[str, Style]:
     bold = {label: Style("#0a6cff", SOLID, STYLES[HEADLINE].marker, leads=True)}
     return {**styles, **bold} if label in styles else dict(styles)
 
+
 _SPARE_COLORS = ("#9a8b00", "#b3002d", "#5c4a1f", "#b07cff", "#4d6b7a")
 _SPARE_DASHES = (SOLID, DASHED, DASHDOT, DOTTED)
 _SPARE_MARKERS = ("D", "P", "X", "<", ">", "p", "*")  # hollow, which no named loss has
