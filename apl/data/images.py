@@ -30,7 +30,7 @@ import numpy.typing as npt
 from apl.cores import cores
 from apl.data.depth import Pixels, range_of, to_bytes
 from apl.data.listing import why_not
-from apl.data.reading import Reading
+from apl.data.reading import AS_USUAL, Reading
 from apl.errors import one_line
 from apl.files import write_atomic
 from apl.names import SIDE
@@ -109,6 +109,33 @@ def read_image(path: str, plan: Plan, most: int) -> tuple[Pixels, bytes]:
         raise Broken(one_line(error)[:200]) from None
 
 
+def whole_pictures(paths: Sequence[str], side: int) -> Iterator[Image.Image | None]:
+    """Images to look at, whole and upright, 8 bits a channel, at most `side` pixels on their longer
+    side; None for what can't be read, or would take much memory."""
+    with _no_limit(), ThreadPoolExecutor(cores()) as pool:
+        yield from pool.map(lambda path: _whole_picture(path, side), paths)
+
+
+def _whole_picture(path: str, side: int) -> Image.Image | None:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _draft(image, side)
+            if math.prod(image.size) > AS_USUAL.max_pixels:
+                return None
+            found = ImageOps.exif_transpose(image)
+            if found.mode[0] in "IF":
+                values = np.asarray(found)
+                found = Image.fromarray(to_bytes(values, *range_of(values)))
+            found = _opaque(found)
+            found = found if found.mode in ("L", "RGB") else found.convert("RGB")
+            found.thumbnail((side, side))
+            return found
+    except Exception:  # a damaged image raises nearly anything
+        return None
+
+
 def opened(content: bytes | str) -> Image.Image:
     """An image of its bytes, or of the file at a path.  Raises Broken where it is none."""
     from PIL import Image, UnidentifiedImageError
@@ -159,9 +186,7 @@ def to_pixels(image: Image.Image, plan: Plan) -> Pixels:
         image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":
         image = _eight_bits(image, plan)
-    if image.mode in _ALPHA or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = _opaque(image)
     mode = "L" if plan.grey else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
@@ -175,6 +200,16 @@ def to_pixels(image: Image.Image, plan: Plan) -> Pixels:
         box = (left, top, left + crop, top + crop)
         image = image.resize((side, side), Image.Resampling.BILINEAR, box)
     return np.asarray(image).reshape(plan.shape)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """An image on white where it is transparent."""
+    from PIL import Image
+
+    if image.mode not in _ALPHA and "transparency" not in image.info:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _eight_bits(image: Image.Image, plan: Plan) -> Image.Image:

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from apl.data.images import whole_pictures
 from apl.noise.labels import UNKNOWN
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     from apl.noise.labels import IntArray
 
 TINY = 40  # pixels a side up to which an image is shown to the pixel, not smoothed
-THUMBNAIL = 192  # pixels a side at most of one that is larger
+THUMBNAIL = 192  # pixels a side at most of one that is larger, and no file
+PHOTO = 400  # of one that is a file, which is shown whole
+PER_PAGE, MOST_BYTES = 500, 25_000_000  # cards on a page, and what their images may take
 PAIRS = 100  # class pairs in the page's table; the rest are in issues.csv
 MANY_CLASSES = 200  # beyond it the table of classes has those alone that most labels are flagged of
 
@@ -38,7 +42,7 @@ MANY_CLASSES = 200  # beyond it the table of classes has those alone that most l
 @dataclass(frozen=True)
 class Card:
     """A sample to decide on; pair: its place among the class pairs; lines: pieces of its curve as
-    points of an SVG of 100 by 30; told: the same curve in words."""
+    points of an SVG of 100 by 30; told: the same curve in words; path: of its file, '' for none."""
 
     id: int
     name: str
@@ -49,6 +53,7 @@ class Card:
     image: str
     lines: Sequence[str] = ()
     told: str = ""
+    path: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,20 +85,26 @@ def make_gallery(
     order: IntArray,
     class_names: Sequence[str],
     names: Sequence[str],
+    root: str,
     pixels: Any,
     curves: npt.NDArray[np.floating[Any]] | None,
     before: Sequence[Sequence[Any]],
     shown: int,
-) -> str:
-    """The page of the `shown` worst samples that are flagged; same findings, same bytes.
+) -> list[str]:
+    """The pages of the `shown` worst samples that are flagged; same findings, same bytes.
 
-    order: all samples, the worst first; names [N]; pixels: uint8 [N, H, W, C]; curves: [N, E] or
-    None; before: decisions to carry on, which are not shown, as rows of the file that the page
-    saves (id, file_name, decision, label, given_label, predicted_label, label_score).
+    order: all samples, the worst first; names [N]; root: the folder of the files that they name, ''
+    where they name none; pixels: uint8 [N, H, W, C], shown where there is no such file; curves:
+    [N, E] or None; before: decisions to carry on, which are not shown, as rows of the file that the
+    page saves (id, file_name, decision, label, given_label, predicted_label, label_score).
     """
     decided = {row[0] for row in before}
     flagged = [i for i in order[findings.is_label_issue[order]].tolist() if i not in decided]
     given, suggested = findings.given_label.tolist(), findings.predicted_label.tolist()
+    chosen = flagged[:shown]
+    paths = [_path(root, names[i]) for i in chosen]
+    photos = whole_pictures([path for path in paths if path], PHOTO)
+    whole = [next(photos) if path else None for path in paths]
     cards = [
         Card(
             id=i,
@@ -102,43 +113,78 @@ def make_gallery(
             suggested=class_names[suggested[i]],
             pair=f"{given[i]}-{suggested[i]}",
             score=float(findings.label_score[i]),
-            image=_image(np.asarray(pixels[i])),
+            image=_image(_of_pixels(np.asarray(pixels[i])) if photo is None else photo),
             lines=_lines(curves[i]) if curves is not None else (),
             told=_told(curves[i]) if curves is not None else "",
+            path=path,
         )
-        for i in flagged[:shown]
+        for i, path, photo in zip(chosen, paths, whole, strict=True)
     ]
-    count_shown = Counter(card.pair for card in cards)
+    pages = _paged(cards)
     counts = Counter((given[i], suggested[i]) for i in flagged).most_common()
-    pairs = [
-        Pair(key, class_names[j], class_names[k], number, count_shown[key])
-        for (j, k), number in counts[:PAIRS]
-        for key in (f"{j}-{k}",)
-    ]
     source = resources.files("apl.detect").joinpath("gallery.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = _percent
-    return environment.from_string(source).render(
-        title=title,
-        samples=len(given),
-        all_flagged=int(findings.is_label_issue.sum()),
-        decided=sum(bool(findings.is_label_issue[row[0]]) for row in before),
-        more=len(flagged) - len(cards),
-        rate=findings.noise_rate,
-        doubts=findings.doubts,
-        cards=cards,
-        pairs=pairs,
-        more_pairs=len(counts) - len(pairs),
-        classes=_classes(findings, class_names),
-        all_classes=len(class_names),
-        class_names=list(class_names),
-        before=[list(row) for row in before],
-        tiny=max(pixels.shape[1:3]) <= TINY,
-        curves=any(card.lines for card in cards),
-        key=_key(findings, class_names, names),
-    )
+    template = environment.from_string(source)
+    sizes = [photo.size for photo in whole if photo is not None]
+    if len(sizes) < len(cards):
+        sizes.append(pixels.shape[1:3])
+    return [
+        template.render(
+            title=title,
+            samples=len(given),
+            all_flagged=int(findings.is_label_issue.sum()),
+            decided=sum(bool(findings.is_label_issue[row[0]]) for row in before),
+            more=len(flagged) - len(cards),
+            rate=findings.noise_rate,
+            doubts=findings.doubts,
+            cards=page,
+            place=place,
+            pages=[page_name(k) for k in range(len(pages))],
+            pairs=[
+                Pair(key, class_names[j], class_names[k], number, shown_here[key])
+                for (j, k), number in counts[:PAIRS]
+                for key in (f"{j}-{k}",)
+            ],
+            more_pairs=max(0, len(counts) - PAIRS),
+            classes=_classes(findings, class_names),
+            all_classes=len(class_names),
+            class_names=list(class_names),
+            before=[list(row) for row in before],
+            tiny=max(map(max, sizes), default=TINY) <= TINY,
+            photos=any(photo is not None and max(photo.size) > TINY for photo in whole),
+            curves=any(card.lines for card in cards),
+            key=_key(findings, class_names, names),
+        )
+        for place, page in enumerate(pages)
+        for shown_here in (Counter(card.pair for card in page),)
+    ]
+
+
+def page_name(place: int) -> str:
+    """The file of a page, the first one's 0."""
+    return f"gallery-{place + 1}.html" if place else "gallery.html"
+
+
+def _path(root: str, name: str) -> str:
+    """The path of a sample's file; '' where it has none."""
+    path = os.path.join(root, name) if root and name else ""
+    return os.path.abspath(path) if path and os.path.isfile(path) else ""
+
+
+def _paged(cards: Sequence[Card]) -> list[list[Card]]:
+    """The cards of each page; one page at least."""
+    pages: list[list[Card]] = [[]]
+    size = 0
+    for card in cards:
+        size += len(card.image)
+        if len(pages[-1]) == PER_PAGE or (size > MOST_BYTES and pages[-1]):
+            pages.append([])
+            size = len(card.image)
+        pages[-1].append(card)
+    return pages
 
 
 def _classes(findings: Findings, class_names: Sequence[str]) -> list[Class]:
@@ -177,17 +223,21 @@ def _percent(share: float) -> str:
 # --------------------------------------------------------------------------- images and curves
 
 
-def _image(pixels: npt.NDArray[np.uint8]) -> str:
-    """An image [H, W, C] as a data URI: exact where it is tiny, else a small JPEG."""
+def _of_pixels(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    if max(image.size) > TINY:
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image
+
+
+def _image(image: Image.Image) -> str:
+    """An image as a data URI: exact where it is tiny, else a JPEG."""
     data = io.BytesIO()
-    if max(image.size) <= TINY:
-        kind = "png"
+    kind = "png" if max(image.size) <= TINY else "jpeg"
+    if kind == "png":
         image.save(data, "png", optimize=True)
     else:
-        kind = "jpeg"
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        image.save(data, "jpeg", quality=85, optimize=True)
+        image.save(data, "jpeg", quality=80, optimize=True)
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 

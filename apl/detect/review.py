@@ -86,23 +86,26 @@ def write_review(
     _write_for_programs(folder, findings, order, class_names, names, root)
     noise = _noise(findings, class_names, decisions)
     write_json(folder / NOISE, {**noise, "detection": dict(detection or {})})
+    for old in folder.glob("gallery*.html"):  # of another search in this folder
+        old.unlink()
     if pixels is None:
-        (folder / GALLERY).unlink(missing_ok=True)  # of another search in this folder
         return
-    from apl.detect.gallery import make_gallery
+    from apl.detect.gallery import make_gallery, page_name
 
-    html = make_gallery(
+    pages = make_gallery(
         title or Path(root).name or "your data",
         findings,
         order=order,
         class_names=class_names,
         names=names,
+        root=root,
         pixels=pixels,
         curves=curves,
         before=_before(findings, decisions, class_names, names) if decisions else [],
         shown=shown,
     )
-    write_atomic(folder / GALLERY, plain(html).encode())  # last: who sees it finds the others
+    for place, html in reversed([*enumerate(pages)]):  # who sees the first one finds all others
+        write_atomic(folder / page_name(place), plain(html).encode())
 
 
 def worst_first(findings: Findings) -> IntArray:

@@ -254,6 +254,86 @@ def test_large_images_are_inlined_small(tmp_path: Path) -> None:
     assert max(shown.size) <= 192
 
 
+def picture(uri: str | None) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode((uri or "").partition("base64,")[2])))
+
+
+def photos(root: Path, size: tuple[int, int], kind: str = "RGB") -> tuple[str, ...]:
+    """Five photos, left half dark, right half light."""
+    names = tuple(f"some cats/{i} é.png" for i in range(5))
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = np.zeros(size[::-1], np.uint16 if kind == "I;16" else np.uint8)
+        values[:, size[0] // 2 :] = 60000 if kind == "I;16" else 255
+        image = Image.fromarray(values)
+        (image if kind == "I;16" else image.convert(kind)).save(path)
+    return names
+
+
+@pytest.mark.parametrize("kind", ["RGB", "L", "I;16", "RGBA", "P"])
+def test_photos_are_shown_whole(tmp_path: Path, kind: str) -> None:
+    """What was learned from is a square of 32 pixels out of the middle; what is judged is not."""
+    names = photos(tmp_path / "photos", (1000, 500), kind)
+    html, page = gallery(
+        tmp_path, names=names, root=str(tmp_path / "photos"), pixels=pixels(32), curves=None
+    )
+    shown = picture(page.of("img")[0]["src"])
+    assert shown.size == (400, 200)
+    dark, light = (shown.convert("L").getpixel((x, 100)) for x in (20, 380))
+    assert isinstance(dark, int)
+    assert isinstance(light, int)
+    assert light - dark > 200
+    assert page.cards[0]["data-path"] == str(tmp_path / "photos" / names[2])
+    assert 'class="photos"' in html
+
+
+def test_what_is_no_file_any_more_is_shown_as_it_was_decoded(tmp_path: Path) -> None:
+    names = photos(tmp_path / "photos", (1000, 500))
+    (tmp_path / "photos" / names[2]).unlink()
+    (tmp_path / "photos" / names[0]).write_bytes(b"no image")
+    _, page = gallery(tmp_path, names=names, root=str(tmp_path / "photos"), pixels=pixels(64))
+    assert [picture(image["src"]).size for image in page.of("img")[:2]] == [(64, 64)] * 2
+    assert page.cards[0]["data-path"] == ""
+
+
+def test_small_files_are_shown_to_the_pixel(tmp_path: Path) -> None:
+    names = photos(tmp_path / "photos", (28, 20))
+    html, page = gallery(tmp_path, names=names, root=str(tmp_path / "photos"), pixels=pixels(20))
+    uri = page.of("img")[0]["src"]
+    assert (uri or "").startswith("data:image/png")
+    assert picture(uri).size == (28, 20)
+    assert 'class="tiny"' in html
+
+
+def test_more_than_a_page_holds_goes_on_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 30
+    found = findings(
+        is_label_issue=np.ones(count, bool),
+        label_score=np.linspace(0.4, 0.1, count),
+        given_label=np.zeros(count, int),
+        predicted_label=np.ones(count, int),
+    )
+    monkeypatch.setattr("apl.detect.gallery.PER_PAGE", 12)
+    folder = review(tmp_path, findings=found, names=(), pixels=pixels(count=count), shown=29)
+    files = sorted(folder.glob("gallery*.html"))
+    assert [file.name for file in files] == ["gallery-2.html", "gallery-3.html", "gallery.html"]
+    pages = [Page(file.read_text(encoding="utf-8")) for file in (files[2], *files[:2])]
+    ids = [card["data-id"] for page in pages for card in page.cards]
+    assert ids == [str(i) for i in range(29, 0, -1)]
+    links = [link["href"] for link in pages[1].of("a") if "href" in link]
+    assert links == ["gallery.html", "gallery-3.html"]
+    assert "on 3 pages" in pages[0].text
+    # As large as may be, by what the images take.
+    monkeypatch.setattr("apl.detect.gallery.MOST_BYTES", 1000)
+    review(tmp_path, findings=found, names=(), pixels=pixels(count=count), shown=29)
+    assert len([*folder.glob("gallery*.html")]) > 3
+    review(tmp_path)
+    assert [file.name for file in folder.glob("gallery*.html")] == ["gallery.html"]
+
+
 def test_beyond_the_cap_the_page_says_how_many_more(tmp_path: Path) -> None:
     count = 30
     found = findings(
@@ -287,7 +367,7 @@ def test_no_name_breaks_out_of_the_page(tmp_path: Path) -> None:
     html, page = gallery(tmp_path, class_names=evil, names=names)
     assert "<script>alert" not in html
     assert len(page.of("script")) == len(gallery(tmp_path)[1].of("script"))
-    assert len(page.of("img")) == 2
+    assert len([image for image in page.of("img") if "src" in image]) == 2
     assert page.cards[0]["data-name"] == names[2]
 
 
