@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from apl.detect import outside
 from apl.detect.given import class_numbers, probabilities
 from apl.noise.labels import UNKNOWN, BoolArray, IntArray, Labels, Matrix, Vector
 
@@ -35,6 +36,10 @@ BACKGROUND = 0.2  # of the labels are taken to be wrong in any way, before the l
 ROUNDS = 5  # of expectation and maximisation; more fit the noise matrix to the network's errors
 ANCHORS = 0.08  # of a class's share of the samples: the ones that it is surest of, at least
 SURE = 0.95  # of more anchors that must be confirmed to take them
+BLOCKS = (
+    "unshuffled: the samples stand class by class; if the folds were cut in that order, the models "
+    "have hardly seen the classes that they judge, and nothing here is right: shuffle the folds"
+)
 FEW = 50  # samples of a class below which its noise can't be told
 
 
@@ -74,6 +79,12 @@ class Evidence:
         finite = np.isfinite(self.log_probs).all(1) & np.isfinite(self.early).all(1)
         seen: BoolArray = (self.visits > 0) & finite
         return seen
+
+    @property
+    def out_of_fold(self) -> bool:
+        """Whether it is of models that had not seen the labels: each sample was looked at once, out
+        of fold or before a first step."""
+        return int(self.visits.max(initial=0)) <= 1
 
 
 @dataclass(frozen=True)
@@ -173,24 +184,29 @@ def noise_rate(labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike) -> Rat
     errors beyond.  Where people err on hard images the estimate is too low: the surest are easy.
     It is of ANCHORS of the samples, doubled as long as the whole training puts SURE of them into
     the same class.
+
+    Where the model has not seen the labels the estimate is the mean of their chances to be wrong.
     """
     labels, evidence = _checked(labels, evidence)
-    return _rate(labels, evidence, _explain(labels, evidence)[1])
+    posterior, clean, _ = _explain(labels, evidence)
+    return _rate(labels, evidence, clean, 1 - float(_of_label(posterior, labels).mean()))
 
 
-def _rate(labels: IntArray, evidence: Evidence, clean: Matrix) -> Rate:
+def _rate(labels: IntArray, evidence: Evidence, clean: Matrix, expected: float) -> Rate:
+    """The noise rate; expected: the mean of the labels' chances to be wrong, which is the estimate
+    where the model had not seen them."""
     classes = clean.mean(0)  # how large each is, its labels being what is in doubt
     share = ANCHORS
     # A network that has seen the labels is surest of samples whose label fits: the fewer anchors,
     # the fewer wrong ones among them.  So there are as many as one can name that is this good.
-    most = 1.0 if evidence.visits.max() > 1 else share
+    most = share if evidence.out_of_fold else 1.0
     while 2 * share <= most and _anchors(labels, evidence, classes, 2 * share).confirmed >= SURE:
         share *= 2
     fewer, more = (
         _anchors(labels, evidence, classes, part) for part in (share / 2, min(2 * share, 1.0))
     )
     found = _anchors(labels, evidence, classes, share)
-    estimate = (found.low + found.high) / 2
+    estimate = expected if evidence.out_of_fold else (found.low + found.high) / 2
     return Rate(
         estimate,
         max(0.0, min(fewer.low - 2 * fewer.low_error, estimate)),
@@ -208,10 +224,21 @@ def find_issues(
     not finite: they get no score, take no part in what is estimated, and are counted in the doubts.
     class_names: what the doubts call the classes, their numbers where there are none.
 
-    The scores are those of `rank`, moved so that as many labels are expected to be wrong as the
-    noise rate says; flagged is what makes the expected F1 largest (Lipton et al. 2014).
+    The scores are those of `rank`; of a training they are moved so that as many labels are expected
+    to be wrong as the noise rate says, and flagged is what makes the expected F1 largest (Lipton et
+    al. 2014).  For probabilities of models that have not seen the labels see `apl.detect.outside`.
     """
+    theirs = not isinstance(evidence, Evidence)
     labels, evidence = _fitting(labels, evidence)
+    found = _of_the_judged(labels, evidence, class_names)
+    known = labels != UNKNOWN
+    if theirs and outside.strange_blocks(labels[known], evidence.early[known]):
+        return dataclasses.replace(found, doubts=[*found.doubts, BLOCKS])
+    return found
+
+
+def _of_the_judged(labels: IntArray, evidence: Evidence, class_names: Sequence[str]) -> Findings:
+    """Findings where some samples may have no label, or no evidence."""
     seen = evidence.seen
     lost = evidence.lost if len(evidence.lost) else np.zeros(len(seen), dtype=np.int64)
     if not seen.any() and not lost.any() and not (evidence.visits > 0).any():
@@ -229,8 +256,12 @@ def find_issues(
         getattr(whole, name)[judged] = getattr(part, name)
     others = seen & ~judged
     if others.any():
-        flips = one_way_flips(labels[judged], evidence.early[judged])
-        whole.predicted_label[others] = _undone(evidence.take(others), flips).argmax(1)
+        if evidence.out_of_fold:
+            clean = outside.undo(evidence.early[others], part.transition)
+        else:
+            flips = one_way_flips(labels[judged], evidence.early[judged])
+            clean = _undone(evidence.take(others), flips)
+        whole.predicted_label[others] = clean.argmax(1)
     return dataclasses.replace(whole, noise_rate=part.noise_rate, transition=part.transition)
 
 
@@ -251,13 +282,17 @@ def untold(labels: IntArray, classes: int, doubts: Sequence[str]) -> Findings:
 def _judge(labels: IntArray, evidence: Evidence, class_names: Sequence[str]) -> Findings:
     """Findings of samples that all were seen and have a label."""
     posterior, clean, transition = _explain(labels, evidence)
-    rate = _rate(labels, evidence, clean)
     right = _of_label(posterior, labels)
-    wrong = _calibrated(1 - right, rate.estimate)
+    rate = _rate(labels, evidence, clean, 1 - float(right.mean()))
     order = np.argsort(right, kind="stable")
-    expected = 2 * wrong[order].cumsum() / (np.arange(1, len(wrong) + 1) + wrong.sum())
+    if evidence.out_of_fold:
+        wrong, number = 1 - right, outside.how_many(labels, right, clean)
+    else:
+        wrong = _calibrated(1 - right, rate.estimate)
+        expected = 2 * wrong[order].cumsum() / (np.arange(1, len(wrong) + 1) + wrong.sum())
+        number = int(expected.argmax()) + 1
     flagged = np.zeros(len(labels), dtype=bool)
-    flagged[order[: int(expected.argmax()) + 1]] = rate.estimate > 0
+    flagged[order[:number]] = rate.estimate > 0
     others = posterior.copy()
     others[np.arange(len(labels)), labels] = -1
     predicted = np.where(flagged, others.argmax(1), clean.argmax(1))
@@ -349,6 +384,8 @@ def one_way_flips(labels: IntArray, early: Matrix) -> Matrix:
 def _explain(labels: IntArray, evidence: Evidence) -> tuple[Matrix, Matrix, Matrix]:
     """Posterior of the true class given image and label [N, K], given the image alone [N, K], and
     the noise matrix [K, K]."""
+    if evidence.out_of_fold:
+        return outside.explain(labels, evidence.early)
     flips = one_way_flips(labels, evidence.early)
     clean = _undone(evidence, flips)
     transition = _with_diagonal(flips + BACKGROUND / (len(flips) - 1))
