@@ -71,7 +71,8 @@ NETWORKS: dict[str, str] = {
     "cnn5": "5 layers (laptop): 5x5 conv stride 2, 2 x (conv-maxpool), widths w, 1.5w, 2w, FC 8w",
     "cnn4": "4 layers (paper, MNIST): 2 x (conv-maxpool), widths w/2, w, FC 2w",
     "resnet34": "ResNet-34 (paper, CIFAR-100) with the 3x3 stem of the CIFAR literature",
-    "mlp": "2 hidden layers of width w, for the smallest images",
+    "mlp": "2 hidden layers of width w, for the smallest images; on features 1, with dropout",
+    "linear": "no hidden layer; on features with dropout",
 }
 
 

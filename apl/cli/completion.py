@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from apl.config.grid import ALL_PUBLISHED
 from apl.config.presets import PRESETS
+from apl.features.catalog import KNOWN, NONE
 from apl.kernels.bases import BASES
 from apl.losses.catalog import LOSSES
 from apl.names import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS
@@ -21,6 +22,7 @@ CHOICES: dict[str, Iterable[str]] = {
     "method": METHODS,
     "network": NETWORKS,
     "weights": ("default",),
+    "features": (NONE, *KNOWN),
     "select": ("noisy",),
     "crop": ("resized", "plain"),
     "schedule": ("cosine",),

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apl.cli.console import console
+from apl.cli.features import features_first
 from apl.cli.options import CONFIG, MACHINE, options, take_machine, take_own_data
 from apl.cli.train import show_training
 from apl.config.config import make_config
 from apl.config.presets import SEARCH
 from apl.errors import BadInput, require
 from apl.losses.catalog import PARAMS
-from apl.names import SIDE
+from apl.names import NETWORKS, SIDE
 from apl.training.machine import Machine
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ USUAL = {
     **vars(Machine()),
     "image_size": 0,
     "network": "by size",
+    "features": "photos: lite0",
     "width": "32, rows: 64",
     "batch_size": f"{_OWN.batch_size}, if few: less",
 }
@@ -41,7 +43,10 @@ USUAL = {
     *PARAMS,
     *MACHINE,
     usual=USUAL,
-    texts={"noise": "wrong labels put in, to try it out: see `apl noise --help`"},
+    texts={
+        "noise": "wrong labels put in, to try it out: see `apl noise --help`",
+        "network": f"{', '.join(NETWORKS)}, timm:NAME, module:Class",
+    },
 )
 def find(
     source: Annotated[str, typer.Argument(help="the path of your data, or a built-in name")] = "",
@@ -90,12 +95,14 @@ def find(
     target = folder or Path("results", f"{data.name}-find")
     out = console()
     out.print(f"looking for wrong labels in {data.name}, in {target}")
+    features_first([config], machine, own)
     with show_training(config.epochs, data.on) as listener:
         run = None if folds else target / "run"
         search = search_labels(
             config, own, folds=folds, run=run, machine=machine, listener=listener
         )
     train, classes = search.data.train, search.data.class_names
+    pictures = train.pictures
     decided = None
     if decisions is not None:
         decided = read_labels(decisions, train.labels.given, classes, train.names)
@@ -107,7 +114,7 @@ def find(
         class_names=classes,
         names=train.names,
         root=search.data.root,
-        pixels=train.images.numpy() if train.images.ndim == 4 else None,
+        pixels=None if pictures is None else pictures.numpy(),
         curves=search.curves if search.curves.shape[1] else None,
         decisions=decided,
         detection=detection,
@@ -140,7 +147,7 @@ def _tell(search: Search, detection: Mapping[str, float] | None, target: Path) -
         parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in detection.items())
         out.print(f"against the true labels: {parts}")
     out.print(f"every label, worst first: {target / ISSUES}")
-    if search.data.train.images.ndim == 4:
+    if search.data.train.pictures is not None:
         out.print(f"review them in a browser: {target / GALLERY}")
     else:  # rows of a table, which nobody can judge by a picture
         out.print("review them there: correct given_label, and give the file to --labels")

@@ -17,8 +17,9 @@ from typer.models import OptionInfo
 
 from apl.cli.completion import CHOICES, loss, one_of
 from apl.cli.console import console, counting
-from apl.config.config import Config, make_config
+from apl.config.config import Config, make_config, usual_side
 from apl.errors import BadInput
+from apl.features.catalog import is_own_function
 from apl.losses.catalog import PARAMS
 from apl.names import DATASETS, NOISES, no_dataset
 from apl.paths import user_path
@@ -50,12 +51,12 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("to", "link", "move", "yes", "undo"),
     ),
     "Data": (
-        *("train_size", "image_size", "label_column", "test_set", "select"),
+        *("features", "train_size", "image_size", "label_column", "test_set", "select"),
         *("augment", "crop_size", "crop", "colour", *DATA),
     ),
     "Noise": ("map", "method"),
     "Loss": ("warm_start", *PARAMS),
-    "Network": ("network", "width", "weights"),
+    "Network": ("network", "width", "weights", "dropout"),
     "Training": (
         *("batch_size", "lr", "schedule", "warmup", "momentum", "nesterov", "weight_decay"),
         *("l1", "clip", "eval_every", "precision"),
@@ -203,7 +204,8 @@ def take_machine(given: dict[str, Any], losses: Sequence[str] | None = None) -> 
     """The machine's settings, taken out of what was given; what was typed may be imported."""
     typed = [given.get("network", ""), given.get("loss", ""), *(losses or ())]
     settings = {name: given.pop(name) for name in MACHINE if name in given}
-    return Machine(imports=tuple(filter(is_own, typed)), **settings)
+    features = filter(is_own_function, [given.get("features", "")])
+    return Machine(imports=(*filter(is_own, typed), *features), **settings)
 
 
 def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
@@ -225,9 +227,10 @@ def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
 
     out = console()
     with counting("reading images", out) as progress:
+        reading = Reading.of(given, vars(machine))
         given["dataset"] = read_data(
             source,
-            Reading.of(given, vars(machine)),
+            dataclasses.replace(reading, side=usual_side(given)),
             download=machine.download,
             say=out.print,
             progress=progress,

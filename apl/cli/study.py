@@ -15,6 +15,7 @@ import typer
 from apl.cli.completion import CHOICES, one_of, with_commas
 from apl.cli.completion import losses as offer_losses
 from apl.cli.console import console, this_command
+from apl.cli.features import features_first
 from apl.cli.options import (
     MACHINE,
     SHARED,
@@ -121,6 +122,8 @@ def study(  # its parameters are its options, which half of its lines are
     else:
         workers = workers or default_workers(machine.threads or 1, machine.device, cells_per_gpu)
         at_a_time = f"{workers} at a time"
+
+    features_first(cells, machine, data)
 
     def first_lines(progress: Progress) -> list[str]:
         return [*opening(len(progress.results), len(cells), target, at_a_time), *left_out]

@@ -13,6 +13,7 @@ import typer
 
 from apl.cli.completion import one_of
 from apl.cli.console import console, this_command
+from apl.cli.features import features_first
 from apl.cli.options import (
     CONFIG,
     DATA,
@@ -53,9 +54,9 @@ def noise(
     from apl.noise.files import write_noise
     from apl.report.pictures import plot_transition
     from apl.report.terminal import noise_table
-    from apl.training.prepare import prepare
+    from apl.training.prepare import data_of, with_noise
 
-    data = prepare(config, machine)
+    data = with_noise(config, machine, data_of(config, machine))
     labels = data.train.labels
     named = f"{config.dataset}_{config.name.removeprefix(config.loss + '_')}.npz"
     path = out_file or Path("results", "noise", named)
@@ -108,6 +109,8 @@ def train_command(
     out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
     for line in moved:
         out.print(line, markup=False)
+    if not Run(run).finished:
+        features_first([config], machine, data)
     on = "true" if data is None else data.on
     first = Group.here().rank == 0
     with show_training(config.epochs, on) as listener, contextlib.ExitStack() as stack:

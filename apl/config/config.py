@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 from apl.config.presets import (
     COMMON,
     FEWEST_STEPS,
+    HEAD,
+    HEAD_WIDTH,
+    HEADS,
     NETWORK,
     OTHER_WIDTH,
     PRESETS,
@@ -23,6 +26,16 @@ from apl.config.presets import (
 )
 from apl.config.published import published_settings
 from apl.errors import BadInput, require
+from apl.features.catalog import (
+    NONE,
+    default_of,
+    file_digest,
+    is_installed,
+    is_own_function,
+    require_features,
+    require_weights,
+    side_of,
+)
 from apl.losses.catalog import PARAMS, Values, loss_name, loss_params, parse_loss
 from apl.names import (
     DATASETS,
@@ -63,8 +76,9 @@ class Config:
     with a name of ours.  `dataset_sha256` is of the content of the user's own data (labels, split
     and files), '' for a built-in set: their path is no part of what a run is, and what it leads to
     is.  `image_size` is then what the images have, whether asked for or not.
-    `labels_sha256` is of that file's content, `code_sha256` of the modules that a network and a
-    loss of the user's own were typed from.
+    `labels_sha256` is of that file's content, `features_sha256` of a file of vectors or of weights
+    of features, `code_sha256` of the modules that a network, a loss and features of the user's own
+    were typed from.
     `params` holds every parameter of the loss with its value, so no default may change what a run
     was; `loss` then stands without brackets.
     `typed` are the settings that were asked for, as opposed to what a preset or a loss has of
@@ -86,7 +100,7 @@ class Config:
     map_sha256: str = ""
     method: str = option(f"how labels are drawn: {', '.join(METHODS)}")
     seed: int = option("of noise, weights, order and augmentation")
-    network: str = option(f"{', '.join(NETWORKS)}, torchvision:NAME, timm:NAME, or module:Class")
+    network: str = option(f"{', '.join(NETWORKS)}, torchvision:NAME, timm:NAME, module:Class")
     width: int = option("how wide it is, see `apl datasets`")
     train_size: int = option("how many training images, class-balanced; 0: all")
     epochs: int = option("passes over the training images")
@@ -111,10 +125,10 @@ class Config:
         0,
     )
     label_column: str = option("of the labels in your list", "label")
-    weights: str = option("default: the pretrained weights of its library", "")
+    weights: str = option("default: pretrained; of features a file too", "")
     crop_size: int = option("of random crops, in pixels; 0: none", 0)
     colour: float = option("strength of random brightness, contrast, saturation", 0.0)
-    l1: float = option("weight of the L1 norm of the weights", 0.0)
+    l1: float = option("weight of the weights' L1 norm", 0.0)
     warm_start: float = option(
         "CE first: epochs with ce before the loss; below 1: a share of all epochs", 0.0
     )
@@ -135,6 +149,9 @@ class Config:
     )
     nesterov: bool = option("Nesterov's form of the momentum", False)
     crop: str = option("resized: of random size and shape; plain: squares", "resized")
+    features: str = option("none: pixels; lite0, tfidf, timm:NAME, ... (docs/features.md)", NONE)
+    features_sha256: str = ""
+    dropout: float = option("share of features left out in each step", 0.0)
     typed: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     identity: Identity | None = field(default=None, compare=False, repr=False)
 
@@ -155,13 +172,21 @@ class Config:
             ("noise", NOISES),
             ("method", METHODS),
             ("precision", PRECISIONS),
-            ("weights", ("", "default")),
             ("select", ("", "noisy")),
             ("crop", ("resized", "plain")),
         ):
             accepted = ", ".join(filter(None, table))
             require(getattr(self, name) in table, name, getattr(self, name), accepted)
         require_network(self.network)
+        require_features(self.features)
+        require_weights(self.features, self.weights)
+        if self.features != NONE:
+            head = self.network in HEADS or is_own(self.network)
+            accepted = f"{', '.join(HEADS)}, module:Class on features"
+            require(head, "network", self.network, accepted)
+            for name in ("augment", "crop_size", "colour"):
+                only = "none on features, which have no pixels"
+                require(not getattr(self, name), name, getattr(self, name), only)
 
     def _check_data(self) -> None:
         if self.dataset_sha256:
@@ -197,6 +222,9 @@ class Config:
         accepted = "at least 1 epoch, after which forward_est estimates the noise"
         require(not blind, "warm_start", self.warm_start, accepted)
         require(0 <= self.momentum < 1, "momentum", self.momentum, "a number in [0, 1)")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "a number in [0, 1)")
+        head = self.features != NONE and self.network in HEADS
+        require(head or not self.dropout, "dropout", self.dropout, "0 but on features")
         only = "only with momentum"
         require(self.momentum > 0 or not self.nesterov, "nesterov", self.nesterov, only)
         require(
@@ -353,19 +381,23 @@ _LATER = {
 # Which cell of a study a run is.
 _CELL = ("dataset", "dataset_sha256", "loss", "noise", "rate", "map", "seed")
 # What no release moves: which run it is, and the content of files.
-_FIXED = {"preset", *_CELL, "map_sha256", "labels_sha256", "code_sha256"}
+_FIXED = {
+    *("preset", *_CELL),
+    *("map_sha256", "labels_sha256", "code_sha256", "features", "features_sha256"),
+}
 _MACHINE_ONCE = {"threads", "device", "checkpoint_minutes", "compile"}  # in configs of format 1
 
 
 def beside_preset(config: Config) -> dict[str, Any]:
     """The settings that are not those of today's preset, as `Config.overrides` has them."""
-    same = ("dataset", "dataset_sha256", "image_size", "loss", "noise", "rate")
+    same = ("dataset", "dataset_sha256", "image_size", "loss", "noise", "rate", "features")
     base = _settings(config.preset, {name: getattr(config, name) for name in same})
+    base["features"] = NONE  # they chose the head and its settings, and are a setting themselves
     if config.image_size > 1:  # it chose the network, and is a setting itself, but of a table
         base["image_size"] = 0
     usual = base.pop("params")
     changed = {name: value for name, value in config.params.items() if value != usual[name]}
-    if config.network != base["network"] and config.width != OTHER_WIDTH:
+    if config.network != base["network"] and config.width != _other_width(config.features):
         base["width"] = None  # the preset's width is that of its own network
     own = {name: getattr(config, name) for name in base if name not in _CELL}
     order = [f.name for f in dataclasses.fields(config) if f.name in own]
@@ -437,8 +469,11 @@ def _settings(preset: str, given: Settings) -> dict[str, Any]:
         **of_dataset,
         "dataset": dataset,
     }
+    features = given.get("features", NONE)
+    if features != NONE:
+        settings |= HEAD
     if given.get("network", settings["network"]) != settings["network"]:
-        settings["width"] = OTHER_WIDTH
+        settings["width"] = _other_width(features)
     loss, noise, rate = (given.get(name, settings[name]) for name in ("loss", "noise", "rate"))
     published: dict[str, float] = {}
     if chosen.weights:
@@ -452,6 +487,11 @@ def _settings(preset: str, given: Settings) -> dict[str, Any]:
         raise BadInput(str(error)) from None
     settings["loss"] = loss_name(loss)
     return settings
+
+
+def _other_width(features: str) -> int:
+    """The width of a network that is not the preset's, where none is given."""
+    return OTHER_WIDTH if features == NONE else HEAD_WIDTH
 
 
 def _of_own_data(preset: Preset, dataset: str, given: Settings) -> dict[str, Any]:
@@ -494,6 +534,8 @@ def make_config(
         if dataset.digest:
             given.update(dataset_sha256=dataset.digest, image_size=dataset.image_size)
             count = len(dataset.train)
+        if "features" not in given:
+            given["features"] = usual_features(dataset, given)
     if "network" in given:
         require_network(given["network"])
     if "noise" in given:
@@ -505,10 +547,45 @@ def make_config(
     _set_noise(settings, PRESETS[preset])
     if settings["labels"]:
         settings["labels_sha256"] = labels_digest(settings["labels"])
-    own = [settings[name] for name in ("network", "loss") if is_own(settings[name])]
+    require_features(settings["features"])
+    require_weights(settings["features"], settings["weights"])
+    if settings["features"] != NONE:
+        settings["features_sha256"] = file_digest(settings["features"], settings["weights"])
+    own = own_names(settings)
     if own:
         settings["code_sha256"] = code_digest(own)
     return Config(preset=preset, typed=tuple(sorted(typed)), **settings)
+
+
+def usual_features(dataset: Dataset, given: Settings) -> str:
+    """The features that data of the user's own have where none are asked for: those of photos where
+    they are installed, TF-IDF of texts; none of a table, of images where what is asked for needs
+    pixels, and of a built-in set."""
+    if dataset.kind == "texts":
+        return "tfidf"
+    if not dataset.digest or dataset.kind != "images" or _needs_pixels(given):
+        return NONE
+    return default_of(tuple(dataset.train.images.shape[1:]))
+
+
+def _needs_pixels(given: Settings) -> bool:
+    asked = any(given.get(name) for name in ("augment", "crop_size", "colour", "weights"))
+    return asked or (given.get("network") or HEADS[0]) not in HEADS
+
+
+def usual_side(given: Settings) -> int:
+    """Pixels a side that images of the user's own are decoded to where they differ in size and none
+    is asked for, by the settings that were given."""
+    features = given.get("features")
+    if features is None:
+        features = "lite0" if is_installed("lite0") and not _needs_pixels(given) else NONE
+    return side_of(features)
+
+
+def own_names(settings: Settings) -> list[str]:
+    """The `module:name`s of the user's own among settings: network, loss and features."""
+    own = [settings[name] for name in ("network", "loss") if is_own(settings[name])]
+    return own + [name for name in (settings["features"],) if is_own_function(name)]
 
 
 def _set_noise(settings: dict[str, Any], preset: Preset) -> None:

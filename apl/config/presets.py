@@ -65,6 +65,8 @@ COMMON: dict[str, Any] = {
     "schedule": "cosine",
     "nesterov": False,
     "crop": "resized",
+    "features": "none",
+    "dropout": 0.0,
 }
 
 _NINE = ("ce", "fl", "nce", "nfl", "mae", "nce_mae", "nce_rce", "nfl_mae", "nfl_rce")
@@ -89,6 +91,35 @@ def own_network(image_size: int) -> dict[str, Any]:
         own = {"augment": False} if image_size == 1 else {}
         return {"network": "mlp", "width": 64, **own}
     return {"network": "cnn4" if image_size <= 32 else "cnn5", "width": 32}
+
+
+HEADS = ("linear", "mlp")  # the networks of ours that learn from features
+HEAD_WIDTH = 512  # hidden units of an mlp on features, where none are given
+
+HEAD: dict[str, Any] = {
+    "network": "linear",
+    "width": 64,
+    "epochs": 20,
+    "batch_size": 128,
+    "lr": 0.02,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 1e-3,
+    "schedule": "cosine",
+    "warmup": 0.0,
+    "warm_start": 0.0,
+    "clip": 5.0,
+    "l1": 0.0,
+    "augment": False,
+    "crop_size": 0,
+    "crop": "resized",
+    "colour": 0.0,
+    "eval_every": 1,
+    "dropout": 0.0,
+    "weights": "",
+}
+"""What a training on features has in each preset: chosen once for all losses, data and noises, as
+docs/features.md says."""
 
 
 WARM_START = 2.0  # epochs of ce where budgets are short, see docs/warm-start.md

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +22,18 @@ class Split:
     Of a table, images are its rows, float32 [N, F]: standardised numbers and one-hot categories.
     They lie in memory, or are mapped from a file and may be more than it holds: index a batch of
     them, and copy no more.  names: what the user calls each sample, () where nobody does.
+
+    texts: of samples that are texts, images then being the rows of what stands beside them, [N, 0]
+    where nothing does.  at: which samples of the whole split these are [N], None for all of them.
+    pixels: the images of the whole split, where `images` are features of them.
     """
 
     images: Tensor
     labels: Labels
     names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    at: IntArray | None = None
+    pixels: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -35,7 +44,17 @@ class Split:
             self.labels, given=self.labels.given[chosen], true=self.labels.true[chosen]
         )
         names = tuple(self.names[i] for i in chosen) if self.names else ()
-        return Split(self.images[torch.from_numpy(chosen)], labels, names)
+        texts = tuple(self.texts[i] for i in chosen) if self.texts else ()
+        images = self.images[torch.from_numpy(chosen)]
+        at = chosen if self.at is None else self.at[chosen]
+        return Split(images, labels, names, texts, at, self.pixels)
+
+    @property
+    def pictures(self) -> Tensor | None:
+        """What a person looks at, uint8 [N, H, W, C]; None where there are no images."""
+        if self.pixels is not None:
+            return self.pixels if self.at is None else self.pixels[torch.from_numpy(self.at)]
+        return self.images if self.images.ndim == 4 else None
 
 
 @dataclass(frozen=True)
@@ -44,7 +63,8 @@ class Dataset:
     and () for a table.
 
     digest: the sha256 of the content of data of the user's own, '' of a built-in set; root: the
-    folder that its samples' names are relative to, '' where they are no files.
+    folder that its samples' names are relative to, '' where they are no files; features: the name
+    of what its images were made by, '' where they are as they came; made_by: what decided them.
     """
 
     name: str
@@ -55,6 +75,8 @@ class Dataset:
     std: tuple[float, ...]
     digest: str = ""
     root: str = ""
+    features: str = ""
+    made_by: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def on(self) -> str:
@@ -63,9 +85,16 @@ class Dataset:
 
     @property
     def image_size(self) -> int:
-        """The height of its images, 1 for a table."""
+        """The height of its images, 1 for a table and for texts."""
         images = self.train.images
         return 1 if images.ndim == 2 else int(images.shape[1])
+
+    @property
+    def kind(self) -> str:
+        """What its samples are: 'images', 'texts', or the 'rows' of a table or of features."""
+        if self.train.texts and not self.features:
+            return "texts"
+        return "rows" if self.train.images.ndim == 2 else "images"
 
     @property
     def num_classes(self) -> int:
@@ -74,13 +103,13 @@ class Dataset:
 
     def to_float(self, images: Tensor, crop_size: int = 0, plain: bool = False) -> Tensor:
         """uint8 [B, H, W, C] to normalised float32 [B, C, H, W] in channels-last memory, as it is
-        looked at in evaluation; the rows of a table as they are.
+        looked at in evaluation; the rows of a table as they are, in float32.
 
         crop_size, plain: of a network trained on random crops, the `middle` of the images in that
         size.
         """
         if images.ndim == 2:
-            return images
+            return images.float()  # of features, which are kept in half as many bytes
         if crop_size:
             images = middle(images, crop_size, plain)
         return to_float(images, self.mean, self.std)

@@ -44,7 +44,7 @@ from apl.data.reading import AS_USUAL, Reading
 from apl.data.tables import Cells, row_digests, to_features
 from apl.errors import BadInput
 from apl.files import plain, table_bytes, write_atomic, write_parts
-from apl.names import DATASETS
+from apl.names import DATASETS, SIDE
 from apl.noise.labels import IntArray, Labels
 from apl.paths import user_path
 
@@ -80,7 +80,8 @@ def read_path(
     if listing.columns is not None:
         reading = dataclasses.replace(reading, image_size=1)
     listing.name = listing.name or own_name(path)
-    how = dataclasses.astuple(dataclasses.replace(reading, max_broken=0))
+    *how, side = dataclasses.astuple(dataclasses.replace(reading, max_broken=0))
+    how += [] if side == SIDE else [side]
     asked = [FORMAT, listing.name, os.path.abspath(path), how]
     key = json.dumps([asked, listing.notes, listing.broken, listing.samples])
     return cached(key, listing, str(path), reading, say, progress)

@@ -237,7 +237,7 @@ def _guess(paths: Sequence[str], reading: Reading) -> Plan:
             Image.open(path, formats=FORMATS) as image,
         ):
             size, grey = image.size, image.mode in GREY
-            _draft(image, reading.image_size or SIDE)
+            _draft(image, reading.image_size or reading.side)
             if math.prod(image.size) > reading.max_pixels:
                 continue
             deep = image.mode[0] in "IF"
@@ -249,22 +249,22 @@ def _guess(paths: Sequence[str], reading: Reading) -> Plan:
             greys.add(grey)
         if len(sizes) > 1 and False in greys and len(ranges) == 1:
             break
-    plan = plan_of(sizes, greys == {True}, reading.image_size)
+    plan = plan_of(sizes, greys == {True}, reading.image_size, reading.side)
     lows, highs = zip(*ranges, strict=True)
     return dataclasses.replace(plan, low=min(lows), high=max(highs))
 
 
-def plan_of(sizes: set[tuple[int, int]], grey: bool, image_size: int) -> Plan:
+def plan_of(sizes: set[tuple[int, int]], grey: bool, image_size: int, usual: int = SIDE) -> Plan:
     """The plan for images of these sizes (width, height), all grey or not, at the size that was
-    asked for, 0 where none was."""
+    asked for, 0 where none was, which leads to the usual one."""
     width, height = next(iter(sizes)) if len(sizes) == 1 else (0, 0)
-    exact = 0 < width == height <= SIDE and image_size in (0, width)
-    return Plan(width if exact else image_size or SIDE, grey, exact)
+    exact = 0 < width == height <= usual and image_size in (0, width)
+    return Plan(width if exact else image_size or usual, grey, exact)
 
 
-def wider(plan: Plan, changes: Mapping[str, Any], image_size: int) -> Plan:
+def wider(plan: Plan, changes: Mapping[str, Any], image_size: int, usual: int = SIDE) -> Plan:
     """The plan that an image fits too which did not fit this one, by what it must be for it."""
-    side = image_size or SIDE if "exact" in changes else plan.side
+    side = image_size or usual if "exact" in changes else plan.side
     return dataclasses.replace(plan, side=side, **changes)
 
 
@@ -401,7 +401,7 @@ def decode(
         if not misfit:
             _keep(folder, state)
             return plan, problems
-        state = _begin(folder, len(paths), wider(plan, misfit, reading.image_size))
+        state = _begin(folder, len(paths), wider(plan, misfit, reading.image_size, reading.side))
 
 
 State = tuple[Plan, dict[int, str], npt.NDArray[np.bool_]]  # what is broken, what is decoded

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apl.errors import require
+from apl.names import SIDE
 
 LARGEST = 1024  # pixels a side
 LAYOUTS = ("", "classes", "splits")
@@ -28,7 +29,8 @@ class Reading:
     JPEG, which can be decoded smaller.  image_folder: where the files of a list lie, '' for below
     its folder; `none`: it names no files.  layout: what the folders of a folder are, one of
     LAYOUTS, '' where that is judged.  skip: names of folders that are not read, beside those that
-    programs keep; `none`: each is read.
+    programs keep; `none`: each is read.  side: what stands for the 64 of image_size, where features
+    want to see more.
     Raises BadInput for what is none of these.
     """
 
@@ -41,6 +43,7 @@ class Reading:
     image_folder: str = ""
     layout: str = ""
     skip: tuple[str, ...] = ()
+    side: int = SIDE
 
     def __post_init__(self) -> None:
         sizes = f"1 to {LARGEST}, or 0 for the data's own"

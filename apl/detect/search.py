@@ -80,6 +80,7 @@ def find_mislabelled(
 
     Raises BadInput for what does not fit, Interrupted where the listener asks for it.
     """
+    from apl.config.config import usual_side
     from apl.data.dataset import Dataset
     from apl.data.reading import Reading
     from apl.data.sources import read_data
@@ -88,6 +89,7 @@ def find_mislabelled(
     listener = with_keywords(listener, settings)
     machine = machine or Machine()
     reading = Reading.of(settings, vars(machine))
+    reading = dataclasses.replace(reading, side=usual_side(settings))
     data = read_data(source, reading, machine.data_dir, machine.download, listener.on_message)
     config = search_config(preset, data, settings)
     # A built-in set is the config's own, which a run folder can describe.

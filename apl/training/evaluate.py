@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from apl.config.config import Config
 from apl.data.dataset import Dataset
 from apl.errors import BadInput, Interrupted, one_line, require
+from apl.features.catalog import NONE
+from apl.features.embed import featured
 from apl.noise.draw import corrupt
 from apl.noise.labels import IntArray, Labels
 from apl.runs.run import WEIGHTS, Run
@@ -22,7 +24,7 @@ from apl.runs.scores import CAUSES, Result, Scores, memorised_and_recovered, sco
 from apl.training.ddp import ALONE, Group
 from apl.training.listener import never
 from apl.training.machine import Machine
-from apl.training.prepare import build_network, check_code, data_of
+from apl.training.prepare import build_network, check_code, data_of, embedding
 
 BATCH = 512  # images at a time where no gradient is wanted
 
@@ -119,8 +121,9 @@ def warning(reason: str, detail: str) -> str:
 
 def load_network(run: Run, config: Config, data: Dataset, machine: Machine) -> nn.Module:
     """The trained network of a run folder."""
-    check_code(config, machine, (config.network,))
-    network = build_network(dataclasses.replace(config, weights=""), data, machine)
+    check_code(config, machine, (config.network, config.features))
+    plain = config if data.features else dataclasses.replace(config, weights="")
+    network = build_network(plain, data, machine)
     try:
         network.load_state_dict(run.weights(config))
     except RuntimeError as error:
@@ -155,6 +158,8 @@ def evaluate_run(
     run = Run(path)
     config, result = run.config, run.result
     data = data_of(config, machine)
+    if config.features != NONE:
+        data = featured(data, embedding(config, machine), train=False)
     network = load_network(run, config, data, machine)
     evaluator = Evaluator(network, data, config)
     if labels == "clean":

@@ -12,7 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from apl.config.presets import HEADS
 from apl.errors import BadInput, did_you_mean, require
+from apl.features.libraries import (
+    last_layer,
+    no_weights,
+    put_layer,
+    timm_library,
+    torchvision_names,
+    without_auxiliary,
+)
 from apl.names import NETWORKS
 from apl.usercode import look_up, told
 
@@ -50,8 +59,8 @@ def make_network(
         raise BadInput(f"{name!r} has no pretrained weights: torchvision: and timm: networks have")
     shape = tuple(image_shape)
     table = len(shape) == 1
-    if table and name != "mlp" and (not colon or source in ("torchvision", "timm")):
-        raise BadInput(f"network is {name!r}; accepted for a table: mlp, module:Class")
+    if table and name not in HEADS and (not colon or source in ("torchvision", "timm")):
+        raise BadInput(f"network is {name!r}; accepted for a table: mlp, linear, module:Class")
     if colon:
         if source == "torchvision":
             network = _torchvision(inner, shape[-1], num_classes, bool(weights))
@@ -134,8 +143,20 @@ def _resnet34(shape: Sequence[int], num_classes: int, width: int) -> nn.Module:
     return _channels_last(network)
 
 
+def _linear(shape: Sequence[int], num_classes: int, width: int) -> nn.Module:
+    layer = nn.Linear(math.prod(shape), num_classes)
+    return initialise(nn.Sequential(nn.Flatten(), layer))
+
+
 # By name, of images (H, W, C), classes and width.
-_OURS = {"cnn8": _cnn8, "cnn5": _cnn5, "cnn4": _cnn4, "mlp": _mlp, "resnet34": _resnet34}
+_OURS = {
+    "cnn8": _cnn8,
+    "cnn5": _cnn5,
+    "cnn4": _cnn4,
+    "mlp": _mlp,
+    "linear": _linear,
+    "resnet34": _resnet34,
+}
 
 
 def conv(before: int, after: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
@@ -175,7 +196,7 @@ def _channels_last(network: nn.Module) -> nn.Module:
 def _torchvision(name: str, channels: int, num_classes: int, pretrained: bool) -> nn.Module:
     from torchvision import models
 
-    names = models.list_models(module=models)
+    names = torchvision_names()
     if name not in names:
         raise BadInput(f"torchvision has no network {name!r} for images{did_you_mean(name, names)}")
     # These two shift the usual colours to their own; without weights too, since a run's network is
@@ -186,7 +207,7 @@ def _torchvision(name: str, channels: int, num_classes: int, pretrained: bool) -
         try:
             network: nn.Module = models.get_model(name, weights="DEFAULT", **options)
         except (OSError, RuntimeError) as error:
-            raise _no_weights(f"torchvision:{name}", error) from error
+            raise no_weights(f"torchvision:{name}", error, "leave weights out") from error
         replace_head(network, num_classes)
     else:
         if inception:
@@ -194,10 +215,7 @@ def _torchvision(name: str, channels: int, num_classes: int, pretrained: bool) -
         network = models.get_model(name, num_classes=num_classes, **options)
     if inception:
         # Their auxiliary classifiers would make tuples in training, for a loss of their own.
-        parts = {"aux_logits": False, "aux1": None, "aux2": None, "AuxLogits": None}
-        for part, without in parts.items():
-            if hasattr(network, part):
-                setattr(network, part, without)
+        without_auxiliary(network)
     if channels == 1:
         network.register_forward_pre_hook(_to_colour)
     return network
@@ -211,44 +229,26 @@ def _to_colour(network: nn.Module, images: tuple[Tensor]) -> Tensor:
 def replace_head(network: nn.Module, num_classes: int) -> None:
     """Put a new last layer for `num_classes` in the place of a classification network's, which is
     the last linear layer or convolution, whatever it is called."""
-    layers = [
-        (path, layer)
-        for path, layer in network.named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv2d))
-    ]
-    path, last = layers[-1]
+    path, last = last_layer(network)
     bias = last.bias is not None
     new: nn.Module
     if isinstance(last, nn.Linear):
         new = nn.Linear(last.in_features, num_classes, bias)
     else:  # of size 1, and averaged over the image
         new = nn.Conv2d(last.in_channels, num_classes, 1, bias=bias)
-    parent, _, child = path.rpartition(".")
-    setattr(network.get_submodule(parent), child, new)
+    put_layer(network, path, new)
 
 
 def _timm(name: str, channels: int, num_classes: int, pretrained: bool) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise BadInput(
-            f"timm:{name} needs timm: pip install timm, or apl-noisy-labels[timm]"
-        ) from None
-    if not timm.is_model(name.partition(".")[0]):  # after the dot: which of its weights
-        names = timm.list_models()
-        raise BadInput(f"timm has no network {name!r}{did_you_mean(name, names)}")
+    timm = timm_library(name)
     made = {"num_classes": num_classes, "in_chans": channels, "pretrained": pretrained}
     try:
         network: nn.Module = timm.create_model(name, **made)
     except Exception as error:  # of what it downloads with, and of what a network does not take
         if pretrained:
-            raise _no_weights(f"timm:{name}", error) from error
+            raise no_weights(f"timm:{name}", error, "leave weights out") from error
         raise BadInput(f"timm:{name} can't be made: {told(error)}") from error
     return network
-
-
-def _no_weights(name: str, error: Exception) -> BadInput:
-    return BadInput(f"no pretrained weights for {name}, leave weights out: {told(error)}")
 
 
 def _own(name: str, shape: tuple[int, ...], num_classes: int, imports: Sequence[str]) -> nn.Module:

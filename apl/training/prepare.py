@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apl.config.config import Config, code_digest, labels_digest, map_digest
+from apl.config.config import Config, code_digest, labels_digest, map_digest, own_names
 from apl.data.dataset import Dataset, Split, balanced_subset
 from apl.data.decisions import read_labels
 from apl.data.files import find_decoded
 from apl.data.sources import built_in, human_labels
 from apl.errors import BadInput
+from apl.features.catalog import NONE, file_digest
+from apl.features.embed import Embedding, Progress, Say, featured
 from apl.losses.modules import make_loss, needs_of
 from apl.noise.draw import corrupt, corrupt_each
 from apl.noise.files import read_published
@@ -25,7 +27,9 @@ from apl.noise.instance import ROWS, Inputs
 from apl.noise.labels import MOST_CLASSES, Labels
 from apl.noise.matrices import MATRICES
 from apl.training.fit import Criterion
-from apl.training.machine import Machine
+from apl.training.heads import make_head
+from apl.training.listener import never
+from apl.training.machine import Machine, choose_device
 from apl.training.networks import make_network
 from apl.usercode import is_own, look_up
 
@@ -55,13 +59,54 @@ def _decoded(name: str, digest: str, image_size: int) -> Dataset:
 HELD_OUT = 10  # with --select, one training image in so many is kept for choosing
 
 
-def prepare(config: Config, machine: Machine | None = None, data: Dataset | None = None) -> Dataset:
-    """The data of a run: its training images cut to `train_size`, their labels corrupted.
+def prepare(
+    config: Config,
+    machine: Machine | None = None,
+    data: Dataset | None = None,
+    how: Embedding | None = None,
+) -> Dataset:
+    """The data of a run: its training images cut to `train_size`, their labels corrupted, and
+    features in the images' place where the config says so.
 
     data: another data set than the config's.  Artificial noise takes its given labels for true.
+    how: how features are computed that are not in the cache yet, as `embedding` makes it.
     """
     machine = machine or Machine()
     data = data or data_of(config, machine)
+    labelled = with_noise(config, machine, data)
+    if config.features == NONE:
+        return labelled
+    how = how or embedding(config, machine)
+    if config.features_sha256 not in ("", how.digest):
+        named = config.features if config.weights in ("", "default") else config.weights
+        raise BadInput(f"{named} has changed since the run was asked for: ask for it again")
+    return featured(labelled, how, data)
+
+
+def embedding(
+    config: Config,
+    machine: Machine,
+    *,
+    say: Say = print,
+    progress: Progress = lambda done, total: None,
+    should_stop: Callable[[], bool] = never,
+) -> Embedding:
+    """How the features of a config are computed on this machine."""
+    return Embedding(
+        config.features,
+        config.weights,
+        file_digest(config.features, config.weights),
+        choose_device(machine.device),
+        machine.threads_for(config.dataset),
+        machine.imports,
+        say,
+        progress,
+        should_stop,
+    )
+
+
+def with_noise(config: Config, machine: Machine, data: Dataset) -> Dataset:
+    """The data cut to the config's `train_size`, with its noise in the training labels."""
     train = data.train
     if config.noise != "none" and data.num_classes > MOST_CLASSES:
         raise BadInput(
@@ -142,12 +187,12 @@ def check_code(config: Config, machine: Machine, wanted: Sequence[str]) -> None:
     it is as it was; without code of the user's own there is nothing to check."""
     if not config.code_sha256:
         return
-    own = [name for name in (config.network, config.loss) if is_own(name)]
+    own = own_names(vars(config))
     for name in own:
         if name in wanted and name not in machine.imports:
             raise BadInput(
                 f"{name!r} is code of your own, which is imported only where you type it: give it "
-                "to --network or --loss, in Python to Machine(imports=...)"
+                "to --network, --loss or --features, in Python to Machine(imports=...)"
             )
     if code_digest(own) != config.code_sha256:
         raise BadInput(f"{', '.join(own)} has changed since the run was asked for: ask anew")
@@ -186,6 +231,8 @@ def build_network(config: Config, data: Dataset, machine: Machine) -> nn.Module:
         shape = (config.crop_size, config.crop_size, shape[-1])
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
+        if config.features != NONE:
+            return make_head(config, data, machine.imports)
         return make_network(
             config.network,
             shape,

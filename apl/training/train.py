@@ -33,6 +33,7 @@ from apl.training.prepare import (
     build_network,
     check_code,
     data_of,
+    embedding,
     find_criterion,
     hold_out,
     prepare,
@@ -72,16 +73,19 @@ def _prepare(
     """The parts of a run, those that are not given as its config says: where it begins, or from its
     checkpoint."""
     group, device = Group.here(), set_up(config, machine)
-    check_code(config, machine, (config.network, config.loss))
+    check_code(config, machine, (config.network, config.loss, config.features))
     if data is None:
         group.one_before_the_rest(lambda: data_of(config, machine))
-    data, held_out = prepare(config, machine, data), None
+    how = embedding(config, machine, say=listener.on_message, should_stop=listener.should_stop)
+    data, held_out = prepare(config, machine, data, how), None
     if config.select:
         data, held_out = hold_out(data)
     labels = data.train.labels
-    at = {"device": str(device), "threads": torch.get_num_threads()}
+    at: dict[str, Any] = {"device": str(device), "threads": torch.get_num_threads()}
     if group.size > 1:
         at["processes"] = group.size
+    if data.made_by:
+        at["features"] = dict(data.made_by)
     group.from_first(lambda: run.begin(config, labels, at | environment()))
 
     test = dataclasses.replace(data.test, images=place(data.test.images, device))

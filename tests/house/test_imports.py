@@ -22,6 +22,7 @@ FLOORS = (
     ("noise",),
     ("losses",),
     ("data",),
+    ("features",),
     ("config",),
     ("runs",),
     ("training",),
