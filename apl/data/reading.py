@@ -48,6 +48,7 @@ class Reading:
     def __post_init__(self) -> None:
         sizes = f"1 to {LARGEST}, or 0 for the data's own"
         require(0 <= self.image_size <= LARGEST, "image_size", self.image_size, sizes)
+        require(1 <= self.side <= LARGEST, "side", self.side, f"1 to {LARGEST}")
         share = 0 <= self.max_broken <= 1
         require(share, "max_broken", self.max_broken, "a number from 0 to 1")
         require(self.max_pixels >= 1, "max_pixels", self.max_pixels, "a whole number >= 1")
