@@ -149,7 +149,7 @@ class Config:
     )
     nesterov: bool = option("Nesterov's form of the momentum", False)
     crop: str = option("resized: of random size and shape; plain: squares", "resized")
-    features: str = option("none: pixels; lite0, tfidf, timm:NAME, ... (docs/features.md)", NONE)
+    features: str = option("none: pixels; lite0, tfidf, FILE, ...", NONE)
     features_sha256: str = ""
     dropout: float = option("share of features left out in each step", 0.0)
     typed: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
