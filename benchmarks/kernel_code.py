@@ -565,7 +565,9 @@ def _report(spec: Specialisation, arch: int, launch: triton_loss.Launch, kernel:
     # Bytes of the tile a thread, padding included.
     tile_bytes = rows * blocks * block * spec.dtype.itemsize / (32 * warps)
 
-    loads, stores = row_accesses(code, *_argument_offsets(launch, arch))
+    every, stores = row_accesses(code, *_argument_offsets(launch, arch))
+    # The logit of the label, which is loaded alone, is no part of the tile.
+    loads = [i for i in every if code[i].width > spec.dtype.itemsize] or every
     often = times(code, loads, tile_bytes, tiles / launch.grid[0])
     total = Counter(instruction.name for instruction in code)
     barriers = sum(n for n, x in zip(often, code, strict=True) if x.name == "BAR")
@@ -606,9 +608,9 @@ def _report(spec: Specialisation, arch: int, launch: triton_loss.Launch, kernel:
         programs=programs,
         instructions=sum(often) * 32 * warps / (rows * spec.num_classes),
         barriers=round(barriers),
-        loads=dict(Counter(code[i].width for i in loads)),
+        loads=dict(Counter(code[i].width for i in every)),
         stores=dict(Counter(code[i].width for i in stores)),
-        other_loads=total["LDG"] + total["LDGSTS"] - len(loads),
+        other_loads=total["LDG"] + total["LDGSTS"] - len(every),
         other_stores=total["STG"] - len(stores),
         row_reads=row_reads,
         row_writes=row_writes,

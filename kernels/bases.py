@@ -4,7 +4,8 @@ A *base* loss is an elementwise function phi of a log-probability: the loss of a
 log-probabilities l, had its label been j, is phi(l_j).  Everything else follows from phi:
 
 * the loss of the row is phi(l_y);
-* its normalised form (Ma et al. 2020, eq. 1) is phi(l_y) / sum_j phi(l_j);
+* its normalised form (Ma et al. 2020, eq. 1) is phi(l_y) / sum_j phi(l_j), the sum over the classes
+  that there are: not those that a logit of -inf masks out;
 * its sum over the classes is sum_j phi(l_j), whatever the label;
 * any weighted sum of these three forms of bases is a loss: a tuple of `Term`s.
 
@@ -95,7 +96,9 @@ def _focal_slope(log_p: Tensor, gamma: Number) -> Tensor:
 
 
 def _focal(log_p: Tensor, gamma: Number) -> Tensor:
-    return -(_one_minus_p(log_p) ** gamma) * _unmasked(log_p)
+    # inf at p = 0, as -log p is: where the label itself is masked out.
+    inside = -(_one_minus_p(log_p) ** gamma) * _unmasked(log_p)
+    return (-log_p).where(log_p == -math.inf, inside)
 
 
 def _log(x: Number) -> Number:

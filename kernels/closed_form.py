@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .bases import BASES, Form, Reduction, Term
-from .reference import expected, soft_targets
+from .reference import expected, inverse_sum, soft_targets
 from .targets import any_ignored
 
 # Elements from which `auto` compiles the closed form.  Below, eager torch is as fast or nearly so
@@ -63,6 +63,7 @@ def rows_closed_form(  # one pass: half of a loss has no meaning
     else:
         log_p = torch.log_softmax(logits, 1)
         p = log_p.exp()
+    masked = _masked(log_p, structure)
     soft = targets.is_floating_point()
     index = targets if soft else targets.unsqueeze(1)
     log_p_y = log_p if soft else log_p.gather(1, index)
@@ -87,14 +88,19 @@ def rows_closed_form(  # one pass: half of a loss has no meaning
         value, slope = base.phi(log_p_y, *values), base.slope(log_p_y, *values)
         if soft:
             value = expected(value, targets).unsqueeze(1)
+        if form == "norm":  # before it is weighted: a product that overflows has no share
+            inverse = _inverse_sum(value, base.phi(log_p, *values), masked)
+            if need_grad:
+                spread = -inverse * inverse * value
+                if masked is not None:
+                    spread = spread.masked_fill(value.isinf(), 0.0)
+                slopes = base.slope(log_p, *values)
+                if masked is not None:
+                    slopes = torch.where(masked, 0.0, slopes)
+                spreads.append((spread if weight is None else weight * spread, slopes))
+            value, slope = value * inverse, _times(slope, inverse)
         if weight is not None:
             value, slope = weight * value, _times(slope, weight)
-        if form == "norm":
-            inverse = base.phi(log_p, *values).sum(1, keepdim=True).reciprocal()
-            value = value * inverse
-            slope = _times(slope, inverse)
-            if need_grad:
-                spreads.append((-inverse * value, base.slope(log_p, *values)))
         loss = value if loss is None else loss + value
         at_y = slope if isinstance(at_y, float) and at_y == 0.0 else at_y + slope
     assert loss is not None
@@ -125,6 +131,24 @@ def rows_closed_form(  # one pass: half of a loss has no meaning
         classes = torch.arange(num_classes, dtype=torch.int32, device=index.device)
         return losses, grad + torch.where(classes == index.to(torch.int32), at_y, 0.0)
     return losses, grad.scatter_add_(1, index, at_y)
+
+
+def _masked(log_p: Tensor, structure: Structure) -> Tensor | None:
+    # Where classes are masked out, or None where no normalised loss would ask: on a CPU that is
+    # looked at, in one pass that reads; elsewhere, and in compiled code, it goes without.
+    if not any(form == "norm" for _, form, _, _ in structure):
+        return None
+    look = log_p.device.type == "cpu" and not torch.compiler.is_compiling() and log_p.numel()
+    if look and log_p.amin() > -torch.inf:
+        return None
+    return log_p == -torch.inf
+
+
+def _inverse_sum(value: Tensor, of_label: Tensor, masked: Tensor | None) -> Tensor:
+    # Of a loss [N, 1] and the losses with each label [N, K].
+    if masked is None:
+        return of_label.sum(1, keepdim=True).reciprocal()
+    return inverse_sum(value, of_label.masked_fill(masked, 0.0).sum(1, keepdim=True))
 
 
 def _times(slope: Tensor | float, x: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ def row_losses(log_p: Tensor, targets: Tensor, terms: Sequence[Term]) -> Tensor:
     q [N, K], whose loss is sum_k q_k of the loss that the row has with label k."""
     soft = targets.is_floating_point()
     log_p_y = log_p if soft else log_p.gather(1, targets[:, None]).squeeze(1)
+    masked = log_p == -torch.inf
+    there = log_p.masked_fill(masked, -1.0)  # some number: a nan of phi' times 0 would be nan
     losses = log_p.new_zeros(len(log_p))
     for base, weight, form, params in terms:
         phi = BASES[base].phi
@@ -31,9 +33,23 @@ def row_losses(log_p: Tensor, targets: Tensor, terms: Sequence[Term]) -> Tensor:
             if soft:
                 value = expected(value, targets)
             if form == "norm":
-                value = value / phi(log_p, *params).sum(1)
+                total = phi(there, *params).masked_fill(masked, 0.0).sum(1)
+                value = value * inverse_sum(value, total)
         losses = losses + weight * value
     return losses
+
+
+def inverse_sum(value: Tensor, total: Tensor) -> Tensor:
+    """What a loss is multiplied by to normalise it: 1 / total, the sum of that loss over all labels
+    whose class is not masked out.
+
+    Two corners: with one class left the total is 0, and so is the share of it.  A label that is
+    masked out itself costs infinitely much where phi(log 0) does: then the loss stays as it is, and
+    its gradient, like that of cross entropy, is a finite one.
+    """
+    impossible, alone = value.isinf(), total == 0
+    inverse = total.masked_fill(impossible | alone, 1.0).reciprocal()
+    return inverse.masked_fill(alone & ~impossible, 0.0)
 
 
 def expected(values: Tensor, q: Tensor) -> Tensor:

@@ -93,8 +93,8 @@ def _fl(log_p, p, params):
     lower = tl.exp2((params[0] - 1.0) * _log2(rest))  # rest ** (gamma - 1)
     power = lower * rest
     # Finite where a logit is masked by -inf, for p log p is 0 there; nan stays nan.
-    log_p = tl.maximum(log_p, -3.4028234663852886e38, propagate_nan=tl.PropagateNan.ALL)
-    return -power * log_p, params[0] * lower * (p * log_p) - power
+    finite = tl.maximum(log_p, -3.4028234663852886e38, propagate_nan=tl.PropagateNan.ALL)
+    return -power * log_p, params[0] * lower * (p * finite) - power
 
 
 @triton.jit
@@ -295,8 +295,9 @@ DEVICE: dict[str, Device] = {
 # --- One row ---
 # How a term is summed over the classes (SUMS): 'linear' from sum l, 'power' from sum exp(q l),
 # 'phi' from phi itself, None for a term that has no sum.  One that is its sum and not a share of it
-# is WHOLE.  Each affine form has the part in l or the one in exp(q l), and the other must not be
-# computed: with a masked logit sum l is -inf, and 0 times that is nan.
+# is WHOLE, and asks for every class; a share is one of the classes that no logit of -inf masks out.
+# Each affine form has the part in l or the one in exp(q l), and the other must not be computed: with
+# a masked logit sum l is -inf, and 0 times that is nan.
 
 
 @triton.jit
@@ -316,6 +317,15 @@ def _row_factor(class_weight, denominator, target, kept, K: tl.constexpr):
         factor *= inverse
         nothing *= inverse
     return factor, nothing
+
+
+@triton.jit
+def _share(value, total):
+    # What normalises a loss, and what its sum then spreads, as `inverse_sum` of the reference: 0
+    # where one class is left, and nothing for a loss that is infinite.
+    impossible = value == float("inf")
+    inverse = tl.where(impossible, 1.0, tl.where(total == 0.0, 0.0, 1.0 / total))
+    return inverse, tl.where(impossible, 0.0, -value * inverse * inverse)
 
 
 @triton.jit
@@ -343,10 +353,10 @@ def _values_at_target(  # a kernel takes pointers and numbers
         else:
             value, slope = PHI[t](l_y, p_y, PARAMS[t])
             if SUMS[t] is not None:
-                inverse = 1.0 / sums[t][0]
+                inverse, spread = _share(value, sums[t][0])
                 value *= inverse
                 slope *= inverse
-                spread = -WEIGHTS[t] * value * inverse
+                spread *= WEIGHTS[t]
                 total += spread * sums[t][1]
             else:
                 spread = 0.0
@@ -374,8 +384,9 @@ def _values_of_soft(at_q, sums, WEIGHTS, SUMS: tl.constexpr, WHOLE: tl.constexpr
             loss += spread * sums[t][0]
         else:
             if SUMS[t] is not None:
-                at = at / sums[t][0]
-                spread = -at * at_q[t][0] / sums[t][0]
+                inverse, spread = _share(at_q[t][0], sums[t][0])
+                at *= inverse
+                spread *= WEIGHTS[t]
                 total += spread * sums[t][1]
             loss += at * at_q[t][0]
             total += at * at_q[t][1]
@@ -450,6 +461,7 @@ def _rows_kernel(  # a kernel takes pointers and numbers
     EVEN: tl.constexpr,  # whether ROWS divides rows, neighbours in memory
     VECTOR: tl.constexpr,  # of which a thread then takes so many at a time
     SPREAD: tl.constexpr,  # whether lanes lie along the rows first, though classes are neighbours
+    APART: tl.constexpr,  # whether the logit of the label is loaded alone, not picked out of the row
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -487,6 +499,9 @@ def _rows_kernel(  # a kernel takes pointers and numbers
             hit = col == target.to(tl.int32)[None, :]
             of_target = class_weight if TARGETS == "index" else None
             factor, nothing = _row_factor(of_target, denominator, target, kept, K)
+            if TARGETS == "index" and APART:
+                known = kept & (target >= 0) & (target < K)
+                z_y = tl.load(logits + at + target.to(tl.int64) * z_col, mask=known, other=0.0)
 
         z = z.to(tl.float32)
         top = tl.max(z, 0)
@@ -498,28 +513,35 @@ def _rows_kernel(  # a kernel takes pointers and numbers
         log_norm = _log_of(norm, inverse_norm)
         log_p = z - log_norm[None, :]
         p = exp_z * inverse_norm[None, :]
+        there = z != float("-inf")  # neither masked out nor outside; nan is
+        count = tl.sum(there.to(tl.int32), 0).to(tl.float32)
 
         sums = ()
         for t in tl.static_range(len(PHI)):
+            summed = mask if WHOLE[t] else there
+            n = K if WHOLE[t] else count
             if SUMS[t] == "linear":
-                sum_l = tl.sum(tl.where(mask, z, 0.0), 0) - K * log_norm
+                sum_l = tl.sum(tl.where(summed, z, 0.0), 0) - n * log_norm
                 a, b, _c, _q = AFFINE[t]
-                sums = sums + ((a * K + b * sum_l, b * K),)
+                sums = sums + ((a * n + b * sum_l, b * n),)
             elif SUMS[t] == "power":
                 _, slope = PHI[t](log_p, p, PARAMS[t])
-                a, _b, _c, q = AFFINE[t]
+                a, _b, c, q = AFFINE[t]
                 slopes = tl.sum(slope, 0)
-                sums = sums + ((a * K + slopes / q, slopes),)
+                # Of one class that is left to the last digit: 0, where it is.
+                sums = sums + ((tl.where(n > 1, a * n + slopes / q, a + c), slopes),)
             elif SUMS[t] == "phi":
                 phi, slope = PHI[t](log_p, p, PARAMS[t])
-                sums = sums + (
-                    (tl.sum(tl.where(mask, phi, 0.0), 0), tl.sum(tl.where(mask, slope, 0.0), 0)),
-                )
+                phi, slope = tl.where(summed, phi, 0.0), tl.where(summed, slope, 0.0)
+                sums = sums + ((tl.sum(phi, 0), tl.sum(slope, 0)),)
             else:
                 sums = sums + ((),)
 
         if TARGETS == "index":
-            l_y = tl.sum(tl.where(hit, log_p, 0.0), 0)
+            if APART:
+                l_y = (z_y.to(tl.float32) - top) - log_norm
+            else:
+                l_y = tl.sum(tl.where(hit, log_p, 0.0), 0)
             loss, at_y, spreads, total = _values_at_target(
                 l_y, _exp(l_y), sums, WEIGHTS, PARAMS, PHI, SUMS, WHOLE
             )
@@ -558,9 +580,12 @@ def _rows_kernel(  # a kernel takes pointers and numbers
                     _, slope = PHI[t](log_p, p, PARAMS[t])
                     g += (ats[t] * factor)[None, :] * q * slope
                 if SUMS[t] == "linear":  # phi' is the constant b
-                    g += (spreads[t] * AFFINE[t][1] * factor)[None, :]
+                    spread = (spreads[t] * AFFINE[t][1] * factor)[None, :]
+                    g += spread if WHOLE[t] else tl.where(there, spread, 0.0)
                 elif SUMS[t] is not None:
                     _, slope = PHI[t](log_p, p, PARAMS[t])
+                    if SUMS[t] == "phi" and not WHOLE[t]:  # else it is 0 at p = 0
+                        slope = tl.where(there, slope, 0.0)
                     g += (spreads[t] * factor)[None, :] * slope
             g = tl.where(kept[None, :], g, 0.0)
             at = (sample * g_sample + row.to(tl.int64) * g_row) * UNIT
@@ -634,10 +659,12 @@ def _long_rows_kernel(  # a kernel takes pointers and numbers
             factor, nothing = _row_factor(of_target, denominator, target, kept, K)
 
         # Every lane keeps its own running maximum, and its sums relative to it: sum exp(z - top),
-        # sum (z - top) and sum exp(q (z - top)).  No lane waits for another inside the loop.
-        top = tl.full([LANES], -3.0e38, tl.float32)
+        # sum (z - top) and sum exp(q (z - top)); and how many classes it has seen that are not
+        # masked out.  No lane waits for another inside the loop.
+        top = tl.full([LANES], -3.4028234663852886e38, tl.float32)
         norm = tl.zeros([LANES], tl.float32)
         linear = tl.zeros([LANES], tl.float32)
+        seen_by = tl.zeros([LANES], tl.float32)
         powers = ()
         for _t in tl.static_range(len(PHI)):
             powers = powers + (tl.zeros([LANES], tl.float32),)
@@ -650,7 +677,9 @@ def _long_rows_kernel(  # a kernel takes pointers and numbers
             shift = top - higher
             z -= higher[:, None]
             norm = norm * _exp(shift) + tl.sum(_exp(z), 1)
-            linear += (start // BLOCK * PER_LANE) * shift + tl.sum(tl.where(inside, z, 0.0), 1)
+            there = z != float("-inf")
+            linear += seen_by * shift + tl.sum(tl.where(there, z, 0.0), 1)
+            seen_by += tl.sum(tl.where(there, 1.0, 0.0), 1)
             powers = _add_powers(powers, z, shift, AFFINE, SUMS)
             top = higher
         highest = tl.max(top, 0)
@@ -658,19 +687,22 @@ def _long_rows_kernel(  # a kernel takes pointers and numbers
         norm_all = tl.sum(norm * _exp(shift), 0)
         inverse_norm = 1.0 / norm_all
         log_norm = _log_of(norm_all, inverse_norm)
-        # How many classes a lane has seen: all of each whole block, and its part of the last.
-        rest = tl.minimum(tl.maximum(K % BLOCK - lane * PER_LANE, 0), PER_LANE)
-        count = K // BLOCK * PER_LANE + rest
-        sum_l = tl.sum(linear + count * shift, 0) - K * log_norm
+        count = tl.sum(seen_by, 0)
+        sum_l = tl.sum(tl.where(seen_by > 0, linear + seen_by * shift, 0.0), 0) - count * log_norm
 
         sums = ()
         for t in tl.static_range(len(PHI)):
             a, b, c, q = AFFINE[t]
+            n = K if WHOLE[t] else count
             if SUMS[t] == "power":
                 power = tl.sum(powers[t] * _exp(q * shift), 0) * _exp(-q * log_norm)
-                sums = sums + ((a * K + c * power, c * q * power),)
+                total = tl.where(n > 1, a * n + c * power, a + c)
+                sums = sums + ((total, c * q * power),)
+            elif WHOLE[t]:
+                every = tl.where(count < K, float("-inf"), sum_l)
+                sums = sums + ((a * K + b * every, b * K),)
             else:
-                sums = sums + ((a * K + b * sum_l, b * K),)
+                sums = sums + ((a * n + b * sum_l, b * n),)
         of_q = ()
         if REREAD:
             partial = ()
@@ -682,6 +714,7 @@ def _long_rows_kernel(  # a kernel takes pointers and numbers
                 offset = col.to(tl.int64) if WIDE else col
                 inside = col < K
                 z = tl.load(z_at + offset * z_col, mask=inside, other=float("-inf")).to(tl.float32)
+                there = z != float("-inf")
                 log_p = (z - highest) - log_norm
                 if TARGETS == "index":
                     soft = log_p
@@ -690,7 +723,9 @@ def _long_rows_kernel(  # a kernel takes pointers and numbers
                     soft = _soft_targets(
                         at, col == target, col, inside, class_weight, smoothing, TARGETS, K
                     )
-                partial = _add_phi(partial, log_p, soft, inside, PARAMS, PHI, SUMS, WHOLE, TARGETS)
+                partial = _add_phi(
+                    partial, log_p, soft, inside, there, PARAMS, PHI, SUMS, WHOLE, TARGETS
+                )
             sums, of_q = _join(sums, partial, SUMS)
 
         if TARGETS == "index":
@@ -715,6 +750,7 @@ def _long_rows_kernel(  # a kernel takes pointers and numbers
                 inside = col < K
                 z = tl.load(z_at + offset * z_col, mask=inside, other=float("-inf")).to(tl.float32)
                 z -= highest
+                there = z != float("-inf")
                 exp_z = _exp(z)
                 log_p = z - log_norm
                 p = exp_z * inverse_norm
@@ -731,9 +767,12 @@ def _long_rows_kernel(  # a kernel takes pointers and numbers
                         _, slope = PHI[t](log_p, p, PARAMS[t])
                         g += (ats[t] * factor) * soft * slope
                     if SUMS[t] == "linear":
-                        g += spreads[t] * AFFINE[t][1] * factor
+                        spread = spreads[t] * AFFINE[t][1] * factor
+                        g += spread if WHOLE[t] else tl.where(there, spread, 0.0)
                     elif SUMS[t] is not None:
                         _, slope = PHI[t](log_p, p, PARAMS[t])
+                        if SUMS[t] == "phi" and not WHOLE[t]:
+                            slope = tl.where(there, slope, 0.0)
                         g += (spreads[t] * factor) * slope
                 tl.store(g_at + offset * g_col, tl.where(kept, g, 0.0), mask=inside)
 
@@ -756,6 +795,7 @@ def _add_phi(  # a kernel takes pointers and numbers
     log_p,
     soft,
     inside,
+    there,
     PARAMS,
     PHI: tl.constexpr,
     SUMS: tl.constexpr,
@@ -769,8 +809,9 @@ def _add_phi(  # a kernel takes pointers and numbers
         phi_sum, slope_sum, n, m = partial[t]
         phi, slope = PHI[t](log_p, p, PARAMS[t])
         if SUMS[t] == "phi":
-            phi_sum += tl.sum(tl.where(inside, phi, 0.0), 1)
-            slope_sum += tl.sum(tl.where(inside, slope, 0.0), 1)
+            summed = inside if WHOLE[t] else there
+            phi_sum += tl.sum(tl.where(summed, phi, 0.0), 1)
+            slope_sum += tl.sum(tl.where(summed, slope, 0.0), 1)
         if TARGETS != "index":
             if WHOLE[t]:
                 n += tl.sum(soft, 1)
@@ -972,7 +1013,10 @@ def _form(  # the arithmetic of every form of a term in one place
         in_cache = chip.l2 // 2 // (num_classes * itemsize)
         programs = min(samples * inner, max(1, min(2 * chip.multiprocessors, in_cache)))
         return _Form(_long_rows_kernel, (programs,), sizes, numbers, options)
-    tile = max(block, 32 * (_PER_THREAD if _LAYS_ALONG_ROWS or block > 256 else 8))
+    per_thread = _PER_THREAD if _LAYS_ALONG_ROWS or block > 256 else 8
+    if block <= 16 and "phi" in sums:  # a thread has whole rows, and phi and phi' of each class
+        per_thread = min(per_thread, 16)
+    tile = max(block, 32 * per_thread)
     rows = tile // block
     if z[2] != 1:
         rows = max(rows, _SECTOR // itemsize)  # neighbours, or a sector comes for one element
@@ -988,6 +1032,7 @@ def _form(  # the arithmetic of every form of a term in one place
     aligned = unit * itemsize >= 16
     innermost = z[2] == 1 and q[2] == 1
     short = block <= 256 and not (aligned and 16 < block <= 64)
+    options["APART"] = block > 16  # three instructions a class less
     options["SPREAD"] = _LAYS_ALONG_ROWS and innermost and short
     if torch.version.hip is None and options["TARGETS"] == "index" and _LAYS_ALONG_ROWS:
         # As few registers as bring so many bytes on their way, but as many as the sums need.
@@ -997,6 +1042,8 @@ def _form(  # the arithmetic of every form of a term in one place
             DEVICE[term.base].registers if by == "phi" else _REGISTERS_OF[by]
             for term, by in zip(terms, sums, strict=True)
         )
+        if per_thread < _PER_THREAD:
+            fewest = fewest // 2 - 4 + 48 * (sums.count("phi") - 1)
         most = min(248, _REGISTERS // threads)
         options["maxnreg"] = min(most, max(fewest, _REGISTERS // (threads * programs) // 8 * 8))
     blocks = samples * triton.cdiv(inner, rows)
