@@ -39,8 +39,8 @@ def loss(  # the door: those of F.cross_entropy, and how it is computed
     backend: Backend = "auto",
     inplace: bool = False,
 ) -> Tensor:
-    """The loss of logits [N, K] or [N, K, d1, ...] at class indices of shape [N] or [N, d1, ...],
-    or at soft targets of the shape of the logits.
+    """The loss of logits [N, K], [N, K, d1, ...] or [K] at class indices of shape [N], [N, d1, ...]
+    or [], or at soft targets of the shape of the logits.
 
     terms, weight, ignore_index, reduction and label_smoothing as in `reference_loss`.  backend:
     'triton' (one kernel for value and gradient), 'eager' (closed form in torch), 'compiled' (the
@@ -52,8 +52,30 @@ def loss(  # the door: those of F.cross_entropy, and how it is computed
     Returns a scalar, or [N] or [N, d1, ...] for reduction 'none', in the dtype of the logits;
     under autocast in float32, as `F.cross_entropy` does.
     """
+    if logits.ndim == 1:  # one row
+        if inplace:
+            _check_inplace(logits, reduction)
+        value = loss(
+            logits.unsqueeze(0),
+            targets.unsqueeze(0),
+            terms,
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            backend=backend,
+            inplace=inplace,
+        )
+        return value.reshape(())
     _check(logits, targets, weight)
-    check_options(logits.shape[1], weight, reduction, label_smoothing, backend)
+    check_options(
+        logits.shape[1], weight, reduction, label_smoothing, backend, ignore_index=ignore_index
+    )
+    if targets.is_floating_point() and ignore_index >= 0:
+        raise ValueError(
+            f"ignore_index={ignore_index} is for class indices, and the targets are soft: "
+            "leave it out"
+        )
     terms = tuple(terms)
     if targets.requires_grad or (weight is not None and weight.requires_grad):
         backend = "reference"
@@ -120,18 +142,41 @@ def check_options(
     reduction: Reduction,
     label_smoothing: float,
     backend: Backend,
+    ignore_index: int = -100,
 ) -> None:
     """ValueError for options that no logits of so many classes go with."""
+    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+        raise ValueError(
+            f"ignore_index must be an integer, got {ignore_index!r}; left out it is -100, which no "
+            "class is"
+        )
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing!r}")
+    if weight is not None and not isinstance(weight, Tensor):
+        raise ValueError(f"weight must be a tensor [{num_classes}], got {type(weight).__name__}")
     if weight is not None and weight.shape != (num_classes,):
         raise ValueError(f"weight must have shape [{num_classes}], got {list(weight.shape)}")
     if weight is not None and not weight.is_floating_point():
         raise ValueError(f"weight must be floating point, got {weight.dtype}")
+
+
+def as_weight(
+    name: str, given: Tensor | Sequence[float] | None, device: torch.device | None = None
+) -> Tensor | None:
+    """Class weights as a tensor: a list, a tuple or an array of numbers becomes one."""
+    if given is None or isinstance(given, Tensor):
+        return given
+    try:
+        found = torch.as_tensor(given, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be a number for each class, got {given!r}") from error
+    if found.is_complex() or found.dtype == torch.bool:
+        raise ValueError(f"{name} must be a number for each class, got {found.dtype}")
+    return found.to(torch.get_default_dtype())
 
 
 def _check(logits: Tensor, targets: Tensor, weight: Tensor | None) -> None:
@@ -154,7 +199,7 @@ def _check(logits: Tensor, targets: Tensor, weight: Tensor | None) -> None:
             f"got {targets.dtype} {list(targets.shape)}"
         )
     for name, tensor in (("targets are", targets), ("weight is", weight)):
-        if tensor is not None and tensor.device != logits.device:
+        if isinstance(tensor, Tensor) and tensor.device != logits.device:
             raise ValueError(f"{name} on {tensor.device}, the logits on {logits.device}")
 
 

@@ -53,7 +53,9 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
     states; under autocast layer and loss are computed as F.linear and F.cross_entropy are there.
     """
     _check(hidden, weight, targets, bias, class_weight, chunk)
-    dispatch.check_options(weight.shape[0], None, reduction, label_smoothing, backend)
+    dispatch.check_options(
+        weight.shape[0], None, reduction, label_smoothing, backend, ignore_index=ignore_index
+    )
     device, dtype, result = hidden.device.type, hidden.dtype, hidden.dtype
     if torch.is_autocast_enabled(device):
         result = torch.float32
@@ -99,9 +101,9 @@ def _check(
     class_weight: Tensor | None,
     chunk: int | None,
 ) -> None:
-    if hidden.ndim < 2 or not hidden.is_floating_point():
+    if hidden.ndim < 1 or not hidden.is_floating_point():
         raise ValueError(
-            "hidden must be [N, H] or [N, ..., H] of a floating point type, "
+            "hidden must be [N, H], [N, ..., H] or [H] of a floating point type, "
             f"got {hidden.dtype} {list(hidden.shape)}"
         )
     if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:

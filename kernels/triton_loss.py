@@ -296,8 +296,8 @@ DEVICE: dict[str, Device] = {
 # How a term is summed over the classes (SUMS): 'linear' from sum l, 'power' from sum exp(q l),
 # 'phi' from phi itself, None for a term that has no sum.  One that is its sum and not a share of it
 # is WHOLE, and asks for every class; a share is one of the classes that no logit of -inf masks out.
-# Each affine form has the part in l or the one in exp(q l), and the other must not be computed: with
-# a masked logit sum l is -inf, and 0 times that is nan.
+# Each affine form has the part in l or the one in exp(q l), and the other must not be computed:
+# with a masked logit sum l is -inf, and 0 times that is nan.
 
 
 @triton.jit
@@ -461,7 +461,7 @@ def _rows_kernel(  # a kernel takes pointers and numbers
     EVEN: tl.constexpr,  # whether ROWS divides rows, neighbours in memory
     VECTOR: tl.constexpr,  # of which a thread then takes so many at a time
     SPREAD: tl.constexpr,  # whether lanes lie along the rows first, though classes are neighbours
-    APART: tl.constexpr,  # whether the logit of the label is loaded alone, not picked out of the row
+    APART: tl.constexpr,  # whether the logit of the label is loaded alone, not picked from the row
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from apl.kernels import linear
 from apl.kernels.bases import Reduction
-from apl.kernels.dispatch import Backend
+from apl.kernels.dispatch import Backend, as_weight
 from apl.losses.catalog import loss_terms
 
 
@@ -18,7 +20,7 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
     bias: Tensor | None = None,
     reduction: Reduction = "mean",
     *,
-    class_weight: Tensor | None = None,
+    class_weight: Tensor | Sequence[float] | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     backend: Backend = "auto",
@@ -28,8 +30,8 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
     """`make_loss(spec, K)(F.linear(hidden, weight, bias), targets)` in less memory: the logits are
     computed a chunk of rows at a time and are never whole, neither are their gradients.
 
-    hidden: [N, H] or [N, ..., H], what goes into the last layer; weight: [K, H] and bias: [K], the
-    layer's own, as in `nn.Linear`; targets: classes of the shape of hidden without H.
+    hidden: [N, H], [N, ..., H] or [H], what goes into the last layer; weight: [K, H] and bias: [K],
+    the layer's own, as in `nn.Linear`; targets: classes of the shape of hidden without H.
     class_weight: a factor per class [K], the `weight` of `make_loss`.
     chunk: rows at a time; by default H/4, or as many as make 4M logits if those are more.
     The rest as in `make_loss`.
@@ -48,7 +50,7 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
         targets,
         loss_terms(spec, len(weight), **params),
         bias,
-        class_weight=class_weight,
+        class_weight=as_weight("class_weight", class_weight, hidden.device),
         ignore_index=ignore_index,
         reduction=reduction,
         label_smoothing=label_smoothing,

@@ -8,7 +8,7 @@ A sum of terms is a `NoisyLabelLoss`, computed by the fused kernels.  What is no
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -38,27 +38,45 @@ class NoisyLabelLoss(nn.Module):
         label_smoothing: float,
         backend: Backend,
         inplace: bool,
+        params: Mapping[str, float | tuple[float, ...]],
     ) -> None:
         super().__init__()
         self.spec, self.num_classes, self.terms = spec, num_classes, terms
+        self.params = dict(params)
         self.ignore_index, self.reduction, self.backend = ignore_index, reduction, backend
         self.label_smoothing, self.inplace = label_smoothing, inplace
         self.register_buffer("weight", weight)
 
     def extra_repr(self) -> str:
-        return f"{self.spec!r}, num_classes={self.num_classes}, reduction={self.reduction!r}"
+        own = {
+            "label_smoothing": (self.label_smoothing, 0.0),
+            "backend": (self.backend, "auto"),
+            "inplace": (self.inplace, False),
+        }
+        return _said(self, own)
 
-    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """logits [N, K] or [N, K, d1, ...]; targets class indices of shape [N] or [N, d1, ...], or
-        soft targets q of the shape of the logits (mixup, distillation): sum_k q_k L(z, k).
+    def forward(
+        self,
+        logits: Tensor | None = None,
+        targets: Tensor | None = None,
+        *,
+        input: Tensor | None = None,
+        target: Tensor | None = None,
+    ) -> Tensor:
+        """logits [N, K], [N, K, d1, ...] or [K]; targets class indices of shape [N], [N, d1, ...]
+        or [], or soft targets q of the shape of the logits (mixup, distillation), which sum to 1
+        over the classes: sum_k q_k L(z, k).  input and target are the names of F.cross_entropy.
 
         Returns a scalar, or the shape of the class indices for reduction 'none'.
         """
-        if logits.shape[1:2] != (self.num_classes,):
+        logits, targets = _called(logits, targets, input, target)
+        k = self.num_classes
+        if logits.ndim < 1 or logits.shape[min(1, logits.ndim - 1)] != k:
             raise ValueError(
-                f"logits must be [N, {self.num_classes}] or [N, {self.num_classes}, d1, ...], "
-                f"got {list(logits.shape)}"
+                f"logits must be [N, {k}], [N, {k}, d1, ...] or [{k}], got {list(logits.shape)}"
             )
+        if targets.is_floating_point() and targets.shape == logits.shape and known(targets):
+            _check_distributions(targets, min(1, logits.ndim - 1))
         return dispatch.loss(
             logits,
             targets,
@@ -70,6 +88,67 @@ class NoisyLabelLoss(nn.Module):
             backend=self.backend,
             inplace=self.inplace,
         )
+
+
+def _called(
+    logits: Tensor | None, targets: Tensor | None, input: Tensor | None, target: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    # What a criterion is called with, by our names or by those of F.cross_entropy.
+    for name, both in (("logits", (logits, input)), ("targets", (targets, target))):
+        if sum(each is not None for each in both) != 1:
+            raise TypeError(
+                f"give {name} once: criterion(logits, targets), or by the names of "
+                "F.cross_entropy, criterion(input=..., target=...)"
+            )
+    found = (logits if input is None else input, targets if target is None else target)
+    for name, tensor in zip(("logits", "targets"), found, strict=True):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    return found  # type: ignore[return-value]
+
+
+def _check_distributions(targets: Tensor, dim: int) -> None:
+    # ValueError for soft targets that are no distributions; as exact as their type can say it.
+    sums = targets.detach().sum(dim, dtype=torch.float64)
+    room = max(1e-3, 4 * torch.finfo(targets.dtype).eps)
+    wrong = ~((sums - 1).abs() <= room)
+    if wrong.any():
+        raise ValueError(
+            f"soft targets must sum to 1 over the classes, got {sums[wrong][0].item():.6g} "
+            f"{f'({int(wrong.sum())} of {wrong.numel()} rows)' if wrong.ndim else ''}".rstrip()
+            + "; several labels at once are not among our losses"
+        )
+
+
+def _said(criterion: NoisyLabelLoss | RowLoss, own: Mapping[str, tuple[object, object]]) -> str:
+    # All that two criteria may differ in: parameters, and what is not as it is by default.
+    said = [repr(criterion.spec), f"num_classes={criterion.num_classes}"]
+    for name, value in criterion.params.items():
+        said.append(f"{name}={_number(value)}")
+    if criterion.weight is not None:
+        said.append(f"weight={_few(criterion.weight)}")
+    rest = {
+        "ignore_index": (criterion.ignore_index, -100),
+        "reduction": (criterion.reduction, "mean"),
+        **own,
+    }
+    said += [f"{name}={value!r}" for name, (value, usual) in rest.items() if value != usual]
+    return ", ".join(said)
+
+
+def _number(value: float | tuple[float, ...]) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_number, value))})"
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _few(values: Tensor) -> str:
+    # A vector, or its first numbers with one that tells two of them apart.
+    numbers = [float(f"{value:.6g}") for value in values.detach().flatten().tolist()]
+    if len(numbers) <= 12:
+        return str(numbers)
+    first, mark = ", ".join(map(str, numbers[:6])), sum(k * w for k, w in enumerate(numbers, 1))
+    return f"[{first}, ... {len(numbers)} in all, sum of k w_k {mark:.9g}]"
 
 
 # ------------------------------------------------------------------------ what is no sum of terms
@@ -110,18 +189,29 @@ class RowLoss(nn.Module):
         self.register_buffer("weight", weight)
 
     def extra_repr(self) -> str:
-        params = "".join(f", {name}={value:g}" for name, value in self.params.items())
-        return (
-            f"{self.spec!r}, num_classes={self.num_classes}{params}, reduction={self.reduction!r}"
-        )
+        given: dict[str, tuple[object, object]] = {}
+        if self.num_samples:
+            given["num_samples"] = (self.num_samples, 0)
+        said = _said(self, given)
+        transition = getattr(self, "transition", None)  # where there is one to tell apart
+        return said if transition is None else f"{said}, transition={_few(transition)}"
 
     def rows(self, logits: Tensor, targets: Tensor, *args: Any, **wanted: Any) -> Tensor:
         """The losses [R] of logits [R, K] (of V views [V, R, K]), float32 or float64, at [R]."""
         raise NotImplementedError
 
-    def forward(self, logits: Tensor, targets: Tensor, **wanted: Any) -> Tensor:
-        """logits [N, K] or [N, K, d1, ...], with V in front where there are views; targets class
-        indices of shape [N] or [N, d1, ...]; wanted: what `wants` names, and no more.
+    def forward(
+        self,
+        logits: Tensor | None = None,
+        targets: Tensor | None = None,
+        *,
+        input: Tensor | None = None,
+        target: Tensor | None = None,
+        **wanted: Any,
+    ) -> Tensor:
+        """logits [N, K], [N, K, d1, ...] or [K], with V in front where there are views; targets
+        class indices of shape [N], [N, d1, ...] or []; wanted: what `wants` names, and no more.
+        input and target are the names of F.cross_entropy.
 
         Returns a scalar, or the shape of the targets for reduction 'none', in the dtype of the
         logits (under autocast in float32); the arithmetic is float32 or float64.
@@ -130,6 +220,12 @@ class RowLoss(nn.Module):
             wants = ", ".join(self.wants) or "nothing"
             given = ", ".join(sorted(wanted)) or "nothing"
             raise ValueError(f"{self.spec!r} wants {wants} beside logits and targets, got {given}")
+        logits, targets = _called(logits, targets, input, target)
+        if targets.ndim == 0 and logits.ndim == (2 if self.views > 1 else 1):  # one row
+            if "samples" in wanted:
+                wanted["samples"] = wanted["samples"].reshape(1)
+            one: Tensor = self(logits.unsqueeze(-2), targets[None], **wanted)
+            return one.squeeze(0)
         self._check(logits, targets)
         wide = logits if logits.dtype == torch.float64 else logits.float()
         # [..., K, d1, ...] as rows [..., K]
@@ -591,7 +687,7 @@ def make_loss(  # those of nn.CrossEntropyLoss, and ours
     num_classes: int,
     reduction: Reduction = "mean",
     *,
-    weight: Tensor | None = None,
+    weight: Tensor | Sequence[float] | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     backend: Backend = "auto",
@@ -605,7 +701,8 @@ def make_loss(  # those of nn.CrossEntropyLoss, and ours
     spec: a name of `apl.LOSSES` ('nce_rce') or a sum ('2*nce + 0.5*mae', 'norm(gce) + mae'), with
     parameters in brackets ('gce(q=0.9)', 'nce + 2*gce(q=0.9)') or without.
     reduction: 'mean' (over the weights of the rows, as torch does), 'sum' or 'none'.
-    weight: a factor per class [K]; ignore_index: the target of rows that do not count.
+    weight: a factor per class, a tensor [K] or a list; ignore_index: the target of rows that do not
+    count.
     label_smoothing: what share of each target goes to all classes alike, in [0, 1].
     backend: how it is computed ('triton', 'compiled', 'eager', 'reference'); `apl doctor`
     says what 'auto' takes on this machine.
@@ -625,7 +722,10 @@ def make_loss(  # those of nn.CrossEntropyLoss, and ours
     >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))
     tensor(8.3893)
     """
-    dispatch.check_options(num_classes, weight, reduction, label_smoothing, backend)
+    weight = dispatch.as_weight("weight", weight)
+    dispatch.check_options(
+        num_classes, weight, reduction, label_smoothing, backend, ignore_index=ignore_index
+    )
     name = loss_name(spec)
     extras = {"num_samples": num_samples, "transition": transition}
     given: dict[str, Any] = {extra: value for extra, value in extras.items() if value is not None}
@@ -645,6 +745,7 @@ def make_loss(  # those of nn.CrossEntropyLoss, and ours
             label_smoothing,
             backend,
             inplace,
+            loss_params(spec, params),
         )
     values: dict[str, Any] = loss_params(spec if "=" in spec else name, params)  # of one part
     if num_classes < 2:

@@ -292,7 +292,7 @@ def test_smoothed_labels_of_images_with_ignored_pixels(reduction, backend):
 def test_soft_targets_of_any_strides(inner, backend):
     torch.manual_seed(0)
     logits = torch.randn(4, 7, *inner)
-    plain = torch.rand(4, 7, *inner)
+    plain = torch.randn(4, 7, *inner).softmax(1)
     strided = torch.rand(4, 7, *inner, 2)[..., 0].copy_(plain)
     criterion = make_loss("nce_rce", 7, "none", backend=backend)
     reference = make_loss("nce_rce", 7, "none", backend="reference")
@@ -310,7 +310,7 @@ def test_compiled_takes_soft_targets(smoothing):
     torch.manual_seed(0)
     logits, weight = 3 * torch.randn(90, 40), torch.rand(40)
     logits[:, 3] = -30.0
-    soft, hard = torch.rand(90, 40), torch.randint(40, (90,))
+    soft, hard = torch.randn(90, 40).softmax(1), torch.randint(40, (90,))
     hard[::7] = -100
     options = {"weight": weight, "label_smoothing": smoothing}
     for targets in (soft, soft.bfloat16(), hard):
@@ -350,7 +350,7 @@ def test_a_surrounding_torch_compile_meets_no_graph_break():
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(*both(logits, targets, compiled, step))
-    soft = torch.rand(9, 10)
+    soft = torch.randn(9, 10).softmax(1)
     torch.testing.assert_close(*both(logits, soft, compiled, step))
 
 

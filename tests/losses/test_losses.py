@@ -340,8 +340,9 @@ def test_ce_is_a_drop_in_for_cross_entropy(
     targets = torch.randint(5, shape, generator=generator)
     targets = torch.where(torch.rand(shape, generator=generator) < 0.3, 3, targets)
     options = {"label_smoothing": smoothing, "reduction": reduction}
-    if soft:  # not distributions: any numbers of this shape
-        targets = 2 * torch.rand(logits.shape, generator=generator)
+    if soft:
+        targets = torch.rand(logits.shape, generator=generator)
+        targets = targets / targets.sum(1, keepdim=True)
     else:
         options["ignore_index"] = 3
     weight = torch.rand(5, generator=generator) if weighted else None
@@ -365,6 +366,7 @@ def test_soft_targets_are_a_sum_over_the_labels(name: str, backend: str) -> None
     generator = torch.Generator().manual_seed(5)
     q, weight = torch.rand(4, 6, generator=generator), torch.rand(6, generator=generator)
     q[0, 2] = q[3, 5] = 0.0
+    q /= q.sum(1, keepdim=True)
     for smoothing in (0.0, 0.2):
         options = {"label_smoothing": smoothing, "weight": weight, "backend": backend}
         mixed = (1 - smoothing) * q.double() + smoothing / 6
@@ -409,6 +411,7 @@ def test_mixup_is_one_call_with_mixed_labels(name: str) -> None:
 def test_gradients_of_soft_targets_up_to_the_second_order(name: str) -> None:
     logits = random_logits(8, 4, rows=3).requires_grad_()
     q = torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    q /= q.sum(1, keepdim=True)
     criterion = make_loss(name, 4, label_smoothing=0.1)
     assert torch.autograd.gradcheck(criterion, (logits, q))
     assert torch.autograd.gradgradcheck(criterion, (logits, q))
