@@ -341,27 +341,52 @@ class _Kernel(torch.autograd.Function):
         tensors = ctx.saved_tensors
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return _differentiable(tensors, call, grad_output), None, None, None
-        upstream = grad_output.float()
-        logits, targets, weight = tensors
-        if grad is None:
-            rows = (logits.detach(), targets, weight, call)
-            grad = _rows(*rows, ctx.denominator, True, upstream, need_losses=False)[1]
-        else:
-            seen = _triton().module.correct_(
-                grad,
-                ctx.used,
-                upstream,
-                logits.detach(),
-                targets,
-                call.terms,
-                weight,
-                call.ignore_index,
-                ctx.denominator,
-                call.label_smoothing,
-            )
-            if not _capturing(logits):
-                _upstreams[_upstream_key(logits, call)] = seen
-        return grad, None, None, None
+        try:
+            return _kernel_grad(ctx, tensors, grad, grad_output.float()), None, None, None
+        except Exception as error:
+            # A kernel of the backward is another one, and may fail where that of the forward ran.
+            if not _note_launch_problem(error, call.terms, tensors[0]):
+                raise
+            _warn_once(_gives_way(_launch_problems[_kernel_of(call.terms, tensors[0])]))
+        return _reference_grad(tensors, call, grad_output), None, None, None
+
+
+def _kernel_grad(
+    ctx: Any,
+    tensors: tuple[Tensor, Tensor, Tensor | None],
+    grad: Tensor | None,
+    upstream: Tensor,
+) -> Tensor | None:
+    # The gradient for what has arrived: what the forward left, if it expected that, or another.
+    call, (logits, targets, weight) = ctx.call, tensors
+    if grad is None:
+        rows = (logits.detach(), targets, weight, call)
+        return _rows(*rows, ctx.denominator, True, upstream, need_losses=False)[1]
+    seen = _triton().module.correct_(
+        grad,
+        ctx.used,
+        upstream,
+        logits.detach(),
+        targets,
+        call.terms,
+        weight,
+        call.ignore_index,
+        ctx.denominator,
+        call.label_smoothing,
+    )
+    if not _capturing(logits):
+        _upstreams[_upstream_key(logits, call)] = seen
+    return grad
+
+
+def _reference_grad(
+    tensors: tuple[Tensor, Tensor, Tensor | None], call: _Call, grad_output: Tensor
+) -> Tensor:
+    logits, targets, weight = tensors
+    with torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        value = _reference_rows(leaf, targets, weight, call)
+        return torch.autograd.grad(value, leaf, grad_output)[0]
 
 
 _upstreams: dict[tuple[Any, ...], Tensor] = {}
@@ -447,11 +472,15 @@ def _choose(backend: Backend, logits: Tensor, terms: tuple[Term, ...]) -> str:
         if not problem:
             return "triton"
         if backend == "triton" or logits.dtype != torch.float64:
-            _warn_once(f"the Triton loss cannot run and another path takes its place: {problem}")
+            _warn_once(_gives_way(problem))
     if device != "cpu":
         return "reference"
     large = not tracing and logits.numel() >= closed_form.COMPILE_FROM
     return "compiled" if large and has_compiler() else "eager"
+
+
+def _gives_way(problem: str) -> str:
+    return f"the Triton loss cannot run and another path takes its place: {problem}"
 
 
 class _Triton(NamedTuple):
@@ -479,15 +508,26 @@ def _kernel_of(terms: tuple[Term, ...], logits: Tensor) -> _Which:
 
 def _note_launch_problem(error: Exception, terms: tuple[Term, ...], logits: Tensor) -> bool:
     # Whether the error speaks against this kernel on this machine, which then is not tried again:
-    # the compiler's do and the driver's, but not that of an argument or a memory that is full.
-    of_triton = type(error).__module__.partition(".")[0] == "triton"
+    # what triton or the driver has raised, but not that of an argument or a memory that is full.
     if torch.compiler.is_compiling() or isinstance(error, torch.OutOfMemoryError):
         return False
-    # NotImplementedError is a RuntimeError, and one of the caller's.
-    if not (of_triton or type(error) is RuntimeError):
+    of_triton = type(error).__module__.partition(".")[0] == "triton"
+    if not (of_triton or (isinstance(error, RuntimeError) and _raised_in_triton(error))):
         return False
-    _launch_problems[_kernel_of(terms, logits)] = f"a kernel could not be launched ({error})"
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    problem = f"a kernel could not be launched ({type(error).__name__}: {said[:200]})"
+    _launch_problems[_kernel_of(terms, logits)] = problem
     return True
+
+
+def _raised_in_triton(error: Exception) -> bool:
+    # The driver's errors are plain RuntimeErrors, and so are many of torch: where it was raised
+    # tells them apart.  (C code has no frame of its own.)
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    name = "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", ""))
+    return name.partition(".")[0] == "triton"
 
 
 def _triton_problem(device: str, dtype: torch.dtype) -> str:
