@@ -61,7 +61,7 @@ for name, command in (
     app.command(name, cls=options.Command)(command)
 
 tracking = typer.Typer(
-    cls=options.Group, help="Tell trackers of runs that were made.", no_args_is_help=True
+    cls=options.Group, help="Send finished runs to a tracker.", no_args_is_help=True
 )
 app.add_typer(tracking, name="track")
 tracking.command("import", cls=options.Command)(study.track_import)

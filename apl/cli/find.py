@@ -44,7 +44,7 @@ USUAL = {
     *MACHINE,
     usual=USUAL,
     texts={
-        "noise": "wrong labels put in, to try it out: see `apl noise --help`",
+        "noise": "adds wrong labels, to try it out: see `apl noise --help`",
         "network": f"{', '.join(NETWORKS)}, timm:NAME, module:Class",
     },
 )
@@ -52,23 +52,23 @@ def find(
     source: Annotated[str, typer.Argument(help="the path of your data, or a built-in name")] = "",
     *,
     folds: Annotated[
-        int, typer.Option(help="0: one training; K: K that judge what they never saw")
+        int, typer.Option(help="0: one training; K: K trainings, each judges what it never saw")
     ] = 0,
     decisions: Annotated[
         Path | None,
-        typer.Option(help="decisions.csv of the gallery: these are not shown again"),
+        typer.Option(help="decisions.csv: these are not shown again"),
     ] = None,
-    shown: Annotated[int, typer.Option(help="images in the gallery, the worst")] = 400,
+    shown: Annotated[int, typer.Option(help="images in the gallery, worst first")] = 400,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="folder to write, else results/DATASET-find")
+        Path | None, typer.Option("--out", help="folder for the results, else results/DATASET-find")
     ] = None,
     **given: Any,
 ) -> None:
     """Find the wrong labels: train once, judge every label, write a list and a gallery.
 
-    Open the gallery.html in a browser, decide, and train on what you decided with
-    `apl train --labels decisions.csv`.  The defaults shown are those for data of your own.  Exit
-    code 1 means that the training failed, so that nothing can be told.
+    Open gallery.html in a browser, decide, and train on your decisions with
+    `apl train --labels decisions.csv`.  The defaults shown are those for your own data.  Exit
+    code 1: the training failed, so nothing is known about the labels.
 
     Example: `apl find photos/`
     """

@@ -162,7 +162,7 @@ class Group(OneColumn, TyperGroup):
 
 
 TRACK = typer.Option(
-    help=f"tell {', '.join(TRACKERS)} too (docs/trackers.md)",
+    help=f"send it to {', '.join(TRACKERS)} too (docs/trackers.md)",
     autocompletion=one_of(TRACKERS),
 )
 

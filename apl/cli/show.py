@@ -83,16 +83,17 @@ def draw(found: Path, pictures: bool = True) -> None:
 def report(
     folders: Annotated[list[Path], typer.Argument(help="study folders, as `apl study` names them")],
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="the .html to write, else report.html in the study")
+        Path | None,
+        typer.Option("--out", help="the .html to write, else report.html in the study folder"),
     ] = None,
     latex: Annotated[
         bool, typer.Option("--latex", help="write every table as LaTeX too, beside the .html")
     ] = False,
 ) -> None:
-    """Write a study as one HTML file: answers, tables, pictures, which claims of the paper hold.
+    """Write a study as one HTML page: answers, tables, pictures, which claims of the paper hold.
 
-    The file needs nothing else, no network either.  Several studies are compared.  A study whose
-    run folders are gone is read from its runs.jsonl.
+    The page opens without a network.  Several studies are compared.  A study whose run folders
+    are gone is read from its runs.jsonl.
 
     Example: `apl report results/digits-quick`
     """
@@ -205,9 +206,9 @@ def datasets(**given: Any) -> None:
 def verify_command() -> None:
     """Check the theory of every loss numerically, on exact problems of 2 to 10 classes.
 
-    Whether sum_j L(z, j) is constant (Lemma 1) and L is at most 1/(K-1) (Lemma 2), the gradient
-    against finite differences, and the noise rates up to which the noisy risk has the clean
-    minimiser.
+    Four checks: sum_j L(z, j) is constant (Lemma 1); L is at most 1/(K-1) (Lemma 2); the gradient
+    agrees with finite differences; and up to which noise rate training on noisy labels has the
+    same best classifier as on clean ones.
 
     Example: `apl verify`
     """

@@ -55,7 +55,7 @@ def study(  # its parameters are its options, which half of its lines are
     losses: Annotated[
         str | None,
         typer.Option(
-            help=f"with commas, as `ce,gce(q=0.9)`; {ALL_PUBLISHED}: what papers have of the data",
+            help=f"as `ce,gce(q=0.9)`; {ALL_PUBLISHED}: those of papers",
             autocompletion=offer_losses,
         ),
     ] = None,
@@ -64,27 +64,29 @@ def study(  # its parameters are its options, which half of its lines are
         typer.Option(
             "--noise",
             "--type",
-            help="kinds, with commas: see `apl noise --help`",
+            help="kinds of noise, with commas: see `apl noise --help`",
             autocompletion=with_commas(one_of(CHOICES["noise"])),
         ),
     ] = None,
-    rates: Annotated[str | None, typer.Option(help="noise rates with commas")] = None,
-    seeds: Annotated[int | None, typer.Option(help="how many: 0, 1, ...")] = None,
+    rates: Annotated[str | None, typer.Option(help="noise rates, with commas")] = None,
+    seeds: Annotated[int | None, typer.Option(help="number of seeds: 0, 1, ...")] = None,
     workers: Annotated[int, typer.Option(help="runs at a time; 0: as many as fit")] = 0,
     cells_per_gpu: Annotated[int, typer.Option(help="runs that share a GPU")] = 1,
     ray: Annotated[
         str,
-        typer.Option(help="a cluster: auto, or HOST:PORT (docs/cluster.md)"),
+        typer.Option(help="run on a Ray cluster: auto, or HOST:PORT (docs/cluster.md)"),
     ] = "",
     bring_weights: Annotated[
         bool,
         typer.Option(
             "--bring-weights",
-            help="with --ray: bring the networks too (docs/cluster.md)",
+            help="with --ray: fetch the trained networks too (docs/cluster.md)",
         ),
     ] = False,
     track: Annotated[str | None, TRACK] = None,
-    pictures: Annotated[bool, typer.Option(help="at the end; `apl plot` draws them later")] = True,
+    pictures: Annotated[
+        bool, typer.Option(help="draw pictures at the end; `apl plot` draws them later")
+    ] = True,
     folder: Annotated[
         Path | None, typer.Option("--out", help="study folder, else results/DATASET-PRESET")
     ] = None,
@@ -92,8 +94,8 @@ def study(  # its parameters are its options, which half of its lines are
 ) -> None:
     """Train the grid of losses x noise types x rates x seeds, then write table and pictures.
 
-    Stopped at any moment, the same command goes on; finished runs are not repeated.  Exit code 1
-    means that a run failed.  Defaults are those of the preset quick; a loss has its own parameters.
+    Stop it at any moment: the same command goes on, and repeats no finished run.  Exit code 1: a
+    run failed.  Defaults are those of the preset quick; a loss has its own parameters.
 
     Example: `apl study --losses ce,nce_rce --noise sym --rates 0.2,0.6 --seeds 1`
     """
@@ -221,7 +223,7 @@ def track_import(
     folder: Annotated[Path, typer.Argument(help="a folder with studies or runs, as results/")],
     to: Annotated[str, typer.Option(help=", ".join(TRACKERS), autocompletion=one_of(TRACKERS))],
 ) -> None:
-    """Tell a tracker of every finished run in a folder; of each only what it lacks.
+    """Send every finished run in a folder to a tracker; of each only what is missing there.
 
     Example: `apl track import results/ --to tensorboard`
     """

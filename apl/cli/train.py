@@ -38,13 +38,14 @@ from apl.training.listener import Listener
 def noise(
     *,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="the .npz to write; the picture lies beside it")
+        Path | None,
+        typer.Option("--out", help="the .npz to write; the picture is written beside it"),
     ] = None,
     **given: Any,
 ) -> None:
     """Make noisy labels: print rates and matrix, write them and a picture.
 
-    The .npz holds clean, noisy, mask and transition.
+    The .npz has the arrays clean, noisy, mask (which labels are wrong) and transition.
 
     Example: `apl noise --type asym --rate 0.3`
     """
@@ -77,16 +78,16 @@ def noise(
 def train_command(
     *,
     folder: Annotated[
-        Path | None, typer.Option("--out", help="study folder, the run lies in its runs/")
+        Path | None, typer.Option("--out", help="study folder; the run is written into its runs/")
     ] = None,
     track: Annotated[str | None, TRACK] = None,
     **given: Any,
 ) -> None:
     """Train one network on noisy labels.
 
-    Stopped at any moment, the same command goes on; a finished run is shown, not repeated.  Exit
-    code 1: it collapsed, and says why.  Defaults are those of the preset quick; a loss has its own
-    parameters.  On several GPUs: `torchrun --nproc-per-node 4 -m apl train ...`
+    Stop it at any moment: the same command goes on; a finished run is shown, not repeated.  Exit
+    code 1: it learned nothing, and says why.  Defaults are those of the preset quick; a loss has
+    its own parameters.  On several GPUs: `torchrun --nproc-per-node 4 -m apl train ...`
 
     Example: `apl train --loss nce_rce --noise sym --rate 0.6`
     """
@@ -182,7 +183,7 @@ def evaluate(
     labels: Annotated[
         str,
         typer.Option(
-            help="which test labels to score on: clean, or noisy as the report did",
+            help="score on clean test labels, or on noisy ones, as this project's first report did",
             autocompletion=one_of(("clean", "noisy")),
         ),
     ] = "clean",
@@ -190,8 +191,8 @@ def evaluate(
 ) -> None:
     """Score a trained run: overall, per class, confusion matrix, memorised and recovered.
 
-    Data of your own are found in the cache; --dataset PATH where they are no longer there.  A
-    network of your own is imported only where you type it: --network module:Class.
+    Your own data are found in the cache; if they are no longer there, give --dataset PATH.  Your
+    own network is imported only if you type it: --network module:Class.
 
     Example: `apl evaluate results/digits-quick-train/runs/nce_rce_sym-0.4_seed0`
     """

@@ -96,59 +96,59 @@ class Config:
     params: Values = field(default_factory=dict)
     noise: str = option(", ".join(NOISES))
     rate: float = option("noise rate, 0 to 1")
-    map: str = option("who is taken for whom: a name or a file, see `apl noise --help`")
+    map: str = option("which class becomes which: a name or a file, see `apl noise --help`")
     map_sha256: str = ""
     method: str = option(f"how labels are drawn: {', '.join(METHODS)}")
-    seed: int = option("of noise, weights, order and augmentation")
+    seed: int = option("fixes all random numbers")
     network: str = option(f"{', '.join(NETWORKS)}, torchvision:NAME, timm:NAME, module:Class")
-    width: int = option("how wide it is, see `apl datasets`")
-    train_size: int = option("how many training images, class-balanced; 0: all")
+    width: int = option("width of the network, see `apl datasets`")
+    train_size: int = option("number of training images, the same in each class; 0: all")
     epochs: int = option("passes over the training images")
     batch_size: int = option("images per step")
     lr: float = option("highest learning rate")
     momentum: float = option("momentum of SGD")
     weight_decay: float = option("weight decay of SGD")
-    clip: float = option("bound of the gradient's norm; 0: none")
+    clip: float = option("largest gradient norm; 0: any")
     augment: bool = option("random crop (pad 4) and mirroring")
-    eval_every: int = option("epochs from one test to the next")
+    eval_every: int = option("epochs between two tests")
     # Fields that came later, with what runs did before they were there, so that old runs stay.
     warmup: float = option(
-        "epochs over which the learning rate rises from 0; the loss is the same", 0.0
+        "epochs in which the learning rate rises from 0; the loss stays the same", 0.0
     )
     precision: str = option(
-        "float32; tf32: the same, by faster products on CUDA; bf16: autocast",
+        "float32; tf32: float32, faster products on CUDA; bf16: autocast",
         "tf32",
     )
     dataset_sha256: str = ""
     image_size: int = option(
-        f"pixels a side of your images; 0: theirs if one square of at most {SIDE}, else {SIDE}",
+        f"pixels a side for your images; 0: their own if equal squares up to {SIDE}, else {SIDE}",
         0,
     )
-    label_column: str = option("of the labels in your list", "label")
-    weights: str = option("default: pretrained; of features a file too", "")
-    crop_size: int = option("of random crops, in pixels; 0: none", 0)
+    label_column: str = option("column with the labels", "label")
+    weights: str = option("default: pretrained weights; for features also a file", "")
+    crop_size: int = option("side of random crops; 0: none", 0)
     colour: float = option("strength of random brightness, contrast, saturation", 0.0)
-    l1: float = option("weight of the weights' L1 norm", 0.0)
+    l1: float = option("weight of an L1 penalty", 0.0)
     warm_start: float = option(
-        "CE first: epochs with ce before the loss; below 1: a share of all epochs", 0.0
+        "CE first: epochs with ce, then the loss; below 1: a share of all epochs", 0.0
     )
     select: str = option(
-        "noisy: hold a tenth out, labels as given, to choose loss and epoch by",
+        "noisy: a held-out tenth with given labels chooses loss and epoch",
         "",
     )
     labels: str = option(
-        "a .csv from `apl find`: training labels to correct, samples to leave out",
+        "training labels: a .csv of decisions from `apl find`",
         "",
     )
     labels_sha256: str = ""
     code_sha256: str = ""
-    test_set: str = option("WebVision mini's: webvision or imagenet", "")
+    test_set: str = option("of WebVision mini: webvision or imagenet", "")
     schedule: str = option(
-        "of the learning rate: cosine; x0.97: each epoch; x0.1@40,80: after these",
+        "how the learning rate falls: cosine; x0.97: each epoch; x0.1@40,80: after these",
         "cosine",
     )
     nesterov: bool = option("Nesterov's form of the momentum", False)
-    crop: str = option("resized: of random size and shape; plain: squares", "resized")
+    crop: str = option("random crops: resized: of any size and shape; plain: squares", "resized")
     features: str = option("none: pixels; lite0, tfidf, FILE, ...", NONE)
     features_sha256: str = ""
     dropout: float = option("share of features left out in each step", 0.0)

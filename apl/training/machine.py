@@ -32,12 +32,12 @@ class Machine:
     """
 
     threads: int | None = option(
-        "of the CPU; 0: all cores [default: 1 for digits and in a study, else 0]",
+        "CPU threads; 0: all cores [default: 1 for digits and in a study, else 0]",
         None,
     )
     device: str = option("auto, cpu, cuda, cuda:1, mps", "auto")
     compile: bool = option(
-        "by torch.compile and CUDA graphs: for long runs",
+        "use torch.compile and CUDA graphs: for long runs",
         False,
     )
     checkpoint_minutes: float = option("minutes between checkpoints inside an epoch", 10.0)
@@ -51,9 +51,9 @@ class Machine:
     )
     classes: str = option("your classes, with commas; others are left out", "")
     max_pixels: int = option(
-        "most pixels of one image of yours; a JPEG may have more", AS_USUAL.max_pixels
+        "most pixels of one of your images; a JPEG may have more", AS_USUAL.max_pixels
     )
-    image_folder: str = option("of your list's files; none: it names none", "")
+    image_folder: str = option("where your list's files are; none: it has none", "")
     layout: str = option("what your folders are: classes or splits", "")
     skip: str = option("folders not to read, with commas; none: read all", "")
     imports: tuple[str, ...] = ()  # the `module:name`s that the user typed: no others are imported
