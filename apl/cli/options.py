@@ -211,11 +211,11 @@ def take_machine(given: dict[str, Any], losses: Sequence[str] | None = None) -> 
 def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
     """The data of the user's own that --dataset leads to, which takes its place in what was given;
     None where it is a built-in name."""
-    from apl.data.hub import PREFIX
-
     named = given.get("dataset")
     if named is None or named in DATASETS:
         return None
+    from apl.data.hub import PREFIX
+
     source: Any = named
     if not (named.startswith(PREFIX) or user_path(named).exists()):
         if not is_own(named):
