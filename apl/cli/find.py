@@ -11,7 +11,8 @@ import typer
 from apl.cli.console import console
 from apl.cli.features import features_first
 from apl.cli.options import CONFIG, MACHINE, options, take_machine, take_own_data
-from apl.cli.train import show_training
+from apl.cli.results import Place, keep_state, other_search, place_for, source_of
+from apl.cli.train import show_training, tell_begun
 from apl.config.config import make_config
 from apl.config.presets import SEARCH
 from apl.errors import BadInput, require
@@ -20,6 +21,9 @@ from apl.names import NETWORKS, SIDE
 from apl.training.machine import Machine
 
 if TYPE_CHECKING:
+    from apl.cli.terminal import Terminal
+    from apl.data.dataset import Dataset
+    from apl.data.decisions import Decisions
     from apl.detect.search import Search
 
 PRESET = "laptop"
@@ -82,7 +86,6 @@ def find(
     given["dataset"] = source
     own = take_own_data(given, machine)
 
-    from apl.data.decisions import read_labels
     from apl.data.sources import load_data
     from apl.detect.evidence import detection_scores
     from apl.detect.review import write_review
@@ -92,21 +95,25 @@ def find(
     del given["dataset"]
     preset = given.pop("preset", PRESET)
     config = search_config(preset, data, given)
-    target = folder or Path("results", f"{data.name}-find")
     out = console()
+    typed = source_of(source)
+    base, others = folder or Path("results", f"{data.name}-find"), other_search(data.digest)
+    place = place_for(base, own, typed, others, out.print, asked=folder is not None)
+    target = place.folder
+    decisions = decisions or _kept(place, out)
     out.print(f"looking for wrong labels in {data.name}, in {target}")
     features_first([config], machine, own)
     with show_training(config.epochs, data.on) as listener:
         run = None if folds else target / "run"
+        tell_begun(run, machine)
         search = search_labels(
             config, own, folds=folds, run=run, machine=machine, listener=listener
         )
     train, classes = search.data.train, search.data.class_names
     pictures = train.pictures
-    decided = None
-    if decisions is not None:
-        decided = read_labels(decisions, train.labels.given, classes, train.names)
     target.mkdir(parents=True, exist_ok=True)
+    keep_state(target, own, typed)
+    decided = _decided(decisions, place, search.data, out) if decisions else None
     detection = detection_scores(search.findings, train.labels)
     write_review(
         target,
@@ -124,6 +131,30 @@ def find(
     _tell(search, detection, target)
     if search.failed:
         raise typer.Exit(1)
+
+
+def _kept(place: Place, out: Terminal) -> Path | None:
+    """The decisions that lie in the folder, or in the newest of those before it."""
+    from apl.data.decisions import DECIDED
+
+    for folder in (place.folder, *reversed(place.before)):
+        if (folder / DECIDED).is_file():
+            out.print(f"decisions are kept: {folder / DECIDED} (--decisions takes others)")
+            return folder / DECIDED
+    return None
+
+
+def _decided(file: Path, place: Place, data: Dataset, out: Terminal) -> Decisions:
+    """What a file says of the samples that were judged; where they have other names since, it is
+    kept by these too."""
+    from apl.data.decisions import DECIDED, names_now, read_labels, rename_decisions
+
+    train, now = data.train, names_now(place.now, data)
+    decided = read_labels(file, train.labels.given, data.class_names, train.names, now)
+    if place.now and not (place.folder / DECIDED).exists():
+        rename_decisions(file, place.folder / DECIDED, place.now)
+        out.print(f"decisions by the names of now: {place.folder / DECIDED}")
+    return decided
 
 
 def _tell(search: Search, detection: Mapping[str, float] | None, target: Path) -> None:

@@ -27,6 +27,7 @@ from apl.cli.options import (
     take_machine,
     take_own_data,
 )
+from apl.cli.results import keep_state, other_runs, place_for, source_of
 from apl.cli.show import draw
 from apl.config.grid import ALL_PUBLISHED, make_grid
 from apl.losses.catalog import PARAMS, split_losses
@@ -103,14 +104,18 @@ def study(  # its parameters are its options, which half of its lines are
         require_tracker(track)
     chosen = None if losses is None else split_losses(losses)
     machine = take_machine(given, chosen)
-    typed = user_path(given.get("dataset", ""))
+    named = given.get("dataset", "")
+    typed = user_path(named)
     data = take_own_data(given, machine)
     preset = given.pop("preset", "quick")
     left_out: list[str] = []  # told after the first line
     cells = make_grid(
         preset, chosen, split(noise), numbers(rates), seeds, say=left_out.append, **given
     )
-    target = folder or Path("results", f"{cells[0].dataset}-{preset}")
+    base = folder or Path("results", f"{cells[0].dataset}-{preset}")
+    others, source = other_runs({cell.name: cell for cell in cells}), source_of(named)
+    told = left_out.append
+    target = place_for(base, data, source, others, told, asked=folder is not None).folder
     from apl.report.terminal import opening
     from apl.study.processes import Processes, default_workers
     from apl.study.run import run_study
@@ -141,6 +146,7 @@ def study(  # its parameters are its options, which half of its lines are
             observe=observe,
         )
     err = console(stderr=True)
+    keep_state(target, data, source)
     if progress.results:
         draw(target, pictures)
     for line in progress.messages:

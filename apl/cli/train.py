@@ -26,12 +26,14 @@ from apl.cli.options import (
     take_machine,
     take_own_data,
 )
+from apl.cli.results import keep_state, other_runs, place_for, source_of
 from apl.config.config import make_config
 from apl.errors import Interrupted, require
 from apl.losses.catalog import PARAMS, loss_label
 from apl.study.trackers import Tracking, require_tracker
 from apl.training.ddp import Group
 from apl.training.listener import Listener
+from apl.training.machine import Machine
 
 
 @options(*LABELS, *DATA, texts={"map": maps()})
@@ -94,19 +96,21 @@ def train_command(
     if track:
         require_tracker(track)
     machine = take_machine(given)
+    given_dataset = given.get("dataset", "")
     data = take_own_data(given, machine)
     config = make_config(**given)
     from apl.report.terminal import result_table, verdicts
     from apl.runs.record import as_begun, write_study
-    from apl.runs.run import RUNS, Run
+    from apl.runs.run import RUNS
     from apl.training.train import train
 
-    study = folder or Path("results", f"{config.dataset}-{config.preset}-train")
+    out = console()
+    base = folder or Path("results", f"{config.dataset}-{config.preset}-train")
+    others, typed = other_runs({config.name: config}), source_of(given_dataset)
+    study = place_for(base, data, typed, others, out.print, asked=folder is not None).folder
     (config,), moved = as_begun(study, [config])
     run = study / RUNS / config.name
-    out = console()
-    if Run(run).finished:
-        out.print("a finished run is shown, nothing is trained; for a new one give another --out")
+    tell_begun(run, machine)
     out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
     for line in moved:
         out.print(line, markup=False)
@@ -122,12 +126,32 @@ def train_command(
         result = train(config, run, machine=machine, listener=listener)
     if first:
         write_study(study)
+        keep_state(study, data, typed)
     out.print(result_table(f"{loss_label(config.loss)}, last epoch", result))
     for verdict in verdicts(config, result):
         out.print(verdict)
     out.print(f"more: apl evaluate {shlex.quote(str(run))}")
     if result.collapsed:
         raise typer.Exit(1)
+
+
+def tell_begun(path: Path | None, machine: Machine) -> None:
+    """Say what becomes of a run that was begun: it goes on, or is finished and shown."""
+    from apl.runs.run import Run
+
+    run, out = Run(path), console()
+    if not run.begun:
+        return
+    if not run.finished:
+        done = run.epochs_done()
+        if done:
+            out.print(f"going on at epoch {done + 1}")
+        return
+    asked, was = machine.device, str(run.environment.get("device", ""))
+    on = ""
+    if asked != "auto" and was and asked.partition(":")[0] != was.partition(":")[0]:
+        on = f", as it was trained on {was} and not on {asked}"
+    out.print(f"a finished run is shown{on}, nothing is trained; for a new one give another --out")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -64,7 +65,9 @@ class Dataset:
 
     digest: the sha256 of the content of data of the user's own, '' of a built-in set; root: the
     folder that its samples' names are relative to, '' where they are no files; features: the name
-    of what its images were made by, '' where they are as they came; made_by: what decided them.
+    of what its images were made by, '' where they are as they came; made_by: what decided them;
+    contents: the sha256 of each sample's file or row [N, 32], as it was read, those of the training
+    first.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Dataset:
     root: str = ""
     features: str = ""
     made_by: Mapping[str, Any] = field(default_factory=dict)
+    contents: npt.NDArray[np.uint8] | None = None
 
     @property
     def on(self) -> str:

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from apl.data.labels import WORDS, Unclear, as_text, label_text, to_number
 from apl.data.rows import Row, read_rows
 from apl.errors import BadInput, one_line
-from apl.files import plain
+from apl.files import plain, table_bytes, write_atomic
 from apl.noise.labels import UNKNOWN, BoolArray, IntArray
 
+if TYPE_CHECKING:
+    from apl.data.dataset import Dataset
+
 DECISIONS = ("keep", "fix", "drop")
+DECIDED = "decisions.csv"
+"""What the gallery saves; in a folder of findings it is read again by itself."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,13 @@ def read_labels(
     given: IntArray,
     class_names: Sequence[str],
     names: Sequence[str] = (),
+    now: Mapping[str, str] = MappingProxyType({}),
 ) -> Decisions:
     """The labels of training samples that a file corrects, confirms or leaves out.
 
-    given: their labels as they are [N]; names: what the user calls each, () where nobody does.
+    given: their labels as they are [N]; names: what the user calls each, () where nobody does; now:
+    by the names that samples had when the file was written, those that they have, '' where they
+    are gone: what it says of these is left out.
     The file is a table (`apl.data.rows`) or Label Studio's export (JSON, JSON-MIN, CSV).
     It says which sample by `file_name`, or where that is empty by `id`, its number from 0; what
     of it by `decision` (keep, fix, drop), by `label` (a class's name, or where no class is called
@@ -73,10 +82,16 @@ def read_labels(
         word, text = _said(where, row, edited)
         if not word and not text:
             continue
+        if row.get("file_name", "") in now:
+            row = {**row, "file_name": now[row["file_name"]]}
+            if not row["file_name"]:
+                continue
         chosen = _samples_of(where, row, samples, len(given))
         if row.get("given_label") and (edited or not row.get("file_name")):
             compared += 1
-            other += _class_of(where, row["given_label"], classes) != given[chosen[0]]
+            # What was fixed since has the label that was decided.
+            said = [row["given_label"], *([text] if text and word != "drop" else [])]
+            other += int(given[chosen[0]]) not in {_class_of(where, t, classes, now) for t in said}
         for i in chosen:
             kept = word != "drop"
             label = _class_of(where, text, classes) if text and kept else int(given[i])
@@ -93,6 +108,30 @@ def read_labels(
             "of the data; accepted: what was found in the same data, train_size and noise"
         )
     return Decisions(labels, keep, said_by > 0)
+
+
+def names_now(now: Mapping[str, str], data: Dataset) -> dict[str, str]:
+    """What samples of the training data are called now, by the names that they had, for
+    `read_labels`; '' for those that are gone or held out."""
+    here = {*data.train.names}
+    held_out = {name: "" for name in data.test.names if name not in here}
+    return held_out | {old: new if new in here else "" for old, new in now.items()}
+
+
+def rename_decisions(file: Path, to: Path, now: Mapping[str, str]) -> None:
+    """Write a table of decisions anew, each sample by the name that it has now, without those that
+    are gone; a file of another kind is left as it is."""
+    rows = [row for _, row in read_rows(file, _COLUMNS).rows if isinstance(row, dict)]
+    if file.suffix.lower() == ".json" or not rows or "file_name" not in rows[0]:
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row if name != "id"))
+    kept = [
+        row | {"file_name": now.get(row["file_name"], row["file_name"])}
+        for row in rows
+        if now.get(row["file_name"], row["file_name"])
+    ]
+    cells = ([plain(as_text(row.get(name))) for name in columns] for row in kept)
+    write_atomic(to, table_bytes(columns, cells))
 
 
 _LABELS = ("label", "given_label", "predicted_label")
@@ -191,8 +230,9 @@ def _samples_of(where: str, row: dict[str, str], names: _Names, count: int) -> l
     return [i]
 
 
-def _class_of(where: str, text: str, classes: _Names) -> int:
-    """The class that a text names, or where no class is called by a number, that of this number."""
+def _class_of(where: str, text: str, classes: _Names, now: Mapping[str, str] | None = None) -> int:
+    """The class that a text names, or where no class is called by a number, that of this number;
+    where names have changed `now`, a class may be gone: UNKNOWN."""
     try:
         found = classes.find(text)
     except Unclear as error:
@@ -203,6 +243,8 @@ def _class_of(where: str, text: str, classes: _Names) -> int:
     number = as_text(text)
     if not classes.values and number.isdecimal() and int(number) < len(names):
         return int(number)
+    if now:
+        return UNKNOWN
     accepted = ", ".join(repr(name) if "," in name else name for name in names[:10])
     more = ", ..." if len(names) > 10 else ""
     raise BadInput(f"{where}: there is no class {text!r}; accepted: {accepted}{more}")

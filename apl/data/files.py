@@ -140,6 +140,8 @@ def own_name(path: Path) -> str:
     of the names that stand for a data set with settings of its own."""
     path = Path(os.path.abspath(path))
     name = path.name if path.is_dir() else path.stem
+    if not path.is_dir() and path.with_suffix("").is_dir():  # X.csv beside X/ is another one
+        name = path.name
     name = re.sub(r"[^\w.+=-]+", "-", name).lstrip(".-")[:60] or "data"
     return f"{name}-own" if name in (*DATASETS, *PUBLISHED) else name
 
@@ -401,6 +403,7 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
         std=tuple(about["std"]),
         digest=about["digest"],
         root=about["root"],
+        contents=np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32),
     )
 
 

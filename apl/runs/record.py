@@ -132,7 +132,7 @@ def as_begun(study: Path, cells: Sequence[Config]) -> tuple[list[Config], list[s
     one table never compares two.  What was typed otherwise is left as it is asked for, for `train`
     to refuse.
     """
-    begun = _begun(study)
+    begun = begun_in(study)
     if not begun:
         return list(cells), []
     by_content = {_content(config): config for config in begun.values()}
@@ -162,7 +162,7 @@ def as_begun(study: Path, cells: Sequence[Config]) -> tuple[list[Config], list[s
     return found, lines
 
 
-def _begun(study: Path) -> dict[str, Config]:
+def begun_in(study: Path) -> dict[str, Config]:
     """The configs of all runs of a study by name, finished or not, from folders and record."""
     found = {name: run.config for name, run in read_record(study).items()}
     for file in study.glob(f"{RUNS}/*/{CONFIG}"):

@@ -151,7 +151,7 @@ def with_noise(config: Config, machine: Machine, data: Dataset) -> Dataset:
     if config.labels:
         if labels_digest(config.labels) != config.labels_sha256:
             raise BadInput(f"{config.labels} has changed since the run was asked for: ask anew")
-        train = relabelled(train, Path(config.labels), data.class_names)
+        train = relabelled(train, Path(config.labels), data.class_names, data.test.names)
     return dataclasses.replace(data, train=train)
 
 
@@ -164,9 +164,14 @@ def by_image(config: Config, data: Dataset) -> Labels:
     return corrupt_each(given, rows, config.method, rng)
 
 
-def relabelled(train: Split, file: Path, class_names: Sequence[str]) -> Split:
-    """The samples with the labels that a file gives them, without those that it drops."""
-    said = read_labels(file, train.labels.given, class_names, train.names)
+def relabelled(
+    train: Split, file: Path, class_names: Sequence[str], held_out: Sequence[str] = ()
+) -> Split:
+    """The samples with the labels that a file gives them, without those that it drops; what it says
+    of samples that are held out, by their names, is for another split."""
+    here = {*train.names}
+    others = {name: "" for name in held_out if name not in here}
+    said = read_labels(file, train.labels.given, class_names, train.names, others)
     labels = dataclasses.replace(train.labels, given=said.labels)
     names = train.names or tuple(map(str, range(len(train))))  # numbers outlive what is left out
     train = dataclasses.replace(train, labels=labels, names=names)
