@@ -101,7 +101,7 @@ def train_command(
     config = make_config(**given)
     from apl.report.terminal import result_table, verdicts
     from apl.runs.record import as_begun, write_study
-    from apl.runs.run import RUNS
+    from apl.runs.run import RUNS, Run
     from apl.training.train import train
 
     out = console()
