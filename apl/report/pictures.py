@@ -42,6 +42,7 @@ from apl.files import write_atomic
 from apl.losses.catalog import LOSSES
 from apl.names import NOISES
 from apl.noise.labels import Labels
+from apl.report.results import choices
 from apl.report.study import STYLES, Study, given, method_label, with_headline
 
 # --------------------------------------------------------------------------------------- drawing
@@ -69,8 +70,17 @@ _LOOK = {
     "text.parse_math": False,  # names come from files, and a '$' in one is no formula
 }
 _LOCK = threading.RLock()
-ACCURACY = "Test accuracy (%)"
 RATE = "Noise rate (%)"
+
+
+def accuracy(study: Study) -> str:
+    """What an axis of accuracies says; of labels whose truth nobody knows, that."""
+    return f"Accuracy on {study.labels} (%)" if study.on_given else "Test accuracy (%)"
+
+
+def on_labels(study: Study) -> str:
+    """For a title."""
+    return ", on given labels" if study.on_given else ""
 
 
 @contextmanager
@@ -148,9 +158,20 @@ def _chance(axes: Any, study: Study) -> Any:
     """A line where guessing would be; its legend entry."""
     if not study.classes:
         return []
-    share = 100 / len(study.classes)
+    share, name = guess(study)
     axes.axhline(share, color="#555555", lw=1, ls=(0, (2, 3)), zorder=1)
-    return [Line2D([], [], color="#555555", lw=1, ls=(0, (2, 3)), label=f"chance ({share:g} %)")]
+    return [Line2D([], [], color="#555555", lw=1, ls=(0, (2, 3)), label=f"{name} ({share:.3g} %)")]
+
+
+def guess(study: Study) -> tuple[float, str]:
+    """What who guesses reaches at best, in %, and what it is called: the share of the largest class
+    among the test labels."""
+    even = 100 / len(study.classes)
+    matrix = next((m for m in study.runs["confusion"] if given(m)), None)
+    counts = np.zeros(1) if matrix is None else np.asarray(matrix, dtype=float).sum(axis=1)
+    share = 100 * counts.max() / counts.sum() if counts.sum() else even
+    # Test sets that are meant to be even, such as that of digits, are nearly so.
+    return (even, "chance") if share < 1.1 * even else (share, "largest class")
 
 
 def _heatmaps(
@@ -241,7 +262,8 @@ def _report(study: Study) -> Pictures:
 
 
 def _draw_report(study: Study, method: str, runs: pd.DataFrame, kinds: Sequence[str]) -> Figure:
-    title = f"{method}: accuracy against noise rate"
+    what = "against noise rate" if len(study.settings) > 1 else "overall and per class"
+    title = f"{method}: accuracy {what}{on_labels(study)}"
     shape: dict[str, Any] = {"width_ratios": [1, 2.3], "sharey": True}
     figure, grid = _canvas(study.caption, title, len(kinds), 2, (5.4, 3.3), **shape)
     handles: list[Any] = []
@@ -260,7 +282,7 @@ def _draw_report(study: Study, method: str, runs: pd.DataFrame, kinds: Sequence[
                 path_effects=[withStroke(linewidth=2.5, foreground="white")],
             )
         left.margins(x=0.12)
-        left.set(title=f"Overall, {kind}", ylabel=ACCURACY, ylim=(0, 100))
+        left.set(title=f"Overall, {kind}", ylabel=accuracy(study), ylim=(0, 100))
         handles = _class_bars(right, study, panel, kind)
     if handles:
         figure.legend(handles=handles, loc="outside right center", handlelength=1.4)
@@ -310,7 +332,8 @@ def _accuracy_vs_rate(study: Study) -> Pictures:
 
 
 def _draw_accuracy_vs_rate(study: Study, kinds: Sequence[str]) -> Figure:
-    title = f"Test accuracy against noise rate (last epoch{study.spread})"
+    what = "against noise rate" if len(study.settings) > 1 else "of each loss"
+    title = f"Test accuracy {what} (last epoch{on_labels(study)}{study.spread})"
     figure, grid = _canvas(study.caption, title, 1, len(kinds), (5.4, 4.9), sharey=True)
     study = replace(study, styles=with_headline(study.styles))
     extra: list[Any] = []
@@ -321,7 +344,7 @@ def _draw_accuracy_vs_rate(study: Study, kinds: Sequence[str]) -> Figure:
         axes.set_title(_panel_title(panel, kind))
         ringed += _ring_collapsed(axes, panel, drawn)
         extra = _chance(axes, study)
-    grid[0, 0].set_ylabel(ACCURACY)
+    grid[0, 0].set_ylabel(accuracy(study))
     extra += ringed[:1]
     _legend(figure, study, list(study.styles), extra)
     return figure
@@ -347,7 +370,9 @@ def _draw_ranking(study: Study, panels: Sequence[tuple[str, pd.DataFrame, pd.Dat
     without = clean.groupby("method")["test_accuracy"].mean()
     rows = max(len(means) for _, _, means in panels)
     size = (4.2, 1.2 + 0.22 * rows)
-    title = f"Methods in order of the mean over the noise rates (last epoch{study.spread})"
+    over = "the mean over the noise rates" if len(study.settings) > 1 else "their accuracy"
+    title = f"Methods in order of {over} (last epoch{on_labels(study)}{study.spread})"
+    chosen = {choice.method for choice in choices(study)} if len(study.settings) == 1 else set()
     figure, grid = _canvas(study.caption, title, 1, len(panels), size, sharex=True)
     for axes, (kind, runs, means) in zip(grid[0], panels, strict=True):
         for at, method in enumerate(means.index):
@@ -356,12 +381,13 @@ def _draw_ranking(study: Study, panels: Sequence[tuple[str, pd.DataFrame, pd.Dat
             axes.errorbar(mean, at, xerr=std, color=color, capsize=2, fmt="o")
             if method in without.index:
                 axes.plot(without[method], at, "o", mec=color, mfc="white", zorder=1)
-        axes.set_yticks(range(len(means)), means.index)
+        names = [f"{name} (chosen)" if name in chosen else name for name in means.index]
+        axes.set_yticks(range(len(means)), names)
         axes.set_ylim(-0.7, len(means) - 0.3)
         rates = [f"{x:g}" for x in sorted(runs["x"].unique())]
         name = _panel_title(runs, kind)
         axes.set_title(name if len(rates) == 1 else f"{name}\nmean over {', '.join(rates)} %")
-        axes.set_xlabel(ACCURACY)
+        axes.set_xlabel(accuracy(study))
     if not without.empty and study.kinds != [NOISES["none"].label]:
         marks = [
             Line2D([], [], ls="none", marker="o", color="#555555", mfc=fill, label=label)
@@ -445,8 +471,8 @@ def _accuracy_per_epoch(study: Study) -> Pictures:
     """Test accuracy per epoch at each noise rate: where it falls, memorisation sets in."""
     rows = _settings_grid(study, ["test_accuracy"], clean=True)
     if rows:
-        title = f"Test accuracy per epoch{study.spread}"
-        draw = partial(_per_epoch, study, title, rows, {"test_accuracy": ACCURACY})
+        title = f"Test accuracy per epoch{on_labels(study)}{study.spread}"
+        draw = partial(_per_epoch, study, title, rows, {"test_accuracy": accuracy(study)})
         yield "accuracy_per_epoch", draw
 
 
@@ -506,11 +532,12 @@ def _vanilla_vs_normalised(study: Study) -> Pictures:
 def _draw_pairs(study: Study, runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> Figure:
     paired = runs[runs["method"].isin([method for pair in pairs for method in pair])]
     kinds = [kind for kind in study.kinds if not study.panel(paired, kind).empty]
-    title = f"Vanilla against normalised loss (test accuracy, last epoch{study.spread})"
+    on = f"test accuracy, last epoch{on_labels(study)}{study.spread}"
+    title = f"Vanilla against normalised loss ({on})"
     figure, grid = _canvas(study.caption, title, len(kinds), len(pairs), (4.0, 3.4), sharey=True)
     extra = []
     for line, kind in zip(grid, kinds, strict=True):
-        line[0].set_ylabel(ACCURACY)
+        line[0].set_ylabel(accuracy(study))
         for axes, pair in zip(line, pairs, strict=True):
             panel = study.panel(runs[runs["method"].isin(pair)], kind)
             if panel.empty:  # this pair was not run with this noise, or not yet

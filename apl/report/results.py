@@ -29,7 +29,8 @@ def results_table(
     """
     texts = []
     for study in parts:
-        texts += [f"**{study.caption}**", accuracy_table(study).markdown(width)]
+        texts += [f"**{study.caption}**", *map(escape, chosen_lines(study))]
+        texts.append(accuracy_table(study).markdown(width))
         texts.append(_bullets(_accuracy_notes(study)))
         for table in (epochs_table(study), chosen_table(study)):
             if table is not None:
@@ -157,6 +158,81 @@ def _epoch_notes(study: Study, known: Sequence[str]) -> list[str]:
             "given, wrong ones among them: anybody can choose so."
         )
     return notes
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The loss that held-out given labels choose under one noise setting.
+
+    setting, method: their names; held_out, test: the method's accuracy on the held-out and on the
+    test labels, in %; ahead: of each other method, by how many points on the held-out ones, the
+    closest first; seeds; count: how many labels are held out, 0 where that was not recorded.
+    """
+
+    setting: str
+    method: str
+    held_out: float
+    test: float
+    ahead: Mapping[str, float]
+    seeds: int
+    count: int
+
+    @property
+    def reach(self) -> float:
+        """By how many points two methods must differ on so many labels for 19 in 20 not to be
+        chance; nan where nobody knows how many there are."""
+        share = min(max(self.held_out / 100, 0.02), 0.98)
+        return 196 * math.sqrt(2 * share * (1 - share) / self.count) if self.count else math.nan
+
+    @property
+    def sentence(self) -> str:
+        """What was chosen, by how much, and whether so few labels can decide."""
+        close = [method for method, points in self.ahead.items() if points < self.reach]
+        second, points = next(iter(self.ahead.items()))
+        text = (
+            f"{self.method}, chosen by held-out given labels: {self.held_out:.1f} % of them, "
+            f"{points:.1f} points before {second}"
+        )
+        if self.count and close:
+            names = close[0] if len(close) == 1 else f"{', '.join(close[:-1])} and {close[-1]}"
+            names = names if len(close) < 5 else f"{len(close)} of the {len(self.ahead)} others"
+            text += (
+                f"; {self.count:,} labels alone can't decide between it and {names}, since they "
+                f"tell {self.reach:.1f} points or more apart"
+            )
+        elif self.count:
+            text += f", which {self.count:,} labels can tell ({self.reach:.1f} points or more)"
+        return f"{text}. It reaches {self.test:.1f} %"
+
+
+def choices(study: Study) -> list[Choice]:
+    """What held-out labels choose, a setting at a time; none where nothing was held out, or one
+    method was run."""
+    found = []
+    runs = study.runs[study.runs["held_out"].notna() & study.runs["test_accuracy"].notna()]
+    for (_, setting), part in runs.groupby(["rank", "setting"]):
+        means = part.groupby("method")[["held_out", "test_accuracy"]].mean()
+        if len(means) < 2:
+            continue
+        means = means.loc[[method for method in study.styles if method in means.index]]
+        method = str(means["held_out"].idxmax())
+        best = float(means["held_out"][method])
+        behind = (best - means["held_out"].drop(method)).sort_values(kind="stable")
+        ahead = {str(name): float(points) for name, points in behind.items()}
+        test = float(means["test_accuracy"][method])
+        seeds, count = int(part["seed"].nunique()), int(part["held_out_count"].min())
+        found.append(Choice(str(setting), method, best, test, ahead, seeds, count))
+    return found
+
+
+def chosen_lines(study: Study) -> list[str]:
+    """The sentences of `choices`, each with its setting where there are several."""
+    found = choices(study)
+    several = len(found) > 1
+    return [
+        f"{f'{choice.setting}: ' if several else ''}{choice.sentence} on {study.labels}."
+        for choice in found
+    ]
 
 
 def chosen_table(study: Study) -> Table | None:

@@ -162,6 +162,11 @@ class Study:
         return "clean test labels" if "true" in on else "given test labels"
 
     @property
+    def on_given(self) -> bool:
+        """Whether all accuracies are on labels of which nobody knows whether they are right."""
+        return set(self.runs["on"]) == {"given"}
+
+    @property
     def spread(self) -> str:
         """What lines and bands are, for a title; '' where there is one seed."""
         return ", mean ± std" if self.runs["seed"].nunique() > 1 else ""
@@ -274,6 +279,7 @@ def _at_epochs(run: Finished) -> dict[str, float]:
         "best": max((100 * row["test_accuracy"] for row in looks), default=math.nan),
         "chosen": 100 * chosen["test_accuracy"] if chosen else math.nan,
         "held_out": 100 * held_out[-1][VALIDATION] if held_out else math.nan,
+        "held_out_count": run.result.held_out,
     }
 
 

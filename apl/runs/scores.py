@@ -123,7 +123,8 @@ class Result:
     on: whether the test labels are 'true', or only 'given' since nobody knows the truth;
     memorised, recovered: nan where no training label is known to be wrong; corrupted: how many
     are; confusion: counts [K, K] of labels by predictions on the test images; transition: the noise
-    matrix [K, K], None where nobody knows it; reason: why it collapsed, a key of CAUSES, else ''.
+    matrix [K, K], None where nobody knows it; reason: why it collapsed, a key of CAUSES, else '';
+    held_out: how many training labels were held out to choose by.
     """
 
     collapsed: bool
@@ -138,6 +139,7 @@ class Result:
     confusion: list[list[int]] | None
     transition: list[list[float]] | None
     on: str = "true"
+    held_out: int = 0
     per_class_accuracy: list[float] = field(default_factory=list, compare=False)
 
     def __post_init__(self) -> None:
@@ -147,7 +149,8 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """What a file holds of it."""
-        return asdict(self)
+        held_out = {} if self.held_out else {"held_out"}
+        return {name: value for name, value in asdict(self).items() if name not in held_out}
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Result:

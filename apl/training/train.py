@@ -186,6 +186,8 @@ def _evaluate(parts: Parts, scores: Scores | None) -> Result:
     scores = scores or evaluator.scores()
     on_training = evaluator.predict(parts.batches.images)
     result = judge(parts.config, parts.data, scores, on_training, fit.reason)
+    if parts.held_out is not None:
+        result = dataclasses.replace(result, held_out=len(parts.held_out))
     if result.collapsed:
         unreached = ", ".join(sorted(fit.unreached)[:3])
         detail = f"no gradient reached {unreached}" if unreached else ""
