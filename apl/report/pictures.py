@@ -43,7 +43,7 @@ from apl.losses.catalog import LOSSES
 from apl.names import NOISES
 from apl.noise.labels import Labels
 from apl.report.results import choices
-from apl.report.study import STYLES, Study, given, method_label, with_headline
+from apl.report.study import HEADLINE, STYLES, Study, Style, given, method_label, with_headline
 
 # --------------------------------------------------------------------------------------- drawing
 
@@ -71,6 +71,11 @@ _LOOK = {
 }
 _LOCK = threading.RLock()
 RATE = "Noise rate (%)"
+FEW, MANY_LINES = (
+    6,
+    8,
+)  # methods that a small panel tells apart, and from how many on they are fewer
+BEHIND = Style("#c3c9d0", "solid", "")
 
 
 def accuracy(study: Study) -> str:
@@ -448,6 +453,7 @@ def _per_epoch(
     figure, grid = _canvas(
         study.caption, title, len(rows), cols, (width, 0.85 * width), sharey=True
     )
+    few, study = _in_front(study)
     shown: set[str] = set()
     chance: list[Any] = []
     published: list[Any] = []
@@ -462,9 +468,32 @@ def _per_epoch(
                 published = _mark_published(axes, study, panel) or published
             axes.set_title(panel["title"].iloc[0].capitalize())
             shown |= set(panel["method"])
-    methods = [method for method in study.styles if method in shown]
-    _legend(figure, study, methods, [*chance, *published])
+    methods = [method for method in study.styles if method in shown & {*few}]
+    behind = len(shown) - len(methods)
+    more = [Line2D([], [], label=f"{behind} others", **BEHIND.line())] if behind else []
+    _legend(figure, study, methods, [*more, *chance, *published])
     return figure
+
+
+def telling(study: Study) -> list[str]:
+    """The methods that tell most, FEW at most: CE, the paper's own, the one with the lowest mean
+    accuracy and those with the highest; in the order of the tables."""
+    of_setting = study.runs.groupby(["method", "setting"])["test_accuracy"].mean()
+    means = of_setting.groupby("method").mean().sort_values(ascending=False, kind="stable")
+    first = [name for name in (method_label("ce", ""), method_label(HEADLINE, "")) if name in means]
+    chosen = list(dict.fromkeys([*first, *means.index[-1:], *means.index]))[:FEW]
+    return [method for method in study.styles if method in chosen]
+
+
+def _in_front(study: Study) -> tuple[list[str], Study]:
+    """The methods whose lines are to be told apart, and the study with all others in grey behind
+    them, where there are so many that a small panel shows none."""
+    if len(study.styles) <= MANY_LINES:
+        return list(study.styles), study
+    few = telling(study)
+    behind = {method: BEHIND for method in study.styles if method not in few}
+    front = with_headline({method: study.styles[method] for method in few})
+    return few, replace(study, styles={**behind, **front})
 
 
 def _accuracy_per_epoch(study: Study) -> Pictures:
@@ -562,7 +591,15 @@ def _confusions(study: Study) -> Pictures:
         rate = max(means.index, key=lambda x: (lead.fillna(0)[x], x))
         runs = runs[runs["x"] == rate]
         name = f"confusion_{_slug(runs.iloc[0]['setting'])}"
-        yield name, partial(_draw_confusions, study, runs)
+        methods = [method for method in study.styles if method in set(runs["method"])]
+        first = telling(study) if len(methods) > MANY_LINES else methods
+        rest = [method for method in methods if method not in first]
+        pages = [first, *(rest[at : at + FEW] for at in range(0, len(rest), FEW))]
+        for number, page in enumerate(pages, 1):
+            there = runs[runs["method"].isin(page)]
+            if not there.empty:
+                place = f"_{number}" if number > 1 else ""
+                yield f"{name}{place}", partial(_draw_confusions, study, there)
 
 
 def _draw_confusions(study: Study, runs: pd.DataFrame) -> Figure:
@@ -573,7 +610,7 @@ def _draw_confusions(study: Study, runs: pd.DataFrame) -> Figure:
             counts = np.sum(np.array(matrices, dtype=float), axis=0)
             with np.errstate(invalid="ignore"):  # a class without test samples has no shares
                 panels.append((method, counts / counts.sum(axis=1, keepdims=True)))
-    cols = min(4, len(panels))
+    cols = min(3 if len(panels) in (5, 6) else 4, len(panels))
     rows = [panels[start : start + cols] for start in range(0, len(panels), cols)]
     first = runs.iloc[0]
     of = "true" if first["on"] == "true" else "given"  # labels of the test images
