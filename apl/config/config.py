@@ -646,5 +646,5 @@ def map_digest(file: str, noise: str) -> str:
     except OSError:
         kind = NOISES[noise]
         known = {"matrix": "transition matrix at", "file": "labels at", "asym": "noise map"}
-        what = known.get(noise, "posterior at")
+        what = known.get(noise, "probabilities at")
         raise BadInput(f"no {what} {file!r}; accepted: {kind.maps}") from None

@@ -30,7 +30,7 @@ ANIMALS = (
     "guinea pig",
 )
 RECORD = np.dtype([("id", ">u4"), ("label", ">u4"), ("pixels", "u1", (3, 64, 64))])
-# What is trained and tested on has a name of its own for each test set: papers mean either.
+# What is trained and tested on has a name of its own for each test set: papers use both.
 TEST_SETS = {"webvision": "webvision_mini", "imagenet": "ilsvrc12_val50"}
 PUBLISHED = (*TEST_SETS.values(), "clothing1m", "animal10n", "food101n")
 """The names of data sets that are laid out as their authors publish them."""
@@ -124,7 +124,7 @@ def _webvision(root: Path, test_set: str) -> Listing:
         wanted = ", ".join([*lists.values(), "imagenet/val/CLASS/"])
         raise BadInput(f"{root} has no test set; accepted: {wanted}")
     if test_set or len(there) > 1:
-        both = "; it has two, and papers mean either" if not test_set else ""
+        both = "; it has both, and papers use both" if not test_set else ""
         require(test_set in there, "test_set", test_set, f"{accepted} for {root}{both}")
     chosen = test_set or there[0]
     for name, label in _pairs(found, root / train, what):

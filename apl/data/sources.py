@@ -182,7 +182,7 @@ def _torchvision(name: str, root: Path, download: bool) -> Parts:
             what = ", ".join(damaged) or one_line(error)
             raise BadInput(
                 f"{name} in {where} is damaged or incomplete ({what}): delete it and run again, "
-                f"or unpack {source.archive} there anew"
+                f"or unpack {source.archive} there again"
             ) from None
         problem = one_line(error)
         raise BadInput(

@@ -57,8 +57,8 @@ def corrupt_each(
     clean = _checked(labels, rows.shape[-1], method)
     if method == "exact-per-pair":
         raise BadInput(
-            "the method 'exact-per-pair' counts by class and class, and this noise has a row for "
-            "each sample; accepted: transition, exact, exact-per-class"
+            "the method 'exact-per-pair' needs noise that depends on the class alone; accepted "
+            "for this noise: transition, exact, exact-per-class"
         )
     if rows.shape != (len(clean), rows.shape[-1]):
         raise BadInput(f"the rows must be {len(clean)} x K, got {' x '.join(map(str, rows.shape))}")

@@ -22,14 +22,14 @@ def read_posterior(path: str | Path, count: int, num_classes: int) -> Matrix:
     try:
         found = np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise BadInput(f"no posterior at {path}; accepted: {wanted}") from None
+        raise BadInput(f"no probabilities at {path}; accepted: {wanted}") from None
     except (ValueError, OSError, EOFError) as error:
         raise BadInput(
-            f"{path} holds no posterior ({one_line(error)}); accepted: {wanted}"
+            f"{path} holds no probabilities ({one_line(error)}); accepted: {wanted}"
         ) from None
     if found.shape != (count, num_classes) or found.dtype.kind not in "fiu":
         raise BadInput(
-            f"the posterior in {path} is {list(found.shape)} of {found.dtype}; accepted: {wanted}"
+            f"the array in {path} is {list(found.shape)} of {found.dtype}; accepted: {wanted}"
         )
     posterior: Matrix = found.astype(np.float64)
     if not (posterior >= 0).all() or np.abs(posterior.sum(1) - 1).max(initial=0) > 1e-2:

@@ -162,8 +162,8 @@ def pmd(posterior: Matrix, labels: IntArray, rate: float, kind: int) -> Matrix:
     if not -1e-9 <= share <= most + 1e-9:
         low, high = sorted((at_second, at_second - most * slope))
         raise BadInput(
-            f"PMD noise of type {kind} has rates of {low:.3g} to {high:.3g} by this posterior, "
-            f"got {rate:g}"
+            f"PMD noise of type {kind} has rates of {low:.3g} to {high:.3g} with these "
+            f"probabilities, got {rate:g}"
         )
     stay = np.clip(stay * share, 0, 1)
     rows = np.zeros(rest.shape)

@@ -69,7 +69,7 @@ def _compiled(forward: Any, device: torch.device, group: Group) -> Any:
     """The function through torch.compile; on CUDA its launches become graphs, where no other
     process waits for its gradients."""
     if device.type == "cpu" and not dispatch.has_compiler():
-        raise BadInput("compile needs a C++ compiler (CXX, g++), which is not here: leave it out")
+        raise BadInput("--compile needs a C++ compiler (CXX, g++) and finds none: leave it out")
     # dynamic=False: the smaller last batch of an epoch gets a graph of its own.
     mode = "reduce-overhead" if device.type == "cuda" and group.size == 1 else "default"
     return torch.compile(forward, dynamic=False, mode=mode)

@@ -92,7 +92,7 @@ def choose_device(name: str) -> torch.device:
         "mps": int(torch.backends.mps.is_available()),
     }[device.type]
     if (device.index or 0) >= there:
-        raise BadInput(f"there is no device {name!r} here; accepted: auto, or one that is there")
+        raise BadInput(f"there is no device {name!r} here; accepted: auto, or one of this machine")
     return device
 
 

@@ -56,7 +56,7 @@ def make_network(
     source, colon, inner = name.partition(":")
     require(weights in ("", "default"), "weights", weights, "default, or none")
     if weights and source not in ("torchvision", "timm"):
-        raise BadInput(f"{name!r} has no pretrained weights: torchvision: and timm: networks have")
+        raise BadInput(f"{name!r} has no pretrained weights; accepted: torchvision:NAME, timm:NAME")
     shape = tuple(image_shape)
     table = len(shape) == 1
     if table and name not in HEADS and (not colon or source in ("torchvision", "timm")):

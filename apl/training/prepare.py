@@ -51,7 +51,7 @@ def _decoded(name: str, digest: str, image_size: int) -> Dataset:
     if found is None:
         raise BadInput(
             f"{name} (sha256 {digest[:12]}, {image_size} pixels) is not decoded on this machine, "
-            "or has changed since: give its path to --dataset"
+            "or has changed since: give its path with --dataset"
         )
     return found
 
@@ -79,7 +79,7 @@ def prepare(
     how = how or embedding(config, machine)
     if config.features_sha256 not in ("", how.digest):
         named = config.features if config.weights in ("", "default") else config.weights
-        raise BadInput(f"{named} has changed since the run was asked for: ask for it again")
+        raise _changed(named)
     return featured(labelled, how, data)
 
 
@@ -114,7 +114,7 @@ def with_noise(config: Config, machine: Machine, data: Dataset) -> Dataset:
             f"{MOST_CLASSES:,} classes"
         )
     if config.map_sha256 and map_digest(config.map, config.noise) != config.map_sha256:
-        raise BadInput(f"{config.map} has changed since the run was asked for: ask for it again")
+        raise _changed(config.map)
     if config.noise == "human":
         people = human_labels(config.map, train.labels.true, machine.data_dir)
         # Known by its size: in a small subset nobody may have named the last class.
@@ -150,7 +150,7 @@ def with_noise(config: Config, machine: Machine, data: Dataset) -> Dataset:
     train = dataclasses.replace(train, labels=labels)
     if config.labels:
         if labels_digest(config.labels) != config.labels_sha256:
-            raise BadInput(f"{config.labels} has changed since the run was asked for: ask anew")
+            raise _changed(config.labels)
         train = relabelled(train, Path(config.labels), data.class_names, data.test.names)
     return dataclasses.replace(data, train=train)
 
@@ -200,7 +200,7 @@ def check_code(config: Config, machine: Machine, wanted: Sequence[str]) -> None:
                 "to --network, --loss or --features, in Python to Machine(imports=...)"
             )
     if code_digest(own) != config.code_sha256:
-        raise BadInput(f"{', '.join(own)} has changed since the run was asked for: ask anew")
+        raise _changed(", ".join(own))
 
 
 def find_criterion(config: Config, data: Dataset) -> Criterion:
@@ -217,6 +217,10 @@ def find_criterion(config: Config, data: Dataset) -> Criterion:
     if not callable(made):
         raise BadInput(f"loss is {config.loss!r}, a {type(made).__name__}; accepted: a function")
     return made
+
+
+def _changed(what: str) -> BadInput:
+    return BadInput(f"{what} has changed since the run was asked for: give the command again")
 
 
 def _known_matrix(data: Dataset) -> Tensor:

@@ -499,7 +499,7 @@ def test_pmd_is_what_its_code_does(kind: int) -> None:
 
 def test_a_rate_that_no_factor_leads_to_is_refused() -> None:
     posterior, labels = posterior_of(300, 4)
-    with pytest.raises(BadInput, match=r"type 2 has rates of 0\.\d+ to 0\.\d+ by this posterior"):
+    with pytest.raises(BadInput, match=r"type 2 has rates of 0\.\d+ to 0\.\d+ with these prob"):
         pmd(posterior, labels, 0.01, 2)
     with pytest.raises(BadInput, match=r"got 0\.999"):
         pmd(posterior, labels, 0.999, 1)
@@ -513,13 +513,13 @@ def test_posteriors_are_checked(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_posterior(tmp_path / "p.npy", 20, 4), posterior, atol=1e-6)
     with pytest.raises(BadInput, match=r"is \[20, 4\] of float32; accepted: .* \[21, 4\]"):
         read_posterior(tmp_path / "p.npy", 21, 4)
-    with pytest.raises(BadInput, match="no posterior at"):
+    with pytest.raises(BadInput, match="no probabilities at"):
         read_posterior(tmp_path / "q.npy", 20, 4)
     np.save(tmp_path / "p.npy", 2 * posterior)
     with pytest.raises(BadInput, match="no probabilities that sum to 1"):
         read_posterior(tmp_path / "p.npy", 20, 4)
     (tmp_path / "p.npy").write_bytes(b"nothing")
-    with pytest.raises(BadInput, match="holds no posterior"):
+    with pytest.raises(BadInput, match="holds no probabilities"):
         read_posterior(tmp_path / "p.npy", 20, 4)
 
 
