@@ -222,6 +222,7 @@ def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
             raise no_dataset(named)
         source = look_up(named)
         source = source() if callable(source) else source
+    from apl.data.dataset import told_classes
     from apl.data.reading import Reading
     from apl.data.sources import read_data
 
@@ -236,6 +237,7 @@ def take_own_data(given: dict[str, Any], machine: Machine) -> Dataset | None:
             progress=progress,
         )
     data: Dataset = given["dataset"]
+    out.print(told_classes(data))
     return data
 
 

@@ -119,6 +119,23 @@ class Dataset:
         return to_float(images, self.mean, self.std)
 
 
+SHOWN_CLASSES = 8
+
+
+def told_classes(data: Dataset) -> str:
+    """A line with the classes and how many samples are labelled so, in training and test together,
+    the largest first."""
+    given = np.concatenate([data.train.labels.given, data.test.labels.given])
+    counts = np.bincount(given[given >= 0], minlength=data.num_classes)
+    order = np.argsort(-counts, kind="stable").tolist()
+    named = [f"{data.class_names[k]} {counts[k]:,}" for k in order]
+    if len(named) > SHOWN_CLASSES + 1:
+        rest = len(named) - SHOWN_CLASSES + 1
+        named = [*named[: SHOWN_CLASSES - 1], f"and {rest} more down to {named[-1]}"]
+    what = "images" if data.train.images.ndim == 4 else "rows"
+    return f"{data.name}: {counts.sum():,} {what} in {data.num_classes} classes: {', '.join(named)}"
+
+
 def place(images: Tensor, device: torch.device) -> Tensor:
     """The images on the device, or where they are if they would fill half of its free memory."""
     if device.type == "cuda" and images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
