@@ -235,4 +235,4 @@ def track_import(
     """
     out = console()
     told, had = import_runs(folder, to, out.print)
-    out.print(f"{to}: told of {told} runs, had {had}")
+    out.print(f"{to}: sent {told} runs; {had} were there already")

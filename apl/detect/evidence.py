@@ -488,7 +488,7 @@ def _doubts(
     if agreement > 0.98 and evidence.visits.max(initial=0) > EARLY:
         doubts.append(
             f"memorised: the network agrees with {agreement:.0%} of the labels it was trained on; "
-            "if many are wrong, it has learned them by heart (fewer epochs, or a robust loss)"
+            "if many are wrong, it has memorised them (take fewer epochs, or a robust loss)"
         )
     return doubts
 

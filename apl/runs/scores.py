@@ -201,21 +201,20 @@ FITTED, GAP = 0.9, 0.15  # of training labels, and so much more than of held-out
 
 
 def memory_verdict(config: Config, result: Result) -> str | None:
-    """What to do where wrong labels were learned by heart, or must have been: nobody knows which
+    """What to do where wrong labels were memorised, or must have been: nobody knows which
     are wrong, but nearly all training labels are fitted and far fewer of the held-out ones.  None
     where neither is so."""
     fewer = f"fewer epochs (--epochs {max(1, round(config.epochs / 3))})"
     if result.memorised >= BY_HEART:
         return (
-            f"{result.memorised:.1%} of the wrong labels were learned by heart: {fewer}, or a loss "
-            "that resists it, as nce_rce"
+            f"{result.memorised:.1%} of the wrong labels were memorised: take {fewer}, or a loss "
+            "that resists, as nce_rce"
         )
     fitted, held_out = result.train_accuracy, result.test_accuracy
     if not math.isnan(result.memorised) or fitted < FITTED or fitted - held_out < GAP:
         return None
     return (
-        f"it fits {fitted:.1%} of the training labels, and {held_out:.1%} of those it has not "
-        f"seen: the rest it has learned by heart, wrong labels among them.  {fewer.capitalize()} "
-        "learn less of it; --select noisy says which epoch to stop at, apl find which labels "
-        "are wrong"
+        f"it fits {fitted:.1%} of the training labels, but only {held_out:.1%} of those it has not "
+        f"seen: it has memorised the rest, wrong labels among them.  {fewer.capitalize()} memorise "
+        "less; --select noisy says which epoch to stop at, apl find which labels are wrong"
     )

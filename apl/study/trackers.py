@@ -370,7 +370,7 @@ class Tracking:
         try:
             self._held.enter_context(_own(self.run))
         except filelock.Timeout:
-            raise BadInput(f"another process tells of {self.run.name}") from None
+            raise BadInput(f"another process sends {self.run.name}") from None
         self._told = math.inf
         self._begun = TRACKERS[self.tracker](_about(study, self.run.name, self.config))
         if self._begun is not None:
@@ -416,7 +416,7 @@ def import_runs(folder: Path, tracker: str, say: Callable[[str], None] = print) 
                             begun, begun.told, run.history, run.result
                         )
                 except filelock.Timeout:
-                    say(f"{run.name} is left to the process that tells of it")
+                    say(f"{run.name} is left to the process that sends it")
                     continue
                 told, whole = told + left, whole + (not left)
     except BadInput:

@@ -235,7 +235,7 @@ def test_a_run_of_another_process_is_left_to_it(tmp_path: Path, json_tracker: st
     follow(json_tracker, tmp_path, config(), stop_after=1)
     first, said = Tracking(json_tracker, run_of(tmp_path, config()), config()), []
     first.row({**dict.fromkeys(("train_loss", "lr"), 0.5), "epoch": 2})
-    assert "another process tells of gce" in follow(json_tracker, tmp_path, config())[0]
+    assert "another process sends gce" in follow(json_tracker, tmp_path, config())[0]
     assert [x["epoch"] for x in noted(tmp_path, config().name)[0]] == [1, 2]
     assert import_runs(tmp_path, json_tracker, said.append) == (0, 0)
     assert "left to the process" in said[0]
