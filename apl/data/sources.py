@@ -115,7 +115,8 @@ def read_data(
     # A pandas DataFrame and a mapping have no items by number.
     if items and not hasattr(source, "columns") and not isinstance(source, Mapping):
         return from_torch(name, {"": source}, reading, say, progress)
-    streamed = "; one that is streamed has no items by number" if hasattr(source, "take") else ""
+    is_streamed = hasattr(source, "take") and not hasattr(source, "__len__")
+    streamed = "; one that is streamed has no items by number" if is_streamed else ""
     raise BadInput(
         f"the data is a {type(source).__name__}{streamed}; accepted: {', '.join(DATASETS)}, a "
         "path, hf://OWNER/NAME, (images, labels), (table, labels), a torch Dataset or one of "

@@ -400,9 +400,16 @@ def test_targets_that_are_none(item: Any, said: str) -> None:
         load(Items([item] * COUNT))
 
 
-@pytest.mark.parametrize("source", [{"x": 1}, {"train": Items([])}, {}])
-def test_a_mapping_is_no_data(source: Any) -> None:
-    with pytest.raises(BadInput, match=r"the data is a dict; accepted: .*\(images, labels\)"):
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({"x": 1}, r"the data is a dict; accepted: .*\(images, labels\)"),
+        ({"train": Items([])}, "dict is empty"),
+        ({}, r"the data is a dict; accepted: .*\(images, labels\)"),
+    ],
+)
+def test_a_mapping_is_no_data(source: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
         load(source)
 
 

@@ -891,7 +891,7 @@ def test_npy_files_beside_each_other(tmp_path: Path, images: str, labels: str, a
 def test_what_is_no_data() -> None:
     with pytest.raises(BadInput, match="the data is a int; accepted: digits"):
         load_data(3)
-    said = r"dataset is 'my/cifar'; accepted: digits.*, or module:function \(did you mean 'cifar10'"
+    said = r"dataset is 'my/cifar'; accepted: digits.*, module:function, or hf:.* \(did you mean 'cifar10'"
     with pytest.raises(BadInput, match=said):
         load_data("my/cifar")
     with pytest.raises(BadInput, match="10 images but 9 labels"):
@@ -1172,7 +1172,7 @@ def test_a_study_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     ask = ("study", "--dataset", "./my", "--losses", "ce,gce,nce_rce", "--noise", "none,sym")
     more = ("--rates", "0.2", "--seeds", "1", "--epochs", "3", "--width", "8", "--no-pictures")
     shown = cli(*ask, *more, "--workers", "2").stdout
-    assert "6 cells in results/my-quick" in shown
+    assert "6 runs in results/my-quick" in shown
     assert " on given labels" in shown
     assert len(list(Path(cache_folder() / "decoded").glob("*/about.json"))) == 1
     again = cli(*ask, *more)
