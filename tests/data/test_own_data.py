@@ -891,7 +891,7 @@ def test_npy_files_beside_each_other(tmp_path: Path, images: str, labels: str, a
 def test_what_is_no_data() -> None:
     with pytest.raises(BadInput, match="the data is a int; accepted: digits"):
         load_data(3)
-    said = r"dataset is 'my/cifar'; accepted: digits.*, module:function, or hf:.* \(did you mean 'cifar10'"
+    said = r"dataset is 'my/cifar'; accepted: digits.*, or hf:.* \(did you mean 'cifar10'"
     with pytest.raises(BadInput, match=said):
         load_data("my/cifar")
     with pytest.raises(BadInput, match="10 images but 9 labels"):
