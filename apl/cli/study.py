@@ -72,7 +72,9 @@ def study(  # its parameters are its options, which half of its lines are
     rates: Annotated[str | None, typer.Option(help="noise rates, with commas")] = None,
     seeds: Annotated[int | None, typer.Option(help="number of seeds: 0, 1, ...")] = None,
     workers: Annotated[int, typer.Option(help="runs at a time; 0: as many as fit")] = 0,
-    cells_per_gpu: Annotated[int, typer.Option(help="runs that share a GPU")] = 1,
+    cells_per_gpu: Annotated[
+        int, typer.Option("--runs-per-gpu", "--cells-per-gpu", help="runs that share a GPU")
+    ] = 1,
     ray: Annotated[
         str,
         typer.Option(help="run on a Ray cluster: auto, or HOST:PORT (docs/cluster.md)"),

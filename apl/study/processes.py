@@ -58,7 +58,7 @@ def _gpus(device: str) -> list[str]:
 def default_workers(threads: int, device: str = "cpu", cells_per_gpu: int = CELLS_PER_GPU) -> int:
     """As many processes as the cores allow at `threads` each; where they share GPUs, no more than
     `cells_per_gpu` to each."""
-    require(cells_per_gpu >= 1, "cells_per_gpu", cells_per_gpu, "a whole number >= 1")
+    require(cells_per_gpu >= 1, "runs_per_gpu", cells_per_gpu, "a whole number >= 1")
     workers = max(1, cores() // max(threads, 1))
     gpus = len(_gpus(device))
     return min(workers, gpus * cells_per_gpu) if gpus else workers

@@ -268,7 +268,7 @@ def request_of(machine: Machine, cells_per_gpu: int, gpus: bool) -> tuple[dict[s
 
     Ray hides from a task the GPUs that it was not given, so that 'cuda' is the right one.
     """
-    require(cells_per_gpu >= 1, "cells_per_gpu", cells_per_gpu, "a whole number >= 1")
+    require(cells_per_gpu >= 1, "runs_per_gpu", cells_per_gpu, "a whole number >= 1")
     if machine.device.startswith("cuda:"):
         raise BadInput(f"device is {machine.device!r}; accepted on Ray, which gives each: cuda")
     on_gpu = machine.device == "cuda" or (machine.device == "auto" and gpus)

@@ -201,3 +201,9 @@ def test_what_looks_alike_is_told_apart() -> None:
     assert "learning rate" not in text("train", "warm_start")
     assert "training labels" in text("train", "labels")
     assert "test labels" in text("evaluate", "labels")
+
+
+def test_a_study_has_runs_and_takes_the_old_word() -> None:
+    (found,) = [p for p in COMMANDS["study"].params if p.name == "cells_per_gpu"]
+    assert found.opts == ["--runs-per-gpu", "--cells-per-gpu"]
+    assert "--cells" not in " ".join(shown("study"))

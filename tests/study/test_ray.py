@@ -84,7 +84,7 @@ def test_what_a_cell_asks_of_a_cluster() -> None:
     with pytest.raises(BadInput, match="device is 'cuda:1'; accepted on Ray"):
         request_of(Machine(device="cuda:1"), 1, gpus=True)
     for call in (lambda: request_of(two, 0, gpus=True), lambda: default_workers(1, "cpu", 0)):
-        with pytest.raises(BadInput, match="cells_per_gpu is 0; accepted"):
+        with pytest.raises(BadInput, match="runs_per_gpu is 0; accepted"):
             call()
 
 
