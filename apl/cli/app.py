@@ -57,6 +57,7 @@ for name, command in (
     ("datasets", show.datasets),
     ("verify", show.verify_command),
     ("doctor", show.doctor),
+    ("cache", show.cache),
 ):
     app.command(name, cls=options.Command)(command)
 

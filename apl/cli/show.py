@@ -1,4 +1,4 @@
-"""What trains nothing: `plot`, `report`, `losses`, `datasets`, `verify`, `doctor`."""
+"""What trains nothing: `plot`, `report`, `losses`, `datasets`, `verify`, `doctor`, `cache`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from apl.config.presets import PRESETS
 from apl.config.published import published_lines
 from apl.cores import cores
 from apl.data.folders import available, data_folder
-from apl.errors import BadInput
+from apl.errors import BadInput, require
 from apl.losses.catalog import (
     LOSSES,
     PARAMS,
@@ -249,6 +249,53 @@ def verify_command() -> None:
         "  under which the loss still has the minimiser that it has without noise",
     ):
         out.print(line)
+
+
+def cache(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="remove older states, and what killed runs left")
+    ] = False,
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="remove what was not used for so long")
+    ] = None,
+) -> None:
+    """List what lies in the cache folder, the last used first; remove some of it.
+
+    Decoded data of yours and computed features lie there. Nothing in it is needed: what is wanted
+    is made again, for which data must be where they were.
+
+    Example: `apl cache --older-than 30`
+    """
+    import time
+
+    from apl.data.cache import DAY, KINDS, entries, outdated, remove, size_text, unused
+    from apl.data.folders import cache_folder
+
+    require(older_than is None or older_than >= 0, "older_than", older_than, "days, from 0 on")
+    out = console()
+    found = entries()
+    old = list(outdated(found, keep=1)) if prune else []
+    old += list(unused(found, older_than)) if older_than is not None else []
+    if prune or older_than is not None:
+        count, size = remove({entry.folder: entry for entry in old}.values())
+        out.print(f"removed {count:,} of {len(found):,}, {size_text(size)}")
+        found = entries()
+    now = time.time()
+    rows = [
+        [
+            Cell(KINDS[entry.kind]),
+            Cell(entry.name if entry.whole else "not finished"),
+            Cell(size_text(entry.size), entry.size),
+            Cell(f"{(now - entry.used) / DAY:.1f}"),
+            Cell(entry.path or entry.folder.name),
+        ]
+        for entry in found
+    ]
+    if rows:
+        head = ["what", "name", "size", "days ago", "from"]
+        out.print(Table("the cache, the last used first", head, rows).rich())
+    total = size_text(sum(entry.size for entry in found))
+    out.print(f"{len(found):,} in {cache_folder()}: {total}")
 
 
 @options("data_dir")

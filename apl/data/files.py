@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from apl.data.cache import STATES, entries, outdated, remove, size_text, touch
 from apl.data.dataset import Dataset, Split
 from apl.data.depth import Pixels, told_range
 from apl.data.folders import cache_folder
@@ -71,8 +72,8 @@ def read_path(
     other, called images and labels, x_train and y_train and so on; or a published data set as its
     authors lay it out (`apl.data.layouts`).
 
-    The cache folder may be deleted at any time: what is wanted is decoded again.  It keeps every
-    state that a path was in, since a run may still be asked about it.
+    The cache folder may be deleted at any time: what is wanted is decoded again.  It keeps the last
+    states of a path that differ, since a run may still be asked about them.
     Raises BadInput for what can't be learned from.
     """
     path = user_path(path)
@@ -84,14 +85,22 @@ def read_path(
     how += [] if side == SIDE else [side]
     asked = [FORMAT, listing.name, os.path.abspath(path), how]
     key = json.dumps([asked, listing.notes, listing.broken, listing.samples])
-    return cached(key, listing, str(path), reading, say, progress)
+    return cached(key, listing, str(path), reading, say, progress, json.dumps(asked))
 
 
 def cached(
-    key: str, listing: Listing, source: str, reading: Reading, say: Say, progress: Progress
+    key: str,
+    listing: Listing,
+    source: str,
+    reading: Reading,
+    say: Say,
+    progress: Progress,
+    origin: str = "",
 ) -> Dataset:
     """What is listed, from the folder of the cache that the key leads to, built there if it is
-    not; `source` is what errors call it."""
+    not; `source` is what errors call it.  origin: the same for all states that this source may be
+    in, '' where it is in one alone; older ones of the same content, and those beyond the last few,
+    are removed and told."""
     import filelock
 
     folder = cache_folder() / "decoded" / hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -102,13 +111,26 @@ def cached(
     except filelock.Timeout:
         say(f"another process decodes {listing.name}: waiting for it")
         lock.acquire()
+    built = False
     try:
         about = _about(folder)
         if about is None:
             _build(folder, listing, source, reading, progress)
             about = json.loads((folder / ABOUT).read_text())
+            about |= {"origin": origin, "path": os.path.abspath(source) if origin else ""}
+            write_atomic(folder / ABOUT, json.dumps(about, indent=1).encode())
+            built = True
     finally:
         lock.release()
+    touch(folder)
+    if built and origin:
+        older = [entry for entry in entries() if entry.origin == origin]
+        count, size = remove(entry for entry in outdated(older, STATES) if entry.folder != folder)
+        if count:
+            states = "an older state" if count == 1 else f"{count} older states"
+            say(
+                f"removed from the cache: {states} of {listing.name}, {size_text(size)} (apl cache)"
+            )
     for note in about["notes"]:
         say(note)
     if about["broken"]:
@@ -414,5 +436,6 @@ def find_decoded(digest: str, image_size: int) -> Dataset | None:
         if about and about["digest"] == digest:
             size = 1 if len(about["shape"]) == 1 else about["shape"][0]
             if size == image_size:
+                touch(folder)
                 return _open(folder, about)
     return None
