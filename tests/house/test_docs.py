@@ -62,7 +62,7 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ("Plain PyTorch", ["torch"]),
         ("Lightning", ["lightning"]),
-        ("Hugging Face Trainer", ["transformers", "accelerate"]),
+        ("The Trainer", ["transformers", "accelerate"]),
         ("timm", ["timm"]),
     ],
 )
@@ -75,6 +75,8 @@ def test_an_example_trains(
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     given = {"images": torch.rand(64, 3, 32, 32), "labels": torch.arange(64) % 10}
+    if name == "The Trainer":
+        exec(EXAMPLES["Hugging Face Trainer"], given)
     exec(EXAMPLES[name], given)
     trained = given["trainer"].model if "trainer" in given else given["network"]
     assert all(bool(p.isfinite().all()) for p in trained.parameters())
