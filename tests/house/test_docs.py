@@ -9,17 +9,21 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import typer
 from conftest import PATIENCE, ROOT, Cli
 from PIL import Image
 
+from apl.cli.app import app
 from apl.losses.catalog import LOSSES
 
 DOCS = ROOT / "docs"
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 
 
 def blocks(page: str) -> dict[str, str]:
@@ -216,3 +220,31 @@ def test_the_benchmarks_are_named_where_they_lie() -> None:
     for page in pages:
         for named in re.findall(r"benchmarks/([\w/]+\.py)", page.read_text(encoding="utf-8")):
             assert (folder / named).is_file(), f"{page}: {named}"
+
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_names_what_there_is(page: Path) -> None:
+    """Files of ours, tests, and options of the commands that it shows."""
+    text = page.read_text(encoding="utf-8")
+    for named in re.findall(r"`((?:apl|kernels|tests|docs|results/evidence)/[\w./-]+\.\w+)`", text):
+        assert (ROOT / named).is_file(), named
+    tests = {path.name: path.read_text(encoding="utf-8") for path in TESTS}
+    for named in re.findall(r"`(test_\w+\.py)`", text):
+        assert named in tests, named
+    for named in re.findall(r"`(test_\w+)`", text):
+        other = named in ("test_accuracy", "test_set")  # a column, and a folder
+        assert other or any(f"def {named}(" in source for source in tests.values()), named
+    group = typer.main.get_command(app)
+    for name, rest in re.findall(r"\bapl ([a-z]+)((?:\\\n|[^\n`#|])*)", text):
+        command = getattr(group, "commands", {}).get(name)
+        command = getattr(command, "commands", {"import": command})["import"]  # apl track import
+        if command is not None:  # else a sentence with our name in it
+            known = {word for option in command.params for word in _words(option)}
+            assert set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", rest)) <= {*known, "--help"}, rest
+
+
+def _words(option: Any) -> list[str]:
+    return [*option.opts, *option.secondary_opts]
