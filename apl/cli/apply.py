@@ -26,15 +26,17 @@ def apply(
     move: Annotated[
         bool, typer.Option(help="move the images; without --to in their own folder")
     ] = False,
-    yes: Annotated[bool, typer.Option(help="do it; without, it is only told")] = False,
-    undo: Annotated[Path | None, typer.Option(help="a journal: take back what it says")] = None,
+    yes: Annotated[
+        bool, typer.Option(help="do it; without it, only say what would be done")
+    ] = False,
+    undo: Annotated[Path | None, typer.Option(help="a journal: undo what it lists")] = None,
     **given: Any,
 ) -> None:
-    """Correct the data as decided: images into the folder of their class, a list into a copy.
+    """Correct the data by your decisions: images go into their class folder, a list into a copy.
 
-    Nothing is overwritten, and nothing is done without --yes.  The journal beside what is made
-    takes it back: --undo JOURNAL.  Dropped images are left out of a copy; --move without --to puts
-    them into NAME-dropped.
+    Nothing is overwritten, and nothing is done without --yes.  A journal is written beside the
+    result: --undo JOURNAL takes everything back.  A copy leaves dropped images out; --move without
+    --to puts them into NAME-dropped.
 
     Example: `apl apply photos/ --decisions decisions.csv --to cleaned/`
     """
@@ -53,7 +55,7 @@ def apply(
         return
     if not source or decisions is None:
         raise BadInput(
-            "apply which decisions to what? As in `apl apply photos/ --decisions decisions.csv "
+            "apply which decisions to what? For instance `apl apply photos/ --decisions decisions.csv "
             "--to cleaned/`"
         )
     if link and move:

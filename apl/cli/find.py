@@ -78,8 +78,8 @@ def find(
     """
     if not source:
         raise BadInput(
-            "find the wrong labels of what? As in `apl find photos/`, a folder of classes; or, to "
-            "try it out, `apl find digits --noise sym --rate 0.2`"
+            "find the wrong labels of what? For instance `apl find photos/`, a folder of classes; "
+            "or, to try it out, `apl find digits --noise sym --rate 0.2`"
         )
     require(shown >= 1, "shown", shown, "a whole number >= 1")
     machine = take_machine(given)

@@ -259,10 +259,10 @@ def cache(
         float | None, typer.Option(metavar="DAYS", help="remove what was not used for so long")
     ] = None,
 ) -> None:
-    """List what lies in the cache folder, the last used first; remove some of it.
+    """List what is in the cache folder, the last used first; remove some of it.
 
-    Decoded data of yours and computed features lie there. Nothing in it is needed: what is wanted
-    is made again, for which data must be where they were.
+    It holds your decoded data and computed features.  It may be emptied at any time: what is needed
+    is made again from your data, if they are still where they were.
 
     Example: `apl cache --older-than 30`
     """
