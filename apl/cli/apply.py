@@ -55,8 +55,8 @@ def apply(
         return
     if not source or decisions is None:
         raise BadInput(
-            "apply which decisions to what? For instance `apl apply photos/ --decisions decisions.csv "
-            "--to cleaned/`"
+            "apply which decisions to what? For instance `apl apply photos/ --decisions "
+            "decisions.csv --to cleaned/`"
         )
     if link and move:
         raise BadInput("--link and --move are two ways; accepted: one of them, or none to copy")
