@@ -1,8 +1,12 @@
-"""How many cores there are for us."""
+"""How many cores there are for us, and processes that run our code alone on them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import types
+from collections.abc import Iterator
 
 
 def cores() -> int:
@@ -10,3 +14,19 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def without_script() -> Iterator[None]:
+    """While multiprocessing's processes are started here, they do not run the user's script.
+
+    By default each new process runs it once more, up to its `if __name__ == "__main__"`: a script
+    without that line would begin anew in each, and one that came from stdin is not to be found.
+    Nothing in our processes needs it.
+    """
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import re
 import signal
-import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +37,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from apl.config.published import own_protocol, published_at, published_rows
+from apl.cores import without_script
 from apl.files import write_atomic
 from apl.losses.catalog import LOSSES
 from apl.names import NOISES
@@ -732,8 +732,7 @@ def _write_all(
     """Draw and write, in several processes where that pays; names and files as they are done."""
     left = dict(drawings)
     count = min(processes, len(left) // FEW_PICTURES)
-    script = getattr(sys.modules["__main__"], "__file__", None)
-    if count > 1 and (script is None or os.path.exists(script)):  # not so where it comes from stdin
+    if count > 1:
         try:
             for name, files in _write_in_processes(parts, folder, list(left), count):
                 del left[name]
@@ -751,7 +750,8 @@ def _write_in_processes(
     pool = ProcessPoolExecutor(count, context, _begin, (parts, folder))
     try:
         # The largest are the last ones: with them first, no process is left with one alone.
-        drawn = [pool.submit(_write_named, name) for name in reversed(names)]
+        with without_script():  # they are started when the first of them is asked
+            drawn = [pool.submit(_write_named, name) for name in reversed(names)]
         for future in as_completed(drawn):
             yield future.result()
     finally:

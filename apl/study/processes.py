@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from apl.config.config import Config
-from apl.cores import cores
+from apl.cores import cores, without_script
 from apl.errors import require
 from apl.study.cells import CELLS_PER_GPU, ON_THE_WAY, train_cell
 from apl.training.machine import Machine, choose_device, keep_freed_memory
@@ -154,7 +154,8 @@ class Processes:
         ours, theirs = context.Pipe()
         gpu = emptiest(self.gpus, [worker.gpu for worker in self._pool])
         process = context.Process(target=_work, args=(theirs, self.machine, gpu), daemon=True)
-        process.start()
+        with without_script():
+            process.start()
         theirs.close()
         return _Worker(process, ours, gpu)
 

@@ -1,0 +1,55 @@
+"""Studies from a script that has no guard, from stdin, and as a notebook runs them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PATIENCE
+
+from apl.cores import without_script
+
+SCRIPT = """
+print("begun")
+from pathlib import Path
+from apl.config.grid import make_grid
+from apl.study.run import run_study
+cells = make_grid("quick", ["ce"], ["sym"], [0.2], 1, epochs=1, width=4, train_size=100)
+print("failed:", run_study(cells, Path("out"), workers=2).failed)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stdin", "no guard", "notebook"])
+def test_a_study_runs_from_any_script(how: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    cell = f"import runpy; exec({SCRIPT!r}, {{'__name__': '__main__'}})"  # without a __file__
+    command = {
+        "stdin": ["-"],
+        "no guard": ["mine.py"],
+        "-c": ["-c", SCRIPT],
+        "notebook": ["-c", cell],
+    }
+    done = subprocess.run(
+        [sys.executable, *command[how]],
+        cwd=tmp_path,
+        input=SCRIPT if how == "stdin" else "",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert "failed: {}" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("begun") == 1  # by no process but the user's own
+    assert "Traceback" not in done.stderr
+
+
+def test_the_script_is_as_it_was_afterwards() -> None:
+    script = sys.modules["__main__"]
+    with without_script():
+        assert getattr(sys.modules["__main__"], "__file__", None) is None
+    assert sys.modules["__main__"] is script
+    with pytest.raises(ValueError, match="x"), without_script():
+        raise ValueError("x")
+    assert sys.modules["__main__"] is script
