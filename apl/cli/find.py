@@ -22,8 +22,8 @@ from apl.training.machine import Machine
 
 if TYPE_CHECKING:
     from apl.cli.terminal import Terminal
-    from apl.data.dataset import Dataset
     from apl.data.decisions import Decisions
+    from apl.detect.rows import Rows
     from apl.detect.search import Search
 
 PRESET = "laptop"
@@ -58,6 +58,9 @@ def find(
     folds: Annotated[
         int, typer.Option(help="0: one training; K: K trainings, each judges what it never saw")
     ] = 0,
+    judge: Annotated[
+        str, typer.Option(help="all: test labels too, never trained on; train: not these")
+    ] = "all",
     decisions: Annotated[
         Path | None,
         typer.Option(help="decisions.csv: these are not shown again"),
@@ -89,6 +92,7 @@ def find(
     from apl.data.sources import load_data
     from apl.detect.evidence import detection_scores
     from apl.detect.review import write_review
+    from apl.detect.rows import judged, rows_of
     from apl.detect.search import search_config, search_labels
 
     data = load_data(source, machine.data_dir, machine.download) if own is None else own
@@ -107,28 +111,29 @@ def find(
         run = None if folds else target / "run"
         tell_begun(run, machine)
         search = search_labels(
-            config, own, folds=folds, run=run, machine=machine, listener=listener
+            config, own, folds=folds, judge=judge, run=run, machine=machine, listener=listener
         )
-    train, classes = search.data.train, search.data.class_names
-    pictures = train.pictures
+    rows = rows_of(search)
     target.mkdir(parents=True, exist_ok=True)
     keep_state(target, own, typed)
-    decided = _decided(decisions, place, search.data, out) if decisions else None
-    detection = detection_scores(search.findings, train.labels)
+    decided = _decided(decisions, place, search, out) if decisions else None
+    detection = detection_scores(search.findings, search.data.train.labels)
     write_review(
         target,
-        search.findings,
-        class_names=classes,
-        names=train.names,
+        rows.findings,
+        class_names=search.data.class_names,
+        names=rows.names,
         root=search.data.root,
-        pixels=None if pictures is None else pictures.numpy(),
-        curves=search.curves if search.curves.shape[1] else None,
+        pixels=rows.pixels,
+        curves=rows.curves,
         decisions=decided,
         detection=detection,
         title=data.name,
         shown=shown,
+        splits=rows.splits,
+        judged=judged(search),
     )
-    _tell(search, detection, target)
+    _tell(search, rows, detection, target)
     if search.failed:
         raise typer.Exit(1)
 
@@ -144,26 +149,27 @@ def _kept(place: Place, out: Terminal) -> Path | None:
     return None
 
 
-def _decided(file: Path, place: Place, data: Dataset, out: Terminal) -> Decisions:
+def _decided(file: Path, place: Place, search: Search, out: Terminal) -> Decisions:
     """What a file says of the samples that were judged; where they have other names since, it is
     kept by these too."""
-    from apl.data.decisions import DECIDED, names_now, read_labels, rename_decisions
+    from apl.data.decisions import DECIDED, rename_decisions
+    from apl.training.prepare import read_decisions
 
-    train, now = data.train, names_now(place.now, data)
-    decided = read_labels(file, train.labels.given, data.class_names, train.names, now)
+    train, test = read_decisions(file, search.data, place.now)
     if place.now and not (place.folder / DECIDED).exists():
         rename_decisions(file, place.folder / DECIDED, place.now)
         out.print(f"decisions by the names of now: {place.folder / DECIDED}")
-    return decided
+    return train if search.test is None else train.beside(test)
 
 
-def _tell(search: Search, detection: Mapping[str, float] | None, target: Path) -> None:
+def _tell(search: Search, rows: Rows, detection: Mapping[str, float] | None, target: Path) -> None:
     """What was found, how far it is to be doubted, and where it lies."""
     from apl.detect.review import GALLERY, ISSUES
+    from apl.detect.rows import judged
     from apl.report.terminal import findings_table
 
     out = console()
-    found, rate = search.findings, search.findings.noise_rate
+    found, rate = rows.findings, rows.findings.noise_rate
     table = findings_table(
         found.given_label,
         found.predicted_label,
@@ -172,13 +178,15 @@ def _tell(search: Search, detection: Mapping[str, float] | None, target: Path) -
         search.data.class_names,
     )
     out.print(table)
-    for doubt in search.findings.doubts:
+    for doubt in found.doubts:
         out.print(doubt, style="bold red")
     if detection:
         parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in detection.items())
         out.print(f"against the true labels: {parts}")
     out.print(f"every label, worst first: {target / ISSUES}")
-    if search.data.train.pictures is not None:
+    if rows.pixels is not None:
         out.print(f"review them in a browser: {target / GALLERY}")
     else:  # rows of a table, which nobody can judge by a picture
         out.print("review them there: correct given_label, and give the file to --labels")
+    for line in judged(search):
+        out.print(line)

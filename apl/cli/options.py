@@ -47,7 +47,17 @@ SHARED = [name for name in CONFIG if name not in ("loss", "noise", "rate", "seed
 PANELS: dict[str, tuple[str, ...]] = {
     "Options": (  # typer's own panel, the first one, with --help: what most people need
         *("dataset", "loss", "losses", "noise", "rate", "rates", "seed", "seeds", "preset"),
-        *("epochs", "labels", "folds", "decisions", "shown", "pictures", "folder", "out_file"),
+        *(
+            "epochs",
+            "labels",
+            "folds",
+            "judge",
+            "decisions",
+            "shown",
+            "pictures",
+            "folder",
+            "out_file",
+        ),
         *("to", "link", "move", "yes", "undo"),
     ),
     "Data": (

@@ -36,6 +36,15 @@ class Decisions:
     keep: BoolArray
     decided: BoolArray
 
+    def beside(self, others: Decisions) -> Decisions:
+        """These and those on other samples, which are numbered on."""
+        parts = zip(
+            (self.labels, self.keep, self.decided),
+            (others.labels, others.keep, others.decided),
+            strict=True,
+        )
+        return Decisions(*(np.concatenate(both) for both in parts))
+
     def words(self, given: IntArray) -> list[str]:
         """The decision on each sample [N] beside its given label, '' where there is none."""
         changed = np.where(self.labels == given, "keep", "fix")
@@ -111,11 +120,10 @@ def read_labels(
 
 
 def names_now(now: Mapping[str, str], data: Dataset) -> dict[str, str]:
-    """What samples of the training data are called now, by the names that they had, for
-    `read_labels`; '' for those that are gone or held out."""
-    here = {*data.train.names}
-    held_out = {name: "" for name in data.test.names if name not in here}
-    return held_out | {old: new if new in here else "" for old, new in now.items()}
+    """What samples of data are called now, by the names that they had, for `read_labels`; '' for
+    those that are gone."""
+    here = {*data.train.names, *data.test.names}
+    return {old: new if new in here else "" for old, new in now.items()}
 
 
 def rename_decisions(file: Path, to: Path, now: Mapping[str, str]) -> None:

@@ -110,11 +110,12 @@ def how_many(labels: IntArray, right: Vector, clean: Matrix) -> int:
     """How many labels to flag, those with the lowest chance `right` [N] first: midway between what
     makes the expected F1 largest (Lipton et al. 2014) and how many are not the likeliest class
     (clean [N, K]).  The first flags too many where a model is weak, the second too few where noise
-    is asymmetric."""
+    is asymmetric.  Where not one wrong label is expected the first is none."""
     wrong = np.sort(1 - right)[::-1]
     expected = 2 * wrong.cumsum() / (np.arange(1, len(wrong) + 1) + wrong.sum())
+    best = int(expected.argmax()) + 1 if wrong.sum() >= 0.5 else 0
     differ = int((clean.argmax(1) != labels).sum())
-    return round((int(expected.argmax()) + 1 + differ) / 2)
+    return round((best + differ) / 2)
 
 
 def strange_blocks(labels: IntArray, probs: Matrix) -> bool:

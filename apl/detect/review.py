@@ -6,7 +6,8 @@ the order of the data), noise.json (rate, transition matrix, doubts; per class h
 and into what), gallery.html (to look at and decide), and where the samples are files
 label_studio.json with label_studio.xml, and fiftyone.csv.
 
-`id` is the number of a sample in the training data at hand, `file_name` what the user calls it.
+`id` is the number of a sample in the training data at hand, those of the test, where they were
+judged too (the column `split`), numbered on from there; `file_name` what the user calls it.
 
 The head loads neither torch nor pandas nor the report: training reads labels, and shows nothing.
 """
@@ -35,6 +36,7 @@ LABEL_STUDIO, LABEL_STUDIO_CONFIG = "label_studio.json", "label_studio.xml"
 FIFTYONE = "fiftyone.csv"
 
 COLUMNS = ("id", "is_label_issue", "label_score", "given_label", "predicted_label", "file_name")
+MAY_LACK = ("names", "splits")  # what there need not be of any sample
 SHOWN = 400  # images in a gallery, if not said otherwise
 
 
@@ -56,6 +58,8 @@ def write_review(
     detection: Mapping[str, float] | None = None,
     title: str = "",
     shown: int = SHOWN,
+    splits: Sequence[str] = (),
+    judged: Sequence[str] = (),
 ) -> None:
     """Write the findings on N samples into a folder that is there, each file whole or not at all.
 
@@ -64,14 +68,16 @@ def write_review(
     of which only those shown are read, None for what has no images, and then no gallery; curves:
     the probability of the given label at each epoch [N, E], nan where a sample was not seen;
     decisions: what was decided before on these N samples, which is not shown again; detection:
-    what `detection_scores` says; title: of the gallery; shown: how many images it holds at most.
+    what `detection_scores` says; title: of the gallery; shown: how many images it holds at most;
+    splits: of which split each sample is [N], () where all are of one; judged: sentences on which
+    labels were judged, and how.
     Raises ValueError for what does not fit.
     """
     count = len(findings.given_label)
     decided = decisions.labels if decisions else None
     fitting = {"names": names, "pixels": pixels, "curves": curves, "decisions": decided}
-    for name, rows in fitting.items():
-        if rows is not None and len(rows) != count and (name != "names" or len(rows)):
+    for name, rows in {**fitting, "splits": splits}.items():
+        if rows is not None and len(rows) != count and (name not in MAY_LACK or len(rows)):
             raise ValueError(f"{name} must be of {count} samples, got {len(rows)}")
     if len(class_names) != len(findings.transition):
         raise ValueError(f"class_names must be {len(findings.transition)}, got {len(class_names)}")
@@ -79,13 +85,22 @@ def write_review(
     class_names = [plain(name) for name in class_names]
     names = [plain(name) for name in names] or [""] * count
     order = worst_first(findings)
-    _write_issues(folder, findings, order, class_names, names)
+    _write_issues(folder, findings, order, class_names, names, splits)
     buffer = io.BytesIO()
     np.save(buffer, findings.is_label_issue)
     write_atomic(folder / MASK, buffer.getvalue())
     _write_for_programs(folder, findings, order, class_names, names, root)
     noise = _noise(findings, class_names, decisions)
-    write_json(folder / NOISE, {**noise, "detection": dict(detection or {})})
+    counted = Counter(zip(splits, findings.is_label_issue.tolist(), strict=bool(splits)))
+    parts = {
+        name: {
+            "samples": counted[name, True] + counted[name, False],
+            "flagged": counted[name, True],
+        }
+        for name in dict.fromkeys(splits)
+    }
+    more = {"splits": parts, "judged": list(judged), "detection": dict(detection or {})}
+    write_json(folder / NOISE, {**noise, **more})
     for old in folder.glob("gallery*.html"):  # of another search in this folder
         old.unlink()
     if pixels is None:
@@ -119,6 +134,7 @@ def _write_issues(
     order: IntArray,
     class_names: Sequence[str],
     names: Sequence[str],
+    splits: Sequence[str],
 ) -> None:
     rows = (
         (
@@ -128,10 +144,12 @@ def _write_issues(
             _class(given, class_names),
             _class(predicted, class_names),
             names[i],
+            *splits[i : i + 1],
         )
         for i, flagged, score, given, predicted in _rows_of(findings, order)
     )
-    write_atomic(folder / ISSUES, table_bytes(COLUMNS, rows))
+    columns = (*COLUMNS, "split") if splits else COLUMNS
+    write_atomic(folder / ISSUES, table_bytes(columns, rows))
 
 
 def _rows_of(findings: Findings, order: IntArray) -> Iterator[tuple[int, bool, float, int, int]]:

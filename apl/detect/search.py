@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +12,22 @@ import numpy as np
 
 from apl.detect.evidence import Evidence, Findings, find_issues, untold
 from apl.detect.monitor import Halves, LabelMonitor
-from apl.noise.labels import MOST_CLASSES
+from apl.noise.labels import MOST_CLASSES, IntArray, Matrix
 from apl.training.listener import Listener, with_keywords
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    from torch import Tensor
 
     from apl.config.config import Config
-    from apl.data.dataset import Dataset
+    from apl.data.dataset import Dataset, Split
+    from apl.training.evaluate import Evaluator
     from apl.training.machine import Machine
 
+ALL, TRAIN = "all", "train"  # which labels are judged
+TEST = "test"  # what was said of the test samples is called in a file
 EVIDENCE = "evidence.safetensors"  # in a run folder: what its monitor has gathered
 CUT_SHORT = ("no-gradient", "diverged")  # why a run may end before it has seen anything
 FEWEST_BATCH = 16  # samples a step in a search in few samples
@@ -39,6 +43,10 @@ class Search:
     data: as trained on; the arrays of the findings go with the samples of data.train.  curves: as
     a monitor's, [N, 0] where folds were judged.  failed: why the training did, '' where it did
     not; then nothing can be told, and it is the first doubt of the findings.
+
+    test: what was found in the labels of data.test, of which the network has seen none; None where
+    they were not judged.  test_curves: as curves, None without any.  unjudged: which labels were
+    not, and why, a sentence each.
     """
 
     findings: Findings
@@ -47,16 +55,31 @@ class Search:
     evidence: Evidence
     curves: Halves
     failed: str = ""
+    test: Findings | None = None
+    test_curves: Halves | None = None
+    unjudged: tuple[str, ...] = ()
 
     def table(self) -> pd.DataFrame:
-        """One row a sample, as `apl find` writes them: id (its number in data.train), the columns
-        of cleanlab's Datalab with classes by name ('' for a sample never seen), and file_name
-        (what the user calls it, '' where nobody does)."""
-        table, names = self.findings.table(), np.array([*self.data.class_names, ""])
+        """One row a training sample, as `apl find` writes them: id (its number in data.train), the
+        columns of cleanlab's Datalab with classes by name ('' for a sample never seen), and
+        file_name (what the user calls it, '' where nobody does)."""
+        return self._table(self.findings, self.data.train)
+
+    def test_table(self) -> pd.DataFrame:
+        """The same of the test samples, numbered on from those of the training; no rows where they
+        were not judged."""
+        if self.test is None:
+            return self.table().iloc[:0]
+        table = self._table(self.test, self.data.test)
+        table["id"] += len(self.data.train)
+        return table
+
+    def _table(self, findings: Findings, split: Split) -> pd.DataFrame:
+        table, names = findings.table(), np.array([*self.data.class_names, ""])
         for column in ("given_label", "predicted_label"):
             table[column] = names[table[column]]  # UNKNOWN is the last of the names
         table.insert(0, "id", range(len(table)))
-        table["file_name"] = self.data.train.names or ""
+        table["file_name"] = split.names or ""
         return table
 
 
@@ -65,18 +88,19 @@ def find_mislabelled(
     preset: str = "laptop",
     *,
     folds: int = 0,
+    judge: str = ALL,
     run: Path | None = None,
     machine: Machine | None = None,
     listener: Listener = Listener(),  # noqa: B008 (it is frozen)
     **settings: Any,
 ) -> Search:
-    """Train on data and say which of its training labels are wrong.
+    """Train on data and say which of its labels are wrong.
 
     source: what `apl.load_data` takes, or a Dataset that it made.
     preset, settings: as `apl.config.config.make_config` takes them; what is not given is chosen for
     finding: labels as they are, three epochs with CE and the others with SCE, and small batches
     where there are few samples.
-    folds, run, machine, listener: as `search_labels` takes them.
+    folds, judge, run, machine, listener: as `search_labels` takes them.
 
     Raises BadInput for what does not fit, Interrupted where the listener asks for it.
     """
@@ -94,7 +118,9 @@ def find_mislabelled(
     config = search_config(preset, data, settings)
     # A built-in set is the config's own, which a run folder can describe.
     own = data if data.digest or isinstance(source, Dataset) else None
-    return search_labels(config, own, folds=folds, run=run, machine=machine, listener=listener)
+    return search_labels(
+        config, own, folds=folds, judge=judge, run=run, machine=machine, listener=listener
+    )
 
 
 def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Config:
@@ -126,20 +152,24 @@ def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Co
     return dataclasses.replace(config, batch_size=min(size, config.batch_size))
 
 
+# More than seven parameters: people name the ones that they give.
 def search_labels(
     config: Config,
     data: Dataset | None = None,
     *,
     folds: int = 0,
+    judge: str = ALL,
     run: Path | None = None,
     machine: Machine | None = None,
     listener: Listener = Listener(),  # noqa: B008 (it is frozen)
 ) -> Search:
-    """Train as a config of `search_config` says, and say which training labels are wrong.
+    """Train as a config of `search_config` says, and say which labels are wrong.
 
     data: other than the config's own, as `apl.training.train.train` takes it.
     folds: 0 judges labels by how the one training took them; K trains K times without a part of
     the samples, and judges these by what the network says that has never seen them.
+    judge: 'all' judges the test labels of people's own data too, by what the network, which never
+    sees them, says of them after each epoch; 'train' those alone that are trained on.
     run: a folder for the training, as `train` has it; what a finished one gathered is read, and
     judged anew.  machine, listener: as there.
 
@@ -148,9 +178,10 @@ def search_labels(
     from apl.errors import require
     from apl.runs.run import Run
     from apl.training.machine import Machine
-    from apl.training.prepare import prepare
+    from apl.training.prepare import data_of, prepare
 
     require(folds == 0 or folds >= 2, "folds", folds, "0, or 2 and more")
+    require(judge in (ALL, TRAIN), "judge", judge, f"{ALL}, or {TRAIN}")
     require(not config.select, "select", config.select, "none: all are judged")
     require(not (folds and run), "run", str(run), "none with folds, which keep no checkpoints")
     machine = machine or Machine()
@@ -159,54 +190,130 @@ def search_labels(
     prepared = prepare(config, machine, data)
     classes = prepared.num_classes
     require(classes <= MOST_CLASSES, "classes", classes, f"at most {MOST_CLASSES:,} to judge")
+    whole = data_of(config, machine) if data is None else data
+    unjudged = _unjudged(whole, prepared, judge)
+    both = judge == ALL and bool(prepared.digest)
+    curves: Halves = np.empty((len(prepared.train), 0), np.float16)
+    test_curves: Halves | None = None
+    said: Evidence | None
     if folds:
-        evidence, failed = _out_of_fold(config, prepared, folds, machine, listener)
-        curves: Halves = np.empty((len(prepared.train), 0), np.float16)
+        evidence, said, failed = _out_of_fold(config, prepared, folds, machine, listener)
     else:
         # Under torchrun a step of ours puts the shares together before it is listened to.
         monitor = LabelMonitor(len(prepared.train), classes, curves=True, together=False)
-        failed = _watch(monitor, config, run, data, machine, listener)
+        beside = Beside(prepared.test, classes) if both else None
+        failed = _watch(monitor, beside, config, run, data, machine, listener)
         evidence, curves = monitor.evidence, monitor.curves
-    given = prepared.train.labels.given
+        said = beside.said if beside is not None else None
+        test_curves = beside.monitor.curves if beside is not None else None
+    given, names = prepared.train.labels.given, prepared.class_names
     if failed and not evidence.visits.any():
         findings = untold(given, classes, [])
     else:
-        findings = find_issues(given, evidence, prepared.class_names)
+        findings = find_issues(given, evidence, names)
     if failed:
         findings = dataclasses.replace(findings, doubts=[failed, *findings.doubts])
-    return Search(findings, prepared, config, evidence, curves, failed)
+    test = None
+    if both and said is not None:
+        test = find_issues(prepared.test.labels.given, said, names)
+    elif both:
+        unjudged.append(f"{len(prepared.test):,} test labels: the search was made without them")
+    return Search(
+        findings, prepared, config, evidence, curves, failed, test, test_curves, tuple(unjudged)
+    )
+
+
+def _unjudged(whole: Dataset, prepared: Dataset, judge: str) -> list[str]:
+    """Which labels are not judged, and why, a sentence each."""
+    told, left, test = [], len(whole.train) - len(prepared.train), len(prepared.test)
+    if left > 0:
+        why = "--train-size, or dropped by --labels"
+        told.append(f"{left:,} of {len(whole.train):,} training labels ({why})")
+    if not prepared.digest:
+        told.append(f"{test:,} test labels: those of {prepared.name} are taken for true")
+    elif judge == TRAIN:
+        told.append(f"{test:,} test labels (--judge {TRAIN})")
+    return told
+
+
+class Beside:
+    """What a network in training says of samples that it never sees, after each epoch."""
+
+    def __init__(self, split: Split, classes: int) -> None:
+        self.split = split
+        self.monitor = LabelMonitor(len(split), classes, curves=True, together=False)
+
+    def look(self, ask: Callable[[Tensor], Tensor]) -> None:
+        """Take in what the network says now."""
+        import torch
+
+        logits = ask(self.split.images)
+        targets = torch.from_numpy(self.split.labels.given).to(logits.device)
+        self.monitor.update(torch.arange(len(logits), device=logits.device), logits, targets)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it has gathered."""
+        return self.monitor.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what it had gathered; a checkpoint from before there was this has nothing."""
+        if state:
+            self.monitor.load_state_dict(state)
+
+    @property
+    def said(self) -> Evidence | None:
+        """The mean of its log-probabilities over the epochs, as of a model that has not seen the
+        labels; None where it was never asked."""
+        evidence = self.monitor.evidence
+        if not (evidence.visits.any() or evidence.lost.any()):
+            return None
+        probs = np.exp(evidence.log_probs)
+        probs[evidence.visits == 0] = np.nan
+        return Evidence.of(probs / probs.sum(1, keepdims=True))
 
 
 def _watch(
     monitor: LabelMonitor,
+    beside: Beside | None,
     config: Config,
     run: Path | None,
     data: Dataset | None,
     machine: Machine,
     listener: Listener,
 ) -> str:
-    """Let the monitor listen to one training; returns why that failed, '' where it did not."""
+    """Let the monitors listen to one training; returns why that failed, '' where it did not."""
     from apl.errors import BadInput
     from apl.files import load_tensors, save_tensors
     from apl.training.train import train
 
     file = None if run is None else run / EVIDENCE
+    watching = monitor.listener
+    if beside is not None:
+        watching += Listener(on_look=beside.look, states={TEST: beside})
 
     def keep(row: dict[str, float]) -> None:
         # Before the run is finished: after that nobody could tell what it has seen.
         last = row["epoch"] == config.epochs or not math.isfinite(row["train_loss"])
         if file is not None and last:
-            save_tensors(file, monitor.state_dict(), {})
+            others = beside.state_dict() if beside is not None else {}
+            named = {f"{TEST}.{name}": tensor for name, tensor in others.items()}
+            save_tensors(file, {**monitor.state_dict(), **named}, {})
 
-    watching = monitor.listener + Listener(on_epoch=keep) + listener
+    watching += Listener(on_epoch=keep) + listener
     result = train(config, run, machine=machine, data=data, listener=watching)
     if file is not None and not (monitor.labels >= 0).any():  # the run was finished before
         try:
-            monitor.load_state_dict(load_tensors(file)[0])
+            state = load_tensors(file)[0]
         except FileNotFoundError:
             if result.reason not in CUT_SHORT:
                 told = f"{run} was trained and not watched: give another folder"
                 raise BadInput(told) from None
+            return _failure(result.reason)
+        of_test = {name: tensor for name, tensor in state.items() if name.startswith(f"{TEST}.")}
+        monitor.load_state_dict({k: tensor for k, tensor in state.items() if k not in of_test})
+        if beside is not None:
+            at = len(TEST) + 1
+            beside.load_state_dict({name[at:]: tensor for name, tensor in of_test.items()})
     return _failure(result.reason)
 
 
@@ -218,12 +325,11 @@ def _failure(reason: str) -> str:
 
 def _out_of_fold(
     config: Config, data: Dataset, folds: int, machine: Machine, listener: Listener
-) -> tuple[Evidence, str]:
-    """What networks say of the samples that each of them has not seen, and why all trainings
-    failed, '' where one did not."""
-    import torch
+) -> tuple[Evidence, Evidence, str]:
+    """What networks say of the training samples that each of them has not seen, what all say of the
+    test samples, and why all trainings failed, '' where one did not."""
 
-    from apl.training.evaluate import BATCH, Evaluator
+    from apl.training.evaluate import Evaluator
     from apl.training.prepare import build_network
     from apl.training.train import train
 
@@ -236,6 +342,7 @@ def _out_of_fold(
     plain = dataclasses.replace(config, noise="none", rate=0.0, map="", map_sha256="", train_size=0)
     plain = dataclasses.replace(plain, labels="", labels_sha256="")
     probs, reasons = np.zeros((len(given), data.num_classes)), []
+    of_test = np.zeros((len(data.test), data.num_classes))
     for part in range(folds):
         seen, unseen = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
         network = build_network(config, data, machine)
@@ -243,8 +350,21 @@ def _out_of_fold(
         result = train(plain, machine=machine, data=others, network=network, listener=listener)
         reasons.append(result.reason)
         evaluator = Evaluator(network, data, config)
-        # A batch at a time: images that are mapped from a file may be more than memory holds.
-        for chosen in np.array_split(unseen, max(1, len(unseen) // BATCH)):
-            logits = evaluator.logits(data.train.images[torch.from_numpy(chosen)])
-            probs[chosen] = logits.softmax(1).cpu().numpy()
-    return Evidence.of(probs), _failure(reasons[0]) if all(reasons) else ""
+        probs[unseen] = _probabilities(evaluator, data.train.images, unseen)
+        of_test += _probabilities(evaluator, data.test.images, np.arange(len(of_test))) / folds
+    failed = _failure(reasons[0]) if all(reasons) else ""
+    return Evidence.of(probs), Evidence.of(of_test), failed
+
+
+def _probabilities(evaluator: Evaluator, images: Tensor, chosen: IntArray) -> Matrix:
+    """What a network says of some images [N, K], asked a batch at a time: images that are mapped
+    from a file may be more than memory holds."""
+    import torch
+
+    from apl.training.evaluate import BATCH
+
+    said = [
+        evaluator.logits(images[torch.from_numpy(part)]).softmax(1).cpu().numpy()
+        for part in np.array_split(chosen, max(1, len(chosen) // BATCH))
+    ]
+    return np.concatenate(said).astype(np.float64)

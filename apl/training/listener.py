@@ -35,7 +35,9 @@ class Listener:
     """What is called while a network is trained; what is left out does nothing.
 
     on_step: after each step, with which samples [B], their logits [B, K] and given labels [B];
-    on_epoch: after each epoch, with its row of the history; on_message: with each warning, which is
+    on_look: after each epoch, with how to ask the network as it is then, in evaluation mode: uint8
+    images [N, H, W, C], or rows [N, F], to logits [N, K]; on_epoch: after that, with the epoch's
+    row of the history; on_message: with each warning, which is
     printed where nobody listens; should_stop: asked after each step, and True writes a checkpoint
     and raises Interrupted; states: by name what has gathered something and goes into checkpoints.
 
@@ -43,6 +45,7 @@ class Listener:
     """
 
     on_step: Callable[[Tensor, Tensor, Tensor], object] = ignore
+    on_look: Callable[[Callable[[Tensor], Tensor]], object] = ignore
     on_epoch: Callable[[dict[str, float]], object] = ignore
     on_message: Callable[[str], None] = print
     should_stop: Callable[[], bool] = never
@@ -55,6 +58,7 @@ class Listener:
             raise ValueError(f"two listeners have a state {min(twice)!r}: name them apart")
         return Listener(
             on_step=_both(self.on_step, other.on_step, ignore),
+            on_look=_both(self.on_look, other.on_look, ignore),
             on_epoch=_both(self.on_epoch, other.on_epoch, ignore),
             on_message=_both(self.on_message, other.on_message, print),
             should_stop=lambda: self.should_stop() or other.should_stop(),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from apl.config.config import Config, code_digest, labels_digest, map_digest, own_names
 from apl.data.dataset import Dataset, Split, balanced_subset
-from apl.data.decisions import read_labels
+from apl.data.decisions import Decisions, names_now, read_labels
 from apl.data.files import find_decoded
 from apl.data.sources import built_in, human_labels
 from apl.errors import BadInput
@@ -151,7 +152,7 @@ def with_noise(config: Config, machine: Machine, data: Dataset) -> Dataset:
     if config.labels:
         if labels_digest(config.labels) != config.labels_sha256:
             raise _changed(config.labels)
-        train = relabelled(train, Path(config.labels), data.class_names, data.test.names)
+        return relabelled(dataclasses.replace(data, train=train), Path(config.labels))
     return dataclasses.replace(data, train=train)
 
 
@@ -164,18 +165,49 @@ def by_image(config: Config, data: Dataset) -> Labels:
     return corrupt_each(given, rows, config.method, rng)
 
 
-def relabelled(
-    train: Split, file: Path, class_names: Sequence[str], held_out: Sequence[str] = ()
-) -> Split:
-    """The samples with the labels that a file gives them, without those that it drops; what it says
-    of samples that are held out, by their names, is for another split."""
-    here = {*train.names}
-    others = {name: "" for name in held_out if name not in here}
-    said = read_labels(file, train.labels.given, class_names, train.names, others)
-    labels = dataclasses.replace(train.labels, given=said.labels)
+def relabelled(data: Dataset, file: Path) -> Dataset:
+    """The samples with the labels that a file gives them, without those that it drops."""
+    train, test = data.train, data.test
+    said, of_test = read_decisions(file, data)
     names = train.names or tuple(map(str, range(len(train))))  # numbers outlive what is left out
-    train = dataclasses.replace(train, labels=labels, names=names)
-    return train if said.keep.all() else train.take(np.flatnonzero(said.keep))
+    train = _decided(dataclasses.replace(train, names=names), said)
+    if of_test.decided.any():
+        test = _decided(test, of_test)
+    for split, what in ((train, "training"), (test, "test")):
+        if not len(split):
+            raise BadInput(f"{file} drops every {what} sample; accepted: some that stay")
+    return dataclasses.replace(data, train=train, test=test)
+
+
+def read_decisions(
+    file: Path, data: Dataset, now: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Decisions, Decisions]:
+    """What a file decides on the training samples and on the test samples of data; on these only
+    where samples have names.
+
+    now: what samples are called now, by the names that they had when the file was written, ''
+    where they are gone.  Raises BadInput as `read_labels` does.
+    """
+    train, test = data.train, data.test
+    if not (train.names and test.names):
+        nothing = np.zeros(len(test), dtype=bool)
+        said = read_labels(file, train.labels.given, data.class_names, train.names)
+        return said, Decisions(test.labels.given, ~nothing, nothing)
+    given = np.concatenate([train.labels.given, test.labels.given])
+    names = (*train.names, *test.names)
+    said = read_labels(file, given, data.class_names, names, names_now(now, data))
+    count = len(train)
+    first, second = (
+        Decisions(said.labels[part], said.keep[part], said.decided[part])
+        for part in (slice(count), slice(count, None))
+    )
+    return first, second
+
+
+def _decided(split: Split, said: Decisions) -> Split:
+    labels = dataclasses.replace(split.labels, given=said.labels)
+    split = dataclasses.replace(split, labels=labels)
+    return split if said.keep.all() else split.take(np.flatnonzero(said.keep))
 
 
 def hold_out(data: Dataset) -> tuple[Dataset, Split]:

@@ -156,6 +156,8 @@ def _fit(parts: Parts) -> Scores | None:
             fit.reason = "diverged"
         elif (epoch + 1) % config.eval_every == 0 or epoch + 1 == config.epochs:
             scores = _measure(parts, row)
+        if not fit.reason:
+            _let_look(parts)
         listener.on_epoch(row)
         fit.end_epoch(row)
     return scores
@@ -178,6 +180,15 @@ def _measure(parts: Parts, row: dict[str, float]) -> Scores:
         detail = f"epoch {row['epoch']:.0f}: all but a few predictions are {into!r}"
         parts.listener.on_message(warning("one-class", detail))
     return scores
+
+
+def _let_look(parts: Parts) -> None:
+    """Whoever listens may ask the network as it is after an epoch."""
+    try:
+        parts.listener.on_look(parts.evaluator.logits)
+    except Interrupted:
+        parts.fit.save()
+        raise
 
 
 def _evaluate(parts: Parts, scores: Scores | None) -> Result:

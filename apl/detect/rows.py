@@ -1,0 +1,115 @@
+"""All that a search judged in one list, the training samples first, as it is written for people."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from apl.detect.evidence import Findings
+from apl.detect.monitor import Halves
+from apl.detect.search import Search
+
+TRAIN, TEST = "train", "test"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The samples of a search: what was found, with rate, matrix and doubts of the training
+    samples; what the user calls each; images, None where there are none; curves; and the split
+    that each is of, () where only training samples were judged."""
+
+    findings: Findings
+    names: tuple[str, ...]
+    pixels: Pixels | None
+    curves: Halves | None
+    splits: tuple[str, ...]
+
+
+class Pixels:
+    """Images of several arrays [N, H, W, C] as one; only those asked for are read."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+        self.count = sum(len(part) for part in parts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[N, H, W, C]."""
+        return (self.count, *self.parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: int) -> npt.NDArray[np.uint8]:
+        for part in self.parts:
+            if place < len(part):
+                image: npt.NDArray[np.uint8] = np.asarray(part[place])
+                return image
+            place -= len(part)
+        raise IndexError(place)
+
+
+def rows_of(search: Search) -> Rows:
+    """Everything that a search judged."""
+    train, test = search.data.train, search.data.test
+    splits = [train] if search.test is None else [train, test]
+    pictures = [split.pictures for split in splits]
+    pixels = Pixels([each.numpy() for each in pictures if each is not None])
+    found, curves = search.findings, [search.curves]
+    if search.test is not None:
+        found = _joined(found, search.test)
+        curves.append(_as_long(search.test_curves, search.curves.shape[1], len(test)))
+    told = np.concatenate(curves)
+    return Rows(
+        findings=found,
+        names=tuple(name for split in splits for name in split.names),
+        pixels=pixels if None not in pictures else None,
+        curves=told if told.shape[1] else None,
+        splits=() if search.test is None else (TRAIN,) * len(train) + (TEST,) * len(test),
+    )
+
+
+def _joined(first: Findings, second: Findings) -> Findings:
+    """The samples of both, with what is told of the first as a whole; the second's doubts beside
+    the first's, but for classes with few samples, of which a small part has many."""
+    more = [text for text in second.doubts if not text.startswith("too few")]
+    return dataclasses.replace(
+        first,
+        is_label_issue=np.concatenate([first.is_label_issue, second.is_label_issue]),
+        label_score=np.concatenate([first.label_score, second.label_score]),
+        given_label=np.concatenate([first.given_label, second.given_label]),
+        predicted_label=np.concatenate([first.predicted_label, second.predicted_label]),
+        doubts=[*first.doubts, *(f"test labels: {text}" for text in more)],
+    )
+
+
+def _as_long(curves: Halves | None, epochs: int, count: int) -> Halves:
+    """Curves [N, E] of as many epochs, nan where there was none."""
+    whole = np.full((count, epochs), np.nan, np.float16)
+    if curves is not None:
+        shown = min(epochs, curves.shape[1])
+        whole[:, :shown] = curves[:, :shown]
+    return whole
+
+
+def judged(search: Search) -> list[str]:
+    """Which labels were judged, and how, and which were not, and why, a sentence each."""
+    count = f"{len(search.data.train):,} training labels"
+    folds = not search.curves.shape[1]
+    how = "by networks that had not seen them" if folds else "by how the training took them"
+    told = [f"judged: {count} {how}"]
+    if search.test is not None:
+        wrong, rate = int(search.test.is_label_issue.sum()), search.test.noise_rate
+        share = "unknown"
+        if np.isfinite(rate.estimate):
+            share = f"{rate.estimate:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+        told.append(
+            f"judged: {len(search.data.test):,} test labels, which nothing was trained on, by the "
+            f"same network{'s' if folds else ''}: {wrong:,} look wrong; noise rate {share}"
+        )
+    return told + [f"not judged: {text}" for text in search.unjudged]
