@@ -164,6 +164,7 @@ def _decided(file: Path, place: Place, search: Search, out: Terminal) -> Decisio
 
 def _tell(search: Search, rows: Rows, detection: Mapping[str, float] | None, target: Path) -> None:
     """What was found, how far it is to be doubted, and where it lies."""
+    from apl.detect.evidence import INVISIBLE
     from apl.detect.review import GALLERY, ISSUES
     from apl.detect.rows import judged
     from apl.report.terminal import findings_table
@@ -179,7 +180,7 @@ def _tell(search: Search, rows: Rows, detection: Mapping[str, float] | None, tar
     )
     out.print(table)
     for doubt in found.doubts:
-        out.print(doubt, style="bold red")
+        out.print(doubt, style="" if doubt == INVISIBLE else "bold red")
     if detection:
         parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in detection.items())
         out.print(f"against the true labels: {parts}")

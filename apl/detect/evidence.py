@@ -40,6 +40,13 @@ BLOCKS = (
     "unshuffled: the samples stand class by class; if the folds were cut in that order, the models "
     "have hardly seen the classes that they judge, and nothing here is right: shuffle the folds"
 )
+INVISIBLE = (
+    "errors that can be predicted from the input are invisible to every method that has no truth: "
+    "the noise rate counts none of them"
+)
+"""The doubt that always is there, the last one."""
+WEAK = 0.1  # of the right labels that a network may get wrong before it is called weak
+BY_HEART, GAP = 0.9, 0.2  # agreement with labels trained on, and how far ahead of that with others
 FEW = 50  # samples of a class below which its noise can't be told
 
 
@@ -489,6 +496,34 @@ def _doubts(
         doubts.append(
             f"memorised: the network agrees with {agreement:.0%} of the labels it was trained on; "
             "if many are wrong, it has memorised them (take fewer epochs, or a robust loss)"
+        )
+    return [*doubts, INVISIBLE]
+
+
+def eyes(findings: Findings, outside: Findings, trained_on: float, unseen: float) -> list[str]:
+    """What the labels of samples that a network has not seen say of how well it sees: doubts of the
+    findings on those it was trained on.
+
+    outside: the findings on the unseen ones; trained_on, unseen: with which share of the labels it
+    agrees there and here.
+    """
+    rate, count = findings.noise_rate.estimate, int(np.isfinite(outside.label_score).sum())
+    if not (count and math.isfinite(rate) and rate < 1):
+        return []
+    doubts, chance = [], 2 * math.sqrt(0.25 / count)  # two standard errors of a share
+    own = 1 - unseen / (1 - rate)
+    if own > max(rate, WEAK) + chance / 2:
+        doubts.append(
+            f"weak eyes: the network agrees with {unseen:.0%} of {count:,} labels that it has not "
+            f"seen, where {1 - rate:.0%} would be right, so it errs itself in about {own:.0%}: of "
+            "what it suspects more may be right than wrong, and it misses much; a better network, "
+            "features of a pretrained one, or more samples"
+        )
+    if trained_on > BY_HEART and trained_on - unseen > max(GAP, rate + chance):
+        doubts.append(
+            f"learned by heart: it agrees with {trained_on:.0%} of the labels that it was trained "
+            f"on, and with {unseen:.0%} of others; wrong ones that it has learned are not found, "
+            "and the noise rate may be too low (fewer epochs, or a robust loss)"
         )
     return doubts
 

@@ -77,7 +77,8 @@ def rows_of(search: Search) -> Rows:
 def _joined(first: Findings, second: Findings) -> Findings:
     """The samples of both, with what is told of the first as a whole; the second's doubts beside
     the first's, but for classes with few samples, of which a small part has many."""
-    more = [text for text in second.doubts if not text.startswith("too few")]
+    known = {*first.doubts}
+    more = [t for t in second.doubts if not t.startswith("too few") and t not in known]
     return dataclasses.replace(
         first,
         is_label_issue=np.concatenate([first.is_label_issue, second.is_label_issue]),

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apl.detect.evidence import Evidence, Findings, find_issues, untold
+from apl.detect.evidence import INVISIBLE, Evidence, Findings, eyes, find_issues, untold
 from apl.detect.monitor import Halves, LabelMonitor
-from apl.noise.labels import MOST_CLASSES, IntArray, Matrix
+from apl.noise.labels import MOST_CLASSES, UNKNOWN, IntArray, Matrix
 from apl.training.listener import Listener, with_keywords
 
 if TYPE_CHECKING:
@@ -216,11 +216,23 @@ def search_labels(
     test = None
     if both and said is not None:
         test = find_issues(prepared.test.labels.given, said, names)
+        shares = _agreement(evidence, given), _agreement(said, test.given_label)
+        more = eyes(findings, test, *shares)
+        at = len(findings.doubts) - (INVISIBLE in findings.doubts)
+        doubts = [*findings.doubts[:at], *more, *findings.doubts[at:]]
+        findings = dataclasses.replace(findings, doubts=doubts)
     elif both:
         unjudged.append(f"{len(prepared.test):,} test labels: the search was made without them")
     return Search(
         findings, prepared, config, evidence, curves, failed, test, test_curves, tuple(unjudged)
     )
+
+
+def _agreement(evidence: Evidence, labels: IntArray) -> float:
+    """The share of the labels that a network's averaged prediction agrees with."""
+    seen = evidence.seen & (labels != UNKNOWN)
+    predicted = evidence.log_probs[seen].argmax(1)
+    return float((predicted == labels[seen]).mean()) if seen.any() else math.nan
 
 
 def _unjudged(whole: Dataset, prepared: Dataset, judge: str) -> list[str]:

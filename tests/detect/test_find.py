@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from apl import load_data
 from apl.detect.evidence import (
+    INVISIBLE,
     Evidence,
     Findings,
     Rate,
@@ -229,7 +230,7 @@ def test_the_cut_is_better_than_prediction_differs_from_label() -> None:
 
 def test_it_says_when_it_cannot_tell() -> None:
     p, labels, _ = problem(3, symmetric(10, 0.4), 4000, 8.0)
-    assert find_issues(labels, p).doubts == []
+    assert find_issues(labels, p).doubts == [INVISIBLE]
     blind = np.full_like(p, 0.1) + np.random.default_rng(0).random(p.shape) * 1e-3
     blind /= blind.sum(1, keepdims=True)
     assert any(text.startswith("weak network") for text in find_issues(labels, blind).doubts)
@@ -472,7 +473,7 @@ def test_wrong_labels_of_own_images_are_found() -> None:
     assert average_precision(wrong, findings.label_score) > 0.95
     assert f1(findings.is_label_issue, wrong) > 0.85
     assert findings.noise_rate.low <= wrong.mean() <= findings.noise_rate.high
-    assert findings.doubts == []
+    assert findings.doubts == [INVISIBLE]
     assert found.config.noise == "none"
     assert found.curves.shape == (len(which), found.config.epochs)
     # A wrong label is believed late, if ever.
