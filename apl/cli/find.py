@@ -90,9 +90,7 @@ def find(
     own = take_own_data(given, machine)
 
     from apl.data.sources import load_data
-    from apl.detect.evidence import detection_scores
-    from apl.detect.review import write_review
-    from apl.detect.rows import judged, rows_of
+    from apl.detect.rows import rows_of
     from apl.detect.search import search_config, search_labels
 
     data = load_data(source, machine.data_dir, machine.download) if own is None else own
@@ -117,6 +115,21 @@ def find(
     target.mkdir(parents=True, exist_ok=True)
     keep_state(target, own, typed)
     decided = _decided(decisions, place, search, out) if decisions else None
+    detection = _write(search, rows, decided, target, data.name, shown)
+    _tell(search, rows, detection, target)
+    if search.failed:
+        raise typer.Exit(1)
+
+
+def _write(
+    search: Search, rows: Rows, decided: Decisions | None, target: Path, title: str, shown: int
+) -> dict[str, float]:
+    """Write the files of findings; how well training labels were found, where their truth is
+    known."""
+    from apl.detect.evidence import detection_scores
+    from apl.detect.review import write_review
+    from apl.detect.rows import judged
+
     detection = detection_scores(search.findings, search.data.train.labels)
     write_review(
         target,
@@ -128,14 +141,12 @@ def find(
         curves=rows.curves,
         decisions=decided,
         detection=detection,
-        title=data.name,
+        title=title,
         shown=shown,
         splits=rows.splits,
         judged=judged(search),
     )
-    _tell(search, rows, detection, target)
-    if search.failed:
-        raise typer.Exit(1)
+    return detection
 
 
 def _kept(place: Place, out: Terminal) -> Path | None:
