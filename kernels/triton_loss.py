@@ -837,7 +837,7 @@ def _join(sums, partial, SUMS: tl.constexpr):
 
 # --- Launch ---
 
-LONGEST_ROW = 4096
+LONGEST_ROW = 8192
 """Rows of up to so many classes are held in registers."""
 
 # Elements a thread: the more there are, the fewer instructions a row's own numbers cost each of
@@ -1003,9 +1003,17 @@ def _form(  # the arithmetic of every form of a term in one place
         per_lane = min(unit, 16 // itemsize)
         options["REREAD"] = "phi" in sums or options["TARGETS"] != "index"
         options["PER_LANE"] = per_lane
-        # Two loads of 16 bytes a thread: with three stages some 32 KB are on their way.
-        options["LANES"] = 32 * _LONG_WARPS * 2 * 16 // itemsize // per_lane
-        options["STAGES"] = 3
+        if per_lane * itemsize < 8:
+            # Rows of odd lengths: no copy to shared memory is so small, and each load is one to
+            # registers.  As many of these are under way as a thread has elements.
+            # (Of what keeps most, half: eight elements a thread fit into its 128 registers.)
+            of_phi = [
+                DEVICE[t.base].registers for t, by in zip(terms, sums, strict=True) if by == "phi"
+            ]
+            options["LANES"], options["STAGES"] = 4096 if sum(of_phi) > 200 else 8192, 1
+        else:  # two loads of 16 bytes a thread: with three stages some 32 KB are on their way
+            options["LANES"] = 32 * _LONG_WARPS * 2 * 16 // itemsize // per_lane
+            options["STAGES"] = 3
         options["num_warps"] = _LONG_WARPS
         if torch.version.hip is None:
             options["maxnreg"] = _REGISTERS // (32 * _LONG_WARPS)
