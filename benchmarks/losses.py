@@ -17,10 +17,12 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,17 @@ from apl.names import DATASETS
 from apl.training.networks import make_network
 
 SHAPES = ((128, 10), (4096, 10), (4096, 100), (4096, 1000))
+
+
+def processor() -> str:
+    """This processor's name and the instruction set that torch takes of it."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        named = next((line for line in lines if line.startswith("model name")), f": {name}")
+        model = next((line for line in lines if line.startswith("model\t")), ": ?")
+        name = f"{named.partition(': ')[2]} (model {model.partition(': ')[2]})"
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def naive_nce_rce(logits: Tensor, targets: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def loss(  # the door: those of F.cross_entropy, and how it is computed
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
     backend: Backend = "auto",
-    inplace: bool = False,
+    inplace: bool | Literal["leaf"] = False,
 ) -> Tensor:
     """The loss of logits [N, K], [N, K, d1, ...] or [K] at class indices of shape [N], [N, d1, ...]
     or [], or at soft targets of the shape of the logits.
@@ -49,12 +49,13 @@ def loss(  # the door: those of F.cross_entropy, and how it is computed
     give way to the reference.
     inplace: the kernel may write the gradient over the logits, which halves the memory at the peak;
     they must not be used afterwards, and there is one backward.  Other paths leave them alone.
+    'leaf' says it of logits that are a leaf, which else somebody is sure to want again.
     Returns a scalar, or [N] or [N, d1, ...] for reduction 'none', in the dtype of the logits;
     under autocast in float32, as `F.cross_entropy` does.
     """
     if logits.ndim == 1:  # one row
         if inplace:
-            _check_inplace(logits, reduction)
+            _check_inplace(logits, reduction, inplace == "leaf")
         value = loss(
             logits.unsqueeze(0),
             targets.unsqueeze(0),
@@ -85,9 +86,9 @@ def loss(  # the door: those of F.cross_entropy, and how it is computed
         backend = "reference"  # forward-mode derivatives: autograd has them, a kernel would not
     chosen = _choose(backend, logits, terms)
     if inplace:
-        _check_inplace(logits, reduction)
-        inplace = chosen == "triton" and logits.requires_grad and torch.is_grad_enabled()
-    call = _Call(terms, ignore_index, reduction, label_smoothing, chosen, logits.dtype, inplace)
+        _check_inplace(logits, reduction, inplace == "leaf")
+    own = bool(inplace) and chosen == "triton" and logits.requires_grad and torch.is_grad_enabled()
+    call = _Call(terms, ignore_index, reduction, label_smoothing, chosen, logits.dtype, own)
     device = logits.device.type
     if logits.dtype != torch.float32 and torch.is_autocast_enabled(device):
         call = call._replace(dtype=torch.float32)
@@ -203,7 +204,7 @@ def _check(logits: Tensor, targets: Tensor, weight: Tensor | None) -> None:
             raise ValueError(f"{name} on {tensor.device}, the logits on {logits.device}")
 
 
-def _check_inplace(logits: Tensor, reduction: Reduction) -> None:
+def _check_inplace(logits: Tensor, reduction: Reduction, leaf: bool) -> None:
     # ValueError where a gradient over the logits would be a wrong one.
     why = ""
     if torch.compiler.is_compiling():
@@ -212,7 +213,7 @@ def _check_inplace(logits: Tensor, reduction: Reduction) -> None:
         why = "reduction 'none': what arrives at the rows must be known before"
     elif logits.dtype == torch.float16:
         why = "float16: the gradient would be rounded before a loss scale arrives"
-    elif logits.requires_grad and logits.is_leaf:
+    elif logits.requires_grad and logits.is_leaf and not leaf:
         why = "a leaf that requires grad: its values are needed after the step"
     elif torch._debug_has_internal_overlap(logits):
         why = "expanded logits: several share one place in memory"

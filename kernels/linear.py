@@ -7,12 +7,14 @@ chunk is forgotten.  Every loss and every backend of `dispatch.loss` fits unchan
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from . import dispatch
 from .bases import Reduction, Term
@@ -46,9 +48,11 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
 ) -> Tensor:
     """`dispatch.loss` of F.linear(hidden, weight, bias), of which a chunk of rows exists at a time.
 
-    hidden [..., H], weight [K, H], bias [K], targets [...] of classes.  class_weight is the
-    `weight` [K] of `dispatch.loss`, and the arguments after it are those of that function.
+    hidden [..., H], weight [K, H], bias [K], targets [...] of classes or soft ones [..., K].
+    class_weight is the `weight` [K] of `dispatch.loss`, and the arguments after it are those of
+    that function.
     chunk: rows at a time; None takes `chunk_rows`.
+    Rows that are ignored cost nothing: the layer is not computed of them.
     Returns a scalar, or the shape of the targets for reduction 'none', in the dtype of the hidden
     states; under autocast layer and loss are computed as F.linear and F.cross_entropy are there.
     """
@@ -61,6 +65,8 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
         result = torch.float32
         if dtype != torch.float64:  # autocast leaves it as it is
             dtype = torch.get_autocast_dtype(device)
+    if device == "cpu" and dtype == torch.bfloat16 and not _bf16_unit():
+        dtype = torch.float32  # the products are a hundred times slower there in bfloat16
     call = _Call(
         tuple(terms),
         class_weight,
@@ -72,15 +78,47 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
         dtype,
         result,
     )
-    rows = _Rows(hidden.reshape(-1, hidden.shape[-1]), weight, bias, targets.reshape(-1))
+    labels = targets.reshape(-1, len(weight)) if _is_soft(targets) else targets.reshape(-1)
+    rows = _Rows(hidden.reshape(-1, hidden.shape[-1]), weight, bias, labels)
     asked = any(t is not None and t.requires_grad for t in (hidden, weight, bias))
+    kept = None
     if torch._C._are_functorch_transforms_active():
         value = _whole(rows, call)  # torch.func sees through it
-    elif asked and torch.is_grad_enabled():
-        value = _LinearLoss.apply(*rows, call)
     else:
-        value = _forward(rows, call, _NONE)[0]
-    return value.reshape(targets.shape) if reduction == "none" else value
+        kept = _kept(labels, ignore_index)
+        if kept is not None:
+            rows = rows._replace(hidden=rows.hidden[kept], targets=labels[kept])
+        if asked and torch.is_grad_enabled():
+            value = _LinearLoss.apply(*rows, call)
+        else:
+            value = _forward(rows, call, _NONE)[0]
+    if reduction != "none":
+        return value
+    if kept is not None:
+        value = value.new_zeros(len(labels)).index_copy(0, kept, value)
+    return value.reshape(hidden.shape[:-1])
+
+
+def _kept(targets: Tensor, ignore_index: int) -> Tensor | None:
+    # Which rows count, or None for all of them.  On a GPU the host waits for their number: less
+    # than the products of the rows that are left out cost.  A graph that is captured has no number.
+    if _is_soft(targets) or isinstance(targets, FakeTensor):
+        return None
+    if targets.is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
+    kept = (targets != ignore_index).nonzero().squeeze(1)
+    return None if len(kept) == len(targets) else kept
+
+
+def _is_soft(targets: Tensor) -> bool:
+    return targets.is_floating_point()
+
+
+@functools.cache
+def _bf16_unit() -> bool:
+    """Whether this processor is known to multiply bfloat16 itself."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, bool)() for name in names)
 
 
 def chunk_rows(weight: Tensor) -> int:
@@ -109,11 +147,12 @@ def _check(
     if weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
         raise ValueError(f"weight must be [K, {hidden.shape[-1]}], got {list(weight.shape)}")
     num_classes = weight.shape[0]
-    integers = not (targets.is_floating_point() or targets.is_complex())
-    if targets.shape != hidden.shape[:-1] or targets.dtype == torch.bool or not integers:
+    soft, integers = (*hidden.shape[:-1], num_classes), hidden.shape[:-1]
+    fits = targets.shape == (soft if _is_soft(targets) else integers)
+    if not fits or targets.is_complex() or targets.dtype == torch.bool:
         raise ValueError(
-            f"targets must be class indices {list(hidden.shape[:-1])} of an integer type, "
-            f"got {targets.dtype} {list(targets.shape)}"
+            f"targets must be class indices {list(integers)} of an integer type or soft targets "
+            f"{list(soft)} of a floating point type, got {targets.dtype} {list(targets.shape)}"
         )
     for name, vector in (("bias", bias), ("class_weight", class_weight)):
         if vector is not None and (
@@ -123,8 +162,9 @@ def _check(
                 f"{name} must be [{num_classes}] of a floating point type, "
                 f"got {vector.dtype} {list(vector.shape)}"
             )
-    if class_weight is not None and class_weight.requires_grad:
-        raise ValueError("class_weight must not require a gradient: linear_loss computes none")
+    for name, given in (("class_weight", class_weight), ("targets", targets)):
+        if given is not None and given.requires_grad:
+            raise ValueError(f"{name} must not require a gradient: linear_loss computes none")
     for name, layer in (("weight", weight), ("bias", bias)):
         # Under autocast all are cast to one type.
         autocast = torch.is_autocast_enabled(hidden.device.type)
@@ -169,7 +209,9 @@ class _Call(NamedTuple):
         """
         return self.reduction != "none" and self.dtype != torch.float16
 
-    def loss(self, logits: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
+    def loss(
+        self, logits: Tensor, targets: Tensor, reduction: Reduction, own: bool = False
+    ) -> Tensor:
         """The loss in the wide type: autocast has `dispatch.loss` not round it to a half one."""
         half = self.dtype in (torch.float16, torch.bfloat16)
         with torch.autocast(logits.device.type, self.dtype if half else None, enabled=half):
@@ -182,6 +224,7 @@ class _Call(NamedTuple):
                 reduction=reduction,
                 label_smoothing=self.label_smoothing,
                 backend=self.backend,
+                inplace="leaf" if own else False,
             )
 
 
@@ -254,6 +297,9 @@ def _forward(rows: _Rows, call: _Call, needs: Needs) -> tuple[Tensor, Grads]:
 def _total(targets: Tensor, call: _Call) -> tuple[Tensor, Tensor]:
     # What a mean divides by, and by what it multiplies gradients: by 0 where no row counts, where
     # the mean itself is nan.
+    if _is_soft(targets):
+        total = torch.full((), len(targets), dtype=call.wide, device=targets.device)
+        return total, torch.where(total > 0, total.reciprocal(), 0.0)
     kept = targets != call.ignore_index
     counts = kept.to(call.wide)
     if call.class_weight is not None:
@@ -268,6 +314,14 @@ def _in_chunks(
 ) -> tuple[Tensor, Grads]:
     """The losses [N] for reduction 'none', else their sum, and the gradients that are needed: of
     the sum, times `upstream`, a number or one per row [N]."""
+    # The types are chosen: autocast would have another in some of the products.
+    with torch.autocast(rows.hidden.device.type, enabled=False):
+        return _chunk_by_chunk(rows, call, needs, upstream)
+
+
+def _chunk_by_chunk(
+    rows: _Rows, call: _Call, needs: Needs, upstream: Tensor | None
+) -> tuple[Tensor, Grads]:
     hidden, weight, bias, targets = rows
     layer, offset = weight.to(call.dtype), None if bias is None else bias.to(call.dtype)
     each = call.reduction == "none"
@@ -283,7 +337,9 @@ def _in_chunks(
         part = hidden[here].to(call.dtype)
         logits = _linear(part, layer, offset, room[: len(part)]).requires_grad_(any(needs))
         with torch.set_grad_enabled(any(needs)):
-            losses = call.loss(logits, targets[here], "none" if each else "sum")
+            # The gradient takes the place of the logits, where a kernel can write it there.
+            own = any(needs) and not each and call.dtype != torch.float16
+            losses = call.loss(logits, targets[here], "none" if each else "sum", own)
         if each:
             value[here] = losses.detach()
         else:
@@ -314,11 +370,30 @@ def _linear(part: Tensor, layer: Tensor, offset: Tensor | None, out: Tensor) -> 
 
 
 def _add_product(total: Tensor, grad: Tensor, part: Tensor) -> None:
-    # total [K, H] += grad.T @ part; in a narrower type the product exists first, by some classes
-    # at a time, so that it is no larger than the chunk's logits.
+    # total [K, H] += grad.T @ part; in a narrower type, where it can't be added to a wide sum at
+    # once, the product exists first, by some classes at a time, so that it is no larger than the
+    # chunk's logits.
     if grad.dtype == total.dtype:
         total.addmm_(grad.T, part)
+        return
+    if _adds_wide(grad.device, grad.dtype):
+        torch.addmm(total, grad.T, part, out_dtype=total.dtype, out=total)
         return
     blocks = 1 + part.shape[1] // len(part)
     for block, columns in zip(total.chunk(blocks), grad.chunk(blocks, 1), strict=True):
         block += columns.T @ part
+
+
+@functools.cache
+def _adds_wide(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch adds a product of this half type to a float32 sum there, tried once: it says
+    nowhere where it can."""
+    if device.type != "cuda":
+        return False
+    ones = torch.ones(8, 8, dtype=dtype, device=device)
+    total = torch.ones(8, 8, dtype=torch.float32, device=device)
+    try:
+        torch.addmm(total, ones, ones, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 9.0).all())

@@ -38,3 +38,17 @@ def known(targets: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def check_distributions(targets: Tensor, dim: int) -> None:
+    """ValueError for soft targets that are no distributions over the classes, which lie along dim;
+    as exact as their type can say it."""
+    sums = targets.detach().sum(dim, dtype=torch.float64)
+    room = max(1e-3, 4 * torch.finfo(targets.dtype).eps)
+    wrong = ~((sums - 1).abs() <= room)
+    if wrong.any():
+        raise ValueError(
+            f"soft targets must sum to 1 over the classes, got {sums[wrong][0].item():.6g} "
+            f"{f'({int(wrong.sum())} of {wrong.numel()} rows)' if wrong.ndim else ''}".rstrip()
+            + "; several labels at once are not among our losses"
+        )

@@ -9,6 +9,7 @@ from torch import Tensor
 from apl.kernels import linear
 from apl.kernels.bases import Reduction
 from apl.kernels.dispatch import Backend, as_weight
+from apl.kernels.targets import check_distributions, known
 from apl.losses.catalog import loss_terms
 
 
@@ -31,7 +32,8 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
     computed a chunk of rows at a time and are never whole, neither are their gradients.
 
     hidden: [N, H], [N, ..., H] or [H], what goes into the last layer; weight: [K, H] and bias: [K],
-    the layer's own, as in `nn.Linear`; targets: classes of the shape of hidden without H.
+    the layer's own, as in `nn.Linear`; targets: classes of the shape of hidden without H, or soft
+    ones with K in the place of H.  Rows of `ignore_index` cost nothing.
     class_weight: a factor per class [K], the `weight` of `make_loss`.
     chunk: rows at a time; by default H/4, or as many as make 4M logits if those are more.
     The rest as in `make_loss`.
@@ -44,6 +46,8 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
     >>> linear_loss(torch.zeros(2, 4), torch.zeros(10, 4), torch.tensor([3, 7]), "nce_rce")
     tensor(8.3893)
     """
+    if targets.is_floating_point() and known(targets) and targets.shape[-1:] == weight.shape[:1]:
+        check_distributions(targets, -1)
     value: Tensor = linear.linear_loss(
         hidden,
         weight,

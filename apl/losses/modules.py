@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from apl.kernels import dispatch
 from apl.kernels.bases import Reduction, Term
 from apl.kernels.dispatch import Backend
-from apl.kernels.targets import any_ignored, known
+from apl.kernels.targets import any_ignored, check_distributions, known
 from apl.losses.catalog import loss_name, loss_params, loss_terms
 
 
@@ -76,7 +76,7 @@ class NoisyLabelLoss(nn.Module):
                 f"logits must be [N, {k}], [N, {k}, d1, ...] or [{k}], got {list(logits.shape)}"
             )
         if targets.is_floating_point() and targets.shape == logits.shape and known(targets):
-            _check_distributions(targets, min(1, logits.ndim - 1))
+            check_distributions(targets, min(1, logits.ndim - 1))
         return dispatch.loss(
             logits,
             targets,
@@ -105,19 +105,6 @@ def _called(
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
     return found  # type: ignore[return-value]
-
-
-def _check_distributions(targets: Tensor, dim: int) -> None:
-    # ValueError for soft targets that are no distributions; as exact as their type can say it.
-    sums = targets.detach().sum(dim, dtype=torch.float64)
-    room = max(1e-3, 4 * torch.finfo(targets.dtype).eps)
-    wrong = ~((sums - 1).abs() <= room)
-    if wrong.any():
-        raise ValueError(
-            f"soft targets must sum to 1 over the classes, got {sums[wrong][0].item():.6g} "
-            f"{f'({int(wrong.sum())} of {wrong.numel()} rows)' if wrong.ndim else ''}".rstrip()
-            + "; several labels at once are not among our losses"
-        )
 
 
 def _said(criterion: NoisyLabelLoss | RowLoss, own: Mapping[str, tuple[object, object]]) -> str:
