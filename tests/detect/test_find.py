@@ -198,6 +198,17 @@ def test_a_good_network_that_was_pushed_to_its_labels_names_more_anchors(
     assert few.high < wrong.mean()
 
 
+def test_the_noise_rate_lies_midway_where_all_wrong_labels_were_learned_in_the_end() -> None:
+    """Of the surest early samples those are left that the end confirms, and none of them is wrong:
+    0 by them, the truth by all of them."""
+    early, labels, wrong = problem(0, symmetric(10, 0.4), 10_000, 8.0)
+    learned = np.full_like(early, 0.01)
+    learned[np.arange(len(labels)), labels] = 0.91
+    found = noise_rate(labels, Evidence(np.log(learned), early, np.full(len(labels), 10)))
+    assert 0.4 * wrong.mean() < found.estimate < 0.6 * wrong.mean()
+    assert found.low == 0
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=seeds, rate=st.floats(0, 0.8), classes=st.integers(2, 10), sharp=st.floats(0.1, 8))
 def test_findings_fit_together(seed: int, rate: float, classes: int, sharp: float) -> None:

@@ -389,6 +389,15 @@ def test_the_time_left_is_of_the_epochs_that_are_left(tmp_path: Path) -> None:
     assert clock.seconds_left() is None  # nothing is left
 
 
+def test_several_epochs_between_two_looks_have_each_their_share_of_the_time(tmp_path: Path) -> None:
+    (cell,) = cells = [make_config(loss="ce", **SMALL | {"epochs": 8})]
+    clock, watch = a_clock(cells, tmp_path)
+    clock.tick(cell, 2)
+    watch.now = 30
+    clock.tick(cell, 5)  # three epochs, ten seconds each
+    assert clock.seconds_left() == 10 * 3
+
+
 def test_where_another_study_takes_every_second_cell_half_of_them_are_left(tmp_path: Path) -> None:
     cells = make_grid("quick", ["ce"], ["sym"], [0.4], 20, **SMALL | {"epochs": 10})
     clock, watch = a_clock(cells, tmp_path)
