@@ -49,10 +49,12 @@ _BOTH = "--layout classes or --layout splits says otherwise"
 
 @dataclass
 class Folder:
-    """A folder and all below it, without hidden ones; links to folders are not followed."""
+    """A folder and all below it, without hidden ones; links to folders are not followed.  within:
+    its path below the root, with a slash at its end, '' of the root itself."""
 
     path: str
     name: str
+    within: str = ""
     files: list[os.DirEntry[str]] = field(default_factory=list)
     folders: list[Folder] = field(default_factory=list)
 
@@ -71,9 +73,9 @@ class Folder:
         """Its folders that have images in them or below."""
         return [folder for folder in self.folders if folder.count]
 
-    def below(self) -> Iterator[os.DirEntry[str]]:
-        """Every file in it and below."""
-        yield from self.files
+    def below(self) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Every file in it and below, each with what its folder is within."""
+        yield from ((self.within, file) for file in self.files)
         for folder in self.folders:
             yield from folder.below()
 
@@ -115,7 +117,7 @@ def _scan(folder: Folder, tree: Tree, root: Path, skip: frozenset[str]) -> None:
             if name.casefold() in (skip if NONE in skip else skip | KEPT):
                 tree.kept[name] += 1
                 continue
-            inner = Folder(entry.path, name)
+            inner = Folder(entry.path, name, f"{folder.within}{name}/")
             try:
                 _scan(inner, tree, root, skip)
             except OSError as error:
@@ -364,13 +366,14 @@ def _list_units(
         outside += top.here
     for label, its, folder in units:
         count = 0
-        for file in folder.below() if everything else _pictures(folder, made):
-            if suffix_of(file.name) not in SUFFIXES:
-                other.add(suffix_of(file.name) or file.name)
+        for within, file in folder.below() if everything else _pictures(folder, made):
+            suffix = suffix_of(file.name)
+            if suffix not in SUFFIXES:
+                other.add(suffix or file.name)
                 others += 1
                 continue
             count += 1
-            name = relative(file.path, found.root)
+            name = within + file.name
             try:
                 info = file.stat()
                 if file.is_symlink() and not os.path.realpath(file.path).startswith(home):
@@ -399,17 +402,17 @@ def _list_units(
         found.notes.append(f"not read{where}: {others:,} files that are not called images: {kinds}")
 
 
-def _pictures(folder: Folder, made: Counter[str]) -> Iterator[os.DirEntry[str]]:
+def _pictures(folder: Folder, made: Counter[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """The files of a class but masks, thumbnails and the like of other images of it, which are
     counted by what they are called."""
-    stems = {os.path.splitext(file.name)[0] for file in folder.files}
+    stems = {file.name.rpartition(".")[0] or file.name for file in folder.files}
     for file in folder.files:
-        stem = os.path.splitext(file.name)[0]
-        base = _SIDE.sub("", stem)
+        stem = file.name.rpartition(".")[0] or file.name
+        base = _SIDE.sub("", stem) if stem[-1:].isalnum() else stem
         if base != stem and base in stems and suffix_of(file.name) in SUFFIXES:
             made[f"*{stem[len(base) :]}"] += 1
         else:
-            yield file
+            yield folder.within, file
     sides = [each for each in folder.filled if each.name.lower() in SIDE_WORDS]
     rest = [each for each in folder.folders if each not in sides]
     named = any(each.name.lower() in IMAGE_WORDS for each in rest if each.count)
@@ -424,8 +427,8 @@ def _pictures(folder: Folder, made: Counter[str]) -> Iterator[os.DirEntry[str]]:
 
 def _made_of(side: Folder, stems: set[str], rest: Sequence[Folder]) -> bool:
     """Whether most files of a folder are called as others beside it are."""
-    beside = stems | {os.path.splitext(f.name)[0] for each in rest for f in each.below()}
-    own = [os.path.splitext(file.name)[0] for file in side.below()]
+    beside = stems | {os.path.splitext(f.name)[0] for each in rest for _, f in each.below()}
+    own = [os.path.splitext(file.name)[0] for _, file in side.below()]
     return 2 * sum(n in beside or _SIDE.sub("", n) in beside for n in own) > len(own)
 
 
