@@ -187,8 +187,22 @@ def table_bytes(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+_RUN = re.compile(r"'*[=+\-@\t\r]")  # how a cell begins that a spreadsheet takes for a formula
+_NUMBER = re.compile(r"[+-]?[\d.,]+(e[+-]?\d+)?", re.IGNORECASE)
+
+
+def harmless(text: str) -> str:
+    """A text as no spreadsheet runs it: an apostrophe before what it would take for a formula."""
+    return f"'{text}" if _RUN.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def unharmed(text: str) -> str:
+    """The text that `harmless` was given, of what it made of it."""
+    return text[1:] if text.startswith("'") and _RUN.match(text) else text
+
+
 def _cell(value: Any) -> str:
-    text = str(value)
+    text = harmless(str(value))
     return '"{}"'.format(text.replace('"', '""')) if _QUOTED.search(text) else text
 
 

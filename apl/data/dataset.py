@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from apl.data.pixels import middle, to_float
 from apl.noise.labels import IntArray, Labels
+
+COPIED = 1024  # images that are in memory at a time where all are looked at
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,21 @@ def told_classes(data: Dataset) -> str:
         named = [*named[: SHOWN_CLASSES - 1], f"and {rest} more down to {named[-1]}"]
     what = "images" if data.train.images.ndim == 4 else "rows"
     return f"{data.name}: {counts.sum():,} {what} in {data.num_classes} classes: {', '.join(named)}"
+
+
+def copies(split: Split) -> IntArray | None:
+    """A number for each image [N], the same one for copies; None where no two are alike, and for
+    the rows of a table, which may be alike and are none."""
+    pixels = split.images if split.images.ndim == 4 else split.pixels
+    if pixels is None:
+        return None
+    at = np.arange(len(split)) if split.at is None or pixels is split.images else split.at
+    numbers: dict[bytes, int] = {}
+    parts = (torch.from_numpy(at[k : k + COPIED]) for k in range(0, len(at), COPIED))
+    blocks = (pixels[part].numpy() for part in parts)
+    rows = (hashlib.sha256(row.data).digest() for block in blocks for row in block)
+    found = np.array([numbers.setdefault(row, len(numbers)) for row in rows], np.int64)
+    return found if len(numbers) < len(found) else None
 
 
 def place(images: Tensor, device: torch.device) -> Tensor:

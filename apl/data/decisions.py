@@ -13,7 +13,7 @@ import numpy as np
 from apl.data.labels import WORDS, Unclear, as_text, label_text, to_number
 from apl.data.rows import Row, read_rows
 from apl.errors import BadInput, one_line
-from apl.files import plain, table_bytes, write_atomic
+from apl.files import plain, table_bytes, unharmed, write_atomic
 from apl.noise.labels import UNKNOWN, BoolArray, IntArray
 
 if TYPE_CHECKING:
@@ -91,9 +91,11 @@ def read_labels(
         word, text = _said(where, row, edited)
         if not word and not text:
             continue
-        if row.get("file_name", "") in now:
-            row = {**row, "file_name": now[row["file_name"]]}
-            if not row["file_name"]:
+        was = row.get("file_name", "")
+        was = was if was in now else unharmed(was)
+        if was in now:
+            row = {**row, "file_name": now[was]}
+            if not now[was]:
                 continue
         chosen = _samples_of(where, row, samples, len(given))
         if row.get("given_label") and (edited or not row.get("file_name")):
@@ -133,13 +135,13 @@ def rename_decisions(file: Path, to: Path, now: Mapping[str, str]) -> None:
     if file.suffix.lower() == ".json" or not rows or "file_name" not in rows[0]:
         return
     columns = list(dict.fromkeys(name for row in rows for name in row if name != "id"))
-    kept = [
-        row | {"file_name": now.get(row["file_name"], row["file_name"])}
-        for row in rows
-        if now.get(row["file_name"], row["file_name"])
-    ]
-    cells = ([plain(as_text(row.get(name))) for name in columns] for row in kept)
-    write_atomic(to, table_bytes(columns, cells))
+    kept = []
+    for row in rows:
+        cells = {name: unharmed(as_text(row.get(name))) for name in columns}
+        name = now.get(cells["file_name"], cells["file_name"])
+        if name:
+            kept.append([plain(cell) for cell in (cells | {"file_name": name}).values()])
+    write_atomic(to, table_bytes(columns, kept))
 
 
 _LABELS = ("label", "given_label", "predicted_label")
@@ -210,7 +212,7 @@ class _Names:
             kept = [name for name in alike if name != as_text(value)]
             if self.written.isdisjoint(kept):
                 raise Unclear(f"may be {' or '.join(alike)}, which a spreadsheet writes alike")
-        for exact in (text, text.strip(), as_text(text)):
+        for exact in (unharmed(text), text, text.strip(), as_text(text)):
             if exact in self.places:
                 return self.places[exact]
         near = alike or self.folded.get(text.strip().casefold(), [])

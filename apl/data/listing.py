@@ -295,8 +295,8 @@ def _folded(label: str) -> str:
     return unicodedata.normalize("NFC", label).casefold()
 
 
-def held_out(labels: IntArray, alike: IntArray | None = None) -> BoolArray:
-    """True for one in HELD_OUT of each class, at least one of two; the same every time.
+def held_out(labels: IntArray, alike: IntArray | None = None, one_in: int = HELD_OUT) -> BoolArray:
+    """True for one in so many of each class, at least one of two; the same every time.
 
     alike: a number for each sample; those of one number are held out together or not at all, and
     no class is held out as a whole for it.
@@ -308,7 +308,7 @@ def held_out(labels: IntArray, alike: IntArray | None = None) -> BoolArray:
     group = {i: members for members in together if len(members) > 1 for i in members.tolist()}
     for members in _by_class(labels[order]):
         label, size = int(labels[order[members[0]]]), len(members)
-        wanted = max(round(size / HELD_OUT), min(size - 1, 1))
+        wanted = max(round(size / one_in), min(size - 1, 1))
         if not group:
             out[order[members[:wanted]]] = True
             continue

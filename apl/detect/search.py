@@ -340,7 +340,7 @@ def _out_of_fold(
 ) -> tuple[Evidence, Evidence, str]:
     """What networks say of the training samples that each of them has not seen, what all say of the
     test samples, and why all trainings failed, '' where one did not."""
-
+    from apl.data.dataset import copies
     from apl.training.evaluate import Evaluator
     from apl.training.prepare import build_network
     from apl.training.train import train
@@ -350,6 +350,9 @@ def _out_of_fold(
     order = np.random.default_rng(config.seed).permutation(len(given))
     fold = np.empty(len(given), dtype=np.int64)
     fold[order[np.argsort(given[order], kind="stable")]] = np.arange(len(given)) % folds
+    alike = copies(data.train)
+    if alike is not None:  # who has seen one copy has seen the others
+        fold = fold[np.unique(alike, return_index=True)[1][alike]]
     # The noise is in the labels already, and the samples are chosen.
     plain = dataclasses.replace(config, noise="none", rate=0.0, map="", map_sha256="", train_size=0)
     plain = dataclasses.replace(plain, labels="", labels_sha256="")

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from apl.config.config import Config, code_digest, labels_digest, map_digest, own_names
-from apl.data.dataset import Dataset, Split, balanced_subset
+from apl.data.dataset import Dataset, Split, balanced_subset, copies
 from apl.data.decisions import Decisions, names_now, read_labels
 from apl.data.files import find_decoded
+from apl.data.listing import held_out
 from apl.data.sources import built_in, human_labels
 from apl.errors import BadInput
 from apl.features.catalog import NONE, file_digest
@@ -212,9 +213,15 @@ def _decided(split: Split, said: Decisions) -> Split:
 
 def hold_out(data: Dataset) -> tuple[Dataset, Split]:
     """The data without a class-balanced tenth of its training samples, and that tenth, its labels
-    as given: what a choice may look at where nobody knows the truth."""
+    as given: what a choice may look at where nobody knows the truth.  Copies of one image of the
+    user's own are held out together or not at all, where that leaves any."""
     given = data.train.labels.given
     chosen = balanced_subset(given, max(1, len(given) // HELD_OUT))
+    alike = copies(data.train) if data.digest else None
+    if alike is not None:
+        out = held_out(given, alike, HELD_OUT)
+        if out.any() and np.intersect1d(alike[chosen], np.delete(alike, chosen)).size:
+            chosen = np.flatnonzero(out)
     rest = np.setdiff1d(np.arange(len(given)), chosen)
     return dataclasses.replace(data, train=data.train.take(rest)), data.train.take(chosen)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from apl.data.dataset import Dataset
+from apl.data.dataset import Dataset, balanced_subset, copies
 from apl.data.folders import cache_folder
 from apl.data.listing import held_out
 from apl.data.sources import load_data
+from apl.training.machine import Machine
+from apl.training.prepare import hold_out
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +151,38 @@ def test_what_is_held_out(samples: list[tuple[int, int]]) -> None:
     assert not out.any() or out.sum() <= max(
         plain.sum() * 2, max(Counter(alike.tolist()).values()) * 4
     )
+
+
+@pytest.mark.parametrize("each", [2, 5])
+def test_what_is_kept_to_choose_by_never_separates_copies(each: int) -> None:
+    """`--select noisy` holds a tenth out, labels as given."""
+    data, _ = load((np.repeat(noise(100), each, 0), np.repeat(np.arange(100) % 2, each)))
+    rest, kept = hold_out(data)
+    assert not shared(dataclasses.replace(rest, test=kept))
+    assert 0.05 < len(kept) / (len(rest.train) + len(kept)) < 0.15
+    single, _ = load((noise(100), np.arange(100) % 2))
+    _, kept = hold_out(single)  # without copies it is what it was
+    given_ = single.train.labels.given
+    assert kept.names == single.train.take(balanced_subset(given_, len(given_) // 10)).names
+
+
+def test_copies_are_in_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, _ = load((np.repeat(noise(30), 4, 0), np.repeat(np.arange(30) % 2, 4)))
+    alike = copies(data.train)
+    assert alike is not None
+    assert len(set(alike.tolist())) < len(data.train)
+    seen: list[set[bytes]] = []
+    from apl.detect.search import find_mislabelled
+    from apl.training import train as training
+
+    def watched(config: Any, run: Any = None, *, data: Any, **more: Any) -> Any:
+        seen.append({x.numpy().tobytes() for x in data.train.images})
+        return real(config, run, data=data, **more)
+
+    real = training.train
+    monkeypatch.setattr(training, "train", watched)
+    find_mislabelled(data, folds=3, epochs=1, network="mlp", width=4, machine=Machine(device="cpu"))
+    every = {x.numpy().tobytes() for x in data.train.images}
+    unseen = [every - part for part in seen]
+    assert len(seen) == 3
+    assert sum(map(len, unseen)) == len(every)  # each image is unseen by one, with all its copies
