@@ -50,6 +50,13 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     _sync_folder(path.parent)
 
 
+def require_no_link(*paths: Path) -> None:
+    """Raise BadInput for a file or a folder of results that is a link, which may lead anywhere."""
+    for path in paths:
+        if path.is_symlink():
+            raise BadInput(f"{path} is a link, which may lead out of the results: delete it")
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

@@ -52,7 +52,7 @@ def draw(found: Path, pictures: bool = True) -> None:
     from rich.text import Text
 
     from apl.config.published import published_rows
-    from apl.files import write_atomic
+    from apl.files import require_no_link, write_atomic
     from apl.report.results import results_table
     from apl.report.study import studies
     from apl.runs.record import read_unfinished, write_study
@@ -73,6 +73,7 @@ def draw(found: Path, pictures: bool = True) -> None:
     if pictures:
         from apl.report.pictures import plot_study
 
+        require_no_link(found / PICTURES)
         with counting("drawing pictures", out) as progress:
             drawn = plot_study(parts, found / PICTURES, processes=cores(), progress=progress)
         for picture in drawn:

@@ -22,6 +22,7 @@ from apl.files import (
     load_tensors,
     read_json,
     read_state,
+    require_no_link,
     save_tensors,
     write_atomic,
     write_json,
@@ -149,10 +150,10 @@ class Run:
         if self.path is None:
             yield
             return
+        above = (self.path.parent,) if self.path.parent.name == RUNS else ()
+        require_no_link(*above, self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        links = [path for path in (self.path, *self.path.iterdir()) if path.is_symlink()]
-        if links:
-            raise BadInput(f"{links[0]} is a link, which may lead out of the results: delete it")
+        require_no_link(*self.path.iterdir())
         try:
             with filelock.FileLock(self.file(LOCK), blocking=False):
                 for leftover in self.path.glob(".*.tmp"):  # of a process killed while it wrote

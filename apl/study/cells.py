@@ -14,6 +14,7 @@ from typing import Any
 
 from apl.config.config import Config
 from apl.errors import Busy, Interrupted, one_line
+from apl.files import require_no_link
 from apl.runs.run import LOG
 from apl.training.listener import Listener
 from apl.training.machine import Machine
@@ -45,6 +46,7 @@ def train_cell(
         on_epoch=lambda row: tell(("epoch", row)), on_message=say, should_stop=should_stop
     )
     try:
+        require_no_link(run.parent, run)
         with _log_to(run / LOG):
             result = train(cell, run, machine=machine, listener=listener)
         return "result", result

@@ -1,0 +1,95 @@
+"""Each file and folder of a results folder swapped for a link: nothing is written behind it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apl.cli import app
+
+QUICK = tuple("--epochs 2 --batch-size 16 --network mlp --width 8 --device cpu".split())
+COMMANDS = {
+    "photos-find": ("find", "photos", *QUICK, "--features", "none"),
+    "photos-quick-train": (
+        *("train", "--dataset", "photos", "--loss", "ce", "--features", "none"),
+        *QUICK,
+    ),
+}
+
+
+def photos(root: Path) -> None:
+    for k, name in enumerate(("cat", "dog")):
+        for i in range(40):
+            path = root / name / f"{i:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(100 * k + i).integers(0, 100, (8, 8, 3))
+            Image.fromarray((pixels + 156 * k).astype(np.uint8)).save(path)
+
+
+def behind(path: Path) -> dict[str, tuple[bytes, int]]:
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return {str(file): (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+def swapped(kept: Path, folder: str) -> Iterator[tuple[Path, bool]]:
+    """Every file and folder of a results folder, as it is and as if its run were not finished."""
+    for path in sorted((kept / folder).rglob("*")):
+        for unfinished in (False, True):
+            if not (unfinished and path.name == "result.json"):
+                yield path.relative_to(kept), unfinished
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", COMMANDS)
+def test_nothing_is_written_behind_a_link(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path / "photos")
+    assert app.run(COMMANDS[folder]) == 0
+    results, outside = tmp_path / "results", tmp_path / "outside"
+    results.rename(tmp_path / "kept")
+    for path, unfinished in swapped(tmp_path / "kept", folder):
+        shutil.copytree(tmp_path / "kept", results)
+        if unfinished:
+            for file in results.rglob("result.json"):
+                file.unlink()
+        (results / path).rename(outside)
+        (results / path).symlink_to(outside)
+        before = behind(outside)
+        code = app.run(COMMANDS[folder])
+        said = capsys.readouterr().err
+        assert behind(outside) == before, (path, unfinished)
+        assert code == 0 or "is a link, which may lead out of the results" in said, (path, said)
+        shutil.rmtree(results)
+        shutil.rmtree(outside) if outside.is_dir() else outside.unlink()
+
+
+def test_pictures_and_logs_are_not_written_behind_a_link(
+    tmp_path: Path, here: Callable[..., Any]
+) -> None:
+    ask = ("--dataset", "digits", "--train-size", "200", "--epochs", "1", "--threads", "1")
+    here("train", *ask, "--loss", "mae", code=1)
+    study = tmp_path / "results" / "digits-quick-train"
+    (tmp_path / "outside").mkdir()
+    (study / "pictures").symlink_to(tmp_path / "outside")
+    assert "pictures is a link" in here("plot", "results", code=2).stderr
+    from apl.runs.run import Run
+    from apl.study.cells import train_cell
+    from apl.training.machine import Machine
+
+    (run,) = (study / "runs").iterdir()
+    config = Run(run).config
+    shutil.rmtree(run)
+    run.symlink_to(tmp_path / "outside")
+    ending = train_cell(config, run, Machine(), lambda event: None, lambda: False)
+    assert ending is not None
+    assert "is a link" in str(ending[1])
+    assert not list((tmp_path / "outside").iterdir())
