@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from apl.config.presets import (
     COMMON,
-    FEWEST_STEPS,
     HEAD,
     HEAD_WIDTH,
     HEADS,
@@ -499,7 +498,7 @@ def _of_own_data(preset: Preset, dataset: str, given: Settings) -> dict[str, Any
     and a network of their size; unless it is a published one that the preset knows."""
     usual = preset.per_dataset.get(preset.dataset, {})
     network = own_network(given.get("image_size", 0))
-    settings = {**usual, "train_size": 0, "warm_start": preset.own_warm_start, **network}
+    settings = {**usual, "train_size": 0, **preset.own, **network}
     settings |= preset.per_dataset.get(dataset, {})
     # Their labels are noisy as they are: more is added only where it is asked for.
     settings["noise"] = "sym" if given.get("rate") else "none"
@@ -543,7 +542,8 @@ def make_config(
     settings = _settings(preset, given)
     if count and "epochs" not in given:  # a small set has few steps in an epoch
         steps = max(1, (settings["train_size"] or count) // max(settings["batch_size"], 1))
-        settings["epochs"] = max(settings["epochs"], math.ceil(FEWEST_STEPS / steps))
+        fewest = Preset.own_steps if settings["features"] != NONE else PRESETS[preset].own_steps
+        settings["epochs"] = max(settings["epochs"], math.ceil(fewest / steps))
     _set_noise(settings, PRESETS[preset])
     if settings["labels"]:
         settings["labels_sha256"] = labels_digest(settings["labels"])

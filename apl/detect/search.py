@@ -132,7 +132,7 @@ def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Co
     more weight in SCE, whose other part gives classes up.
     """
     from apl.config.config import make_config
-    from apl.config.presets import FEWEST_STEPS, SEARCH
+    from apl.config.presets import PRESETS, SEARCH
 
     given = {name: value for name, value in settings.items() if value is not None}
     chosen: dict[str, Any] = {"noise": "none"}
@@ -148,7 +148,7 @@ def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Co
     if "batch_size" in given:
         return config
     count = config.train_size or len(data.train)
-    size = max(FEWEST_BATCH, count * config.epochs // FEWEST_STEPS)
+    size = max(FEWEST_BATCH, count * config.epochs // PRESETS[preset].own_steps)
     return dataclasses.replace(config, batch_size=min(size, config.batch_size))
 
 
