@@ -87,7 +87,7 @@ def test_webvision_takes_the_first_fifty_classes(tmp_path: Path) -> None:
 def test_which_test_set_is_a_choice_where_there_are_two(tmp_path: Path) -> None:
     imagenet_by_number(dividemix(tmp_path))
     with pytest.raises(
-        BadInput, match=r"test_set is ''; accepted: webvision or imagenet for .* two"
+        BadInput, match=r"test_set is ''; accepted: webvision or imagenet for .* both"
     ):
         list_layout(tmp_path)
     assert listed(tmp_path, "imagenet").name == "ilsvrc12_val50"
