@@ -301,6 +301,14 @@ def list_folder(root: Path, reading: Reading, tree: Tree | None = None) -> Listi
             )
     if reading.layout == "splits" and tops == [(tree.top, "")]:
         raise BadInput(f"layout is 'splits', but {root} has no folders such as train and test")
+    called = {folder.name.lower() for folder in tree.top.filled}
+    flat = len(called) > 1 and called & IMAGE_WORDS and called <= IMAGE_WORDS | SIDE_WORDS
+    if flat and tops == [(tree.top, "")] and not reading.layout:
+        raise BadInput(
+            f"{root} has no folders of classes, as its folders are called what lies in them "
+            f"({some_of(sorted(called))}); accepted: a list of the labels beside them, or --layout "
+            "classes where these are classes"
+        )
     _check_height(tree.top, tops, reading, root)
     units = _units(tops, reading.layout, found.notes)
     _tell_inner(units, found.notes)
@@ -349,7 +357,10 @@ def _tell_inner(units: Sequence[Unit], notes: list[str]) -> None:
     inner = Counter({n: k for n, k in inner.items() if n.lower() not in IMAGE_WORDS | SIDE_WORDS})
     if inner:
         names = some_of([name for name, _ in inner.most_common()])
-        notes.append(f"folders inside the classes are part of these: {names}")
+        each = [{folder.name for folder in unit.folder.filled} for unit in units]
+        alike = len(units) > 1 and len(each[0]) > 1 and all(one == each[0] for one in each)
+        hint = f"; where they are the classes, give {units[0].label} alone" if alike else ""
+        notes.append(f"folders inside the classes are part of these: {names}{hint}")
 
 
 def _list_units(

@@ -105,7 +105,7 @@ def test_folders_inside_classes_are_part_of_them_and_told(tmp_path: Path) -> Non
         fill(tmp_path / "x" / name / "2020", tmp_path / "x" / name / "2021")
     data, told = load(tmp_path / "x")
     assert len(names_of(data)) == 20
-    assert "folders inside the classes are part of these: 2020, 2021" in told
+    assert has(told, "folders inside the classes are part of these: 2020, 2021; where they are th")
 
 
 def test_a_class_may_be_called_masks(tmp_path: Path) -> None:
@@ -213,6 +213,17 @@ def test_frames_below_people_below_classes_are_not_too_high(tmp_path: Path) -> N
     data, told = load(root)
     assert data.class_names == ("run", "walk")
     assert has(told, "folders inside the classes are part of these: run0, run1, run2")
+
+
+def test_folders_that_are_called_what_lies_in_them_are_no_classes(tmp_path: Path) -> None:
+    """As Oxford's pets: images/Abyssinian_1.jpg, annotations/trimaps/Abyssinian_1.png."""
+    root = tmp_path / "x"
+    fill(root / "images", root / "annotations" / "trimaps")
+    with pytest.raises(
+        BadInput, match=r"no folders of classes, as .* \(annotations, images\); acc"
+    ):
+        load(root)
+    assert load(root, layout="classes")[0].class_names == ("annotations", "images")
 
 
 def test_words_beside_the_name_of_a_split() -> None:
