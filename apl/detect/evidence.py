@@ -303,7 +303,7 @@ def _judge(labels: IntArray, evidence: Evidence, class_names: Sequence[str]) -> 
     others = posterior.copy()
     others[np.arange(len(labels)), labels] = -1
     predicted = np.where(flagged, others.argmax(1), clean.argmax(1))
-    doubts = _doubts(labels, evidence, clean, rate, class_names)
+    doubts = doubts_of(labels, evidence, clean, rate, class_names)
     return Findings(flagged, 1 - wrong, labels, predicted, rate, transition, doubts)
 
 
@@ -465,7 +465,7 @@ def _anchors(labels: IntArray, evidence: Evidence, weights: Vector, share: float
     return _Anchors(float(confirmed.mean()), *mean(confirmed), *mean(np.ones_like(confirmed)))
 
 
-def _doubts(
+def doubts_of(
     labels: IntArray, evidence: Evidence, clean: Matrix, rate: Rate, class_names: Sequence[str]
 ) -> list[str]:
     """Why not to trust the findings, a sentence each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from apl.detect.evidence import INVISIBLE, Evidence, Findings, eyes, find_issues, untold
 from apl.detect.monitor import Halves, LabelMonitor
+from apl.losses.catalog import PARAMS
 from apl.noise.labels import MOST_CLASSES, UNKNOWN, IntArray, Matrix
 from apl.training.listener import Listener, with_keywords
 
@@ -166,7 +167,8 @@ def search_labels(
     """Train as a config of `search_config` says, and say which labels are wrong.
 
     data: other than the config's own, as `apl.training.train.train` takes it.
-    folds: 0 judges labels by how the one training took them; K trains K times without a part of
+    folds: 0 judges labels by how the one training took them, on features by cross-fitted heads
+    where no setting of a training was typed; K trains K times without a part of
     the samples, and judges these by what the network says that has never seen them.
     judge: 'all' judges the test labels of people's own data too, by what the network, which never
     sees them, says of them after each epoch; 'train' those alone that are trained on.
@@ -196,6 +198,8 @@ def search_labels(
     curves: Halves = np.empty((len(prepared.train), 0), np.float16)
     test_curves: Halves | None = None
     said: Evidence | None
+    if not folds and judges_by_heads(config):
+        return _by_heads(config, prepared, both, unjudged, listener)
     if folds:
         evidence, said, failed = _out_of_fold(config, prepared, folds, machine, listener)
     else:
@@ -282,6 +286,53 @@ class Beside:
         probs = np.exp(evidence.log_probs)
         probs[evidence.visits == 0] = np.nan
         return Evidence.of(probs / probs.sum(1, keepdims=True))
+
+
+OF_A_TRAINING = {
+    *("loss", "network", "width", "epochs", "batch_size", "lr", "momentum", "nesterov", "dropout"),
+    *("weight_decay", "schedule", "warmup", "warm_start", "clip", "l1", *PARAMS),
+}
+"""Settings that only a training has: who types one wants its network to be listened to."""
+
+
+def judges_by_heads(config: Config) -> bool:
+    """Whether a search judges labels by cross-fitted heads on features (`apl.detect.crossfit`), and
+    not by listening to one training."""
+    return config.features != "none" and not OF_A_TRAINING & {*(config.typed or ())}
+
+
+def _by_heads(
+    config: Config, data: Dataset, both: bool, unjudged: Sequence[str], listener: Listener
+) -> Search:
+    """A search by cross-fitted heads on features; both: the test labels are judged with the
+    training labels, in one set of folds."""
+    import torch
+
+    from apl.detect.crossfit import cross_fit, findings_of
+
+    parts = (data.train, data.test) if both else (data.train,)
+    rows = torch.cat([part.images for part in parts])
+    given = np.concatenate([part.labels.given for part in parts])
+    stop = listener.should_stop
+    fit = cross_fit(rows, given, data.num_classes, seed=config.seed, should_stop=stop)
+    found = findings_of(fit, given, data.class_names)
+    count = len(data.train)
+    test = _part(found, slice(count, None)) if both else None
+    curves: Halves = np.empty((count, 0), np.float16)
+    evidence = Evidence.of(fit.clean[:count])
+    findings = _part(found, slice(count))
+    return Search(findings, data, config, evidence, curves, test=test, unjudged=tuple(unjudged))
+
+
+def _part(found: Findings, part: slice) -> Findings:
+    """The findings of some samples, with the rate and the doubts of all."""
+    return dataclasses.replace(
+        found,
+        is_label_issue=found.is_label_issue[part],
+        label_score=found.label_score[part],
+        given_label=found.given_label[part],
+        predicted_label=found.predicted_label[part],
+    )
 
 
 def _watch(

@@ -1,0 +1,322 @@
+"""Wrong labels from features: heads that judge what they have not seen, by a learned noise matrix.
+
+Five folds at a time, so that every sample is judged by a head that has not seen its label.  First a
+linear head and the noise matrix are learned together, by the likelihood of the given labels; from
+this round come the noise rate and its interval.  Further rounds learn from what the one before says
+of the true labels, softly, with a hidden layer: they rank better, and are too sure of themselves,
+so the rate of the first round decides how many are flagged.  docs/features.md has what it reaches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apl.detect.evidence import Evidence, Findings, Rate, doubts_of
+from apl.errors import Interrupted
+from apl.noise.labels import IntArray, Matrix, Vector
+
+FOLDS = 5
+ROUNDS = 2  # after the first one
+COMPONENTS = 256  # principal ones, that the hidden layer sees
+HIDDEN = 256
+EPOCHS = 15
+BATCH, SMALLEST_BATCH = 128, 16
+FEWEST_STEPS = 1000  # of a round in few samples
+FIRST_LR, LATER_LR, MATRIX_LR = 0.02, 0.05, 1.5
+DECAY, MOMENTUM = 5e-3, 0.9
+FIRST_DROPOUT, INPUT_DROPOUT, HIDDEN_DROPOUT = 0.5, 0.2, 0.5
+SPARE = 512  # features from which on they say things twice; of fewer a smaller share is left out
+FIXED_EPOCHS = 2  # in which the matrix stays as it begins,
+DIAGONAL = 0.8  # with so much on its diagonal
+EM_ROUNDS = 30
+PSEUDO = 0.1  # counts of each flip before any is seen
+VARIANCE = 1280.0  # of all features together: so rates and decay mean the same for any number
+SMALLER = 85.0  # of all components together
+BELOW, ABOVE = 0.03, 0.05  # how far the rate may lie from the estimate: people err on hard samples
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """What cross-fitted heads say of N labels.
+
+    clean: the chance of each true class by the sample alone [N, K]; posterior: by sample and given
+    label [N, K]; transition: the noise matrix [K, K]; wrong: how likely each label is wrong [N],
+    so that their mean is the noise rate; rate: of the first round, with its interval.
+    """
+
+    clean: Matrix
+    posterior: Matrix
+    transition: Matrix
+    wrong: Vector
+    rate: Rate
+
+
+def cross_fit(
+    rows: Tensor,
+    labels: IntArray,
+    classes: int,
+    *,
+    seed: int = 0,
+    rounds: int = ROUNDS,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_round: Callable[[int, int], object] = lambda done, total: None,
+) -> CrossFit:
+    """Judge given labels [N] by features [N, F] of any float type.
+
+    seed: of folds, order, weights and dropout.  should_stop: asked after each epoch, and True
+    raises Interrupted; on_round: called after each round with how many are done and in all.
+    """
+    features, folds = _standardised(rows), stratified(labels, FOLDS, seed)
+    training = _Training(features, folds, seed, should_stop)
+    clean = training.first(torch.from_numpy(labels), classes)
+    posterior, transition = explain(clean, labels)
+    first = 1 - _of_label(posterior, labels)
+    on_round(1, rounds + 1)
+    estimate, later = float(first.mean()), float(first.mean())
+    odds: list[Vector] = []
+    if rounds:
+        training = _Training(_components(features), folds, seed, should_stop)
+    cleans: list[Matrix] = []
+    for round in range(rounds):
+        clean = training.later(torch.from_numpy(posterior).float(), round + 1)
+        posterior, transition = explain(clean, labels)
+        cleans.append(clean)
+        wrong = (1 - _of_label(posterior, labels)).clip(1e-9, 1 - 1e-9)
+        odds.append(np.log(wrong / (1 - wrong)))
+        later = float(wrong.mean())
+        on_round(round + 2, rounds + 1)
+    if rounds:  # what several rounds say together is steadier than the last one
+        clean = np.mean(cleans, 0)
+        posterior, transition = explain(clean, labels)
+        first = _with_mean(np.mean(odds, 0), estimate)
+    differs = float((clean.argmax(1) != labels).mean())
+    return CrossFit(clean, posterior, transition, first, _rate(estimate, later, differs, labels))
+
+
+def findings_of(fit: CrossFit, labels: IntArray, class_names: Sequence[str] = ()) -> Findings:
+    """What cross-fitted heads say of given labels [N], as `apl.detect.evidence.find_issues` has
+    it."""
+    flagged = np.zeros(len(labels), dtype=bool)
+    if fit.rate.estimate > 0:
+        flagged[flagged_by(fit.wrong)] = True
+    others = fit.posterior.copy()
+    others[np.arange(len(labels)), labels] = -1
+    predicted = np.where(flagged, others.argmax(1), fit.clean.argmax(1))
+    doubts = doubts_of(labels, Evidence.of(fit.clean), fit.clean, fit.rate, class_names)
+    return Findings(
+        is_label_issue=flagged,
+        label_score=1 - fit.wrong,
+        given_label=labels,
+        predicted_label=predicted,
+        noise_rate=fit.rate,
+        transition=fit.transition,
+        doubts=doubts,
+    )
+
+
+def flagged_by(wrong: Vector) -> IntArray:
+    """The labels, worst first, whose flagging makes the expected F1 largest (Lipton et al. 2014),
+    where `wrong` [N] is how likely each is wrong."""
+    order = np.argsort(-wrong, kind="stable")
+    expected = 2 * wrong[order].cumsum() / (np.arange(1, len(wrong) + 1) + wrong.sum())
+    chosen: IntArray = order[: int(expected.argmax()) + 1]
+    return chosen
+
+
+def explain(clean: Matrix, labels: IntArray) -> tuple[Matrix, Matrix]:
+    """The posterior of the true class [N, K] by sample and given label, and the noise matrix
+    [K, K], from what is said of samples whose label was not seen [N, K]: EM for the matrix alone.
+    """
+    classes = clean.shape[1]
+    transition = np.full((classes, classes), (1 - DIAGONAL) / max(classes - 1, 1))
+    np.fill_diagonal(transition, DIAGONAL)
+    order = np.argsort(labels, kind="stable")
+    carried, starts = np.unique(labels[order], return_index=True)
+    for _ in range(EM_ROUNDS):
+        posterior = _posterior(clean, transition, labels)
+        counts = np.full((classes, classes), PSEUDO)
+        counts[:, carried] += np.add.reduceat(posterior[order], starts).T
+        transition = counts / counts.sum(1, keepdims=True)
+    return _posterior(clean, transition, labels), transition
+
+
+def stratified(labels: IntArray, folds: int, seed: int) -> IntArray:
+    """The fold of each sample [N], every class spread over all of them."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % folds
+    return fold
+
+
+def _posterior(clean: Matrix, transition: Matrix, labels: IntArray) -> Matrix:
+    posterior: Matrix = clean * transition.T[labels]
+    posterior /= posterior.sum(1, keepdims=True).clip(1e-300)
+    return posterior
+
+
+def _of_label(values: Matrix, labels: IntArray) -> Vector:
+    chosen: Vector = values[np.arange(len(labels)), labels]
+    return chosen
+
+
+def _with_mean(odds: Vector, mean: float) -> Vector:
+    """Chances [N] in the order of these log-odds, moved by one number so that `mean` is theirs."""
+    low, high = -60.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if (1 / (1 + np.exp(-(odds + middle).clip(-500, 500)))).mean() < mean:
+            low = middle
+        else:
+            high = middle
+    chances: Vector = 1 / (1 + np.exp(-(odds + low).clip(-500, 500)))
+    return chances
+
+
+def _rate(estimate: float, later: float, differs: float, labels: IntArray) -> Rate:
+    """The rate with its interval: two standard errors around what the rounds allow, which is no
+    less than the last one says and no more than predictions differ, within BELOW and ABOVE."""
+    error = 2 * math.sqrt(max(estimate * (1 - estimate), 0.01) / len(labels))
+    low = min(max(later, estimate - BELOW), estimate) - error
+    high = max(min(differs, estimate + ABOVE), estimate) + error
+    return Rate(estimate, max(0.0, low), min(1.0, high))
+
+
+def _standardised(rows: Tensor) -> Tensor:
+    wide: Tensor = rows.float()
+    std = wide.std(0, unbiased=False)
+    same = std <= 1e-4 * std.mean()
+    scale: Tensor = torch.where(same, 0.0, 1 / std.clamp(min=1e-12))
+    varied = max(1, wide.shape[1] - int(same.sum()))
+    made: Tensor = (wide - wide.mean(0)) * (scale * math.sqrt(VARIANCE / varied))
+    return made
+
+
+def _components(features: Tensor) -> Tensor:
+    """The principal components [N, D] of standardised features, of the variance SMALLER."""
+    covariance = (features.T @ features / len(features)).double()
+    values, vectors = torch.linalg.eigh(covariance)
+    size = min(COMPONENTS, int((values > 1e-6 * values[-1]).sum()))
+    scale = math.sqrt(SMALLER / max(float(values[-size:].sum()), 1e-12))
+    made: Tensor = features @ (vectors[:, -size:] * scale).float()
+    return made
+
+
+class _Training:
+    """All folds' heads at once: a step is one product for all of them, in which each counts the
+    samples of the others' folds alone."""
+
+    def __init__(
+        self, features: Tensor, folds: IntArray, seed: int, should_stop: Callable[[], bool]
+    ) -> None:
+        self.features, self.folds, self.seed = features, torch.from_numpy(folds), seed
+        self.count = int(folds.max()) + 1
+        self.should_stop = should_stop
+        size = len(features)
+        self.batch = max(SMALLEST_BATCH, min(BATCH, size // 10))
+        steps = math.ceil(size / self.batch)
+        self.epochs = max(EPOCHS, math.ceil(FEWEST_STEPS / steps))
+        self.steps = self.epochs * steps
+
+    def first(self, labels: Tensor, classes: int) -> Matrix:
+        """Linear heads with a noise matrix each, learned together; what they say of the true class
+        of samples that they have not seen [N, K]."""
+        width, device = self.features.shape[1], self.features.device
+        dropout = FIRST_DROPOUT * min(1.0, width / SPARE)
+        weight = torch.zeros(width, self.count * classes, device=device, requires_grad=True)
+        bias = torch.zeros(self.count * classes, device=device, requires_grad=True)
+        usual = torch.full((classes, classes), (1 - DIAGONAL) / max(classes - 1, 1), device=device)
+        usual.fill_diagonal_(DIAGONAL)
+        matrices = usual.log().repeat(self.count, 1, 1).requires_grad_()
+        fixed = usual.expand(self.count, classes, classes)
+        optimiser = torch.optim.SGD(
+            [
+                {"params": [weight, bias], "lr": FIRST_LR, "weight_decay": DECAY},
+                {"params": [matrices], "lr": MATRIX_LR},
+            ],
+            momentum=MOMENTUM,
+        )
+
+        def loss(chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+            seen = _dropped(self.features[chosen], dropout, generator)
+            said = F.log_softmax((seen @ weight + bias).unflatten(1, (self.count, classes)), 2)
+            flips = fixed if epoch < FIXED_EPOCHS else matrices.softmax(2)
+            to_given = flips[:, :, labels[chosen]].permute(2, 0, 1)
+            return -torch.logsumexp(said + to_given.clamp(min=1e-8).log(), 2)
+
+        self._descend(optimiser, loss, 0)
+        with torch.no_grad():
+            said = (self.features @ weight + bias).unflatten(1, (self.count, classes)).softmax(2)
+            own = said[torch.arange(len(said)), self.folds]
+        result: Matrix = own.double().numpy()
+        return result
+
+    def later(self, targets: Tensor, round: int) -> Matrix:
+        """Heads with a hidden layer that learn soft targets [N, K]; what they say of samples that
+        they have not seen [N, K]."""
+        width, classes = self.features.shape[1], targets.shape[1]
+        dropout = INPUT_DROPOUT * min(1.0, width / COMPONENTS)
+        generator = torch.Generator().manual_seed(self.seed * 1000 + round)
+        into = torch.randn(width, self.count * HIDDEN, generator=generator) / math.sqrt(3 * width)
+        out = torch.randn(self.count, HIDDEN, classes, generator=generator) / math.sqrt(3 * HIDDEN)
+        hidden_bias = torch.zeros(self.count * HIDDEN)
+        bias = torch.zeros(self.count, 1, classes)
+        parameters = [each.requires_grad_() for each in (into, out, hidden_bias, bias)]
+        optimiser = torch.optim.SGD(parameters, LATER_LR, MOMENTUM, weight_decay=DECAY)
+
+        def answer(seen: Tensor, drop: float, generator: torch.Generator) -> Tensor:
+            hidden = _dropped((seen @ into + hidden_bias).relu(), drop, generator)
+            by_fold = hidden.unflatten(1, (self.count, HIDDEN)).transpose(0, 1)
+            return (torch.bmm(by_fold, out) + bias).transpose(0, 1)  # [B, folds, K]
+
+        def loss(chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+            seen = _dropped(self.features[chosen], dropout, generator)
+            said = F.log_softmax(answer(seen, HIDDEN_DROPOUT, generator), 2)
+            return -(said * targets[chosen][:, None]).sum(2)
+
+        self._descend(optimiser, loss, round)
+        parts = []
+        with torch.no_grad():
+            for chosen in torch.arange(len(self.features)).split(1024):
+                said = answer(self.features[chosen], 0.0, generator).softmax(2)
+                parts.append(said[torch.arange(len(said)), self.folds[chosen]])
+        result: Matrix = torch.cat(parts).double().numpy()
+        return result
+
+    def _descend(
+        self,
+        optimiser: torch.optim.Optimizer,
+        loss: Callable[[Tensor, int, torch.Generator], Tensor],
+        round: int,
+    ) -> None:
+        """Train for all epochs with a cosine; loss: of a batch, by sample and fold [B, folds]."""
+        generator = torch.Generator().manual_seed(self.seed * 1000 + 500 + round)
+        rates = [group["lr"] for group in optimiser.param_groups]
+        step = 0
+        for epoch in range(self.epochs):
+            if self.should_stop():
+                raise Interrupted
+            for chosen in torch.randperm(len(self.features), generator=generator).split(self.batch):
+                others = self.folds[chosen][:, None] != torch.arange(self.count)
+                share = others.sum() / self.count
+                optimiser.zero_grad()
+                value = (loss(chosen, epoch, generator) * others).sum() / share
+                value.backward()
+                factor = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+                for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                optimiser.step()
+                step += 1
+
+
+def _dropped(values: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    if not share:
+        return values
+    mask = torch.empty_like(values).bernoulli_(1 - share, generator=generator)
+    return values * mask / (1 - share)

@@ -1,0 +1,170 @@
+"""Wrong labels from features, by cross-fitted heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Cli
+from sklearn.metrics import average_precision_score
+
+from apl.data.sources import load_data
+from apl.detect.crossfit import cross_fit, explain, findings_of, flagged_by, stratified
+from apl.detect.evidence import INVISIBLE
+from apl.detect.search import find_mislabelled, judges_by_heads, search_config
+from apl.errors import Interrupted
+from apl.noise.draw import corrupt
+from apl.noise.matrices import symmetric
+from apl.training.listener import Listener, ignore
+from apl.training.machine import Machine
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def clouds(count: int = 900, classes: int = 5, seed: int = 0) -> tuple[torch.Tensor, Any]:
+    """Rows of classes that lie apart, in columns of very different size, and their classes."""
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, classes, count)
+    centres = rng.normal(size=(classes, 20)) * 2.2
+    rows = (centres[true] + rng.normal(size=(count, 20))) * np.geomspace(0.01, 50, 20) + 3
+    return torch.from_numpy(np.c_[rows, np.ones(count)]).half(), true
+
+
+def asymmetric(classes: int, rate: float) -> Any:
+    matrix = np.eye(classes) * (1 - rate)
+    matrix[np.arange(classes), (np.arange(classes) + 1) % classes] += rate
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("matrix", "least"), [(symmetric(5, 0.3), 0.97), (asymmetric(5, 0.35), 0.95)]
+)
+def test_wrong_labels_are_found_and_counted(matrix: Any, least: float) -> None:
+    rows, true = clouds()
+    labels = corrupt(true, matrix, "transition", 1)
+    fit = cross_fit(rows, labels.given, 5)
+    found = findings_of(fit, labels.given)
+    assert average_precision_score(labels.wrong, -found.label_score) > least
+    hits = (found.is_label_issue & labels.wrong).sum()
+    assert 2 * hits / (found.is_label_issue.sum() + labels.wrong.sum()) > 0.9
+    assert found.noise_rate.low <= labels.wrong.mean() <= found.noise_rate.high
+    assert abs(found.noise_rate.estimate - labels.wrong.mean()) < 0.04
+    assert abs(1 - found.label_score.mean() - found.noise_rate.estimate) < 0.01
+    assert np.abs(fit.transition - matrix).max() < 0.15
+    assert (found.predicted_label[found.is_label_issue] != labels.given[found.is_label_issue]).all()
+    assert found.doubts == [INVISIBLE]
+
+
+def test_clean_labels_are_hardly_flagged() -> None:
+    rows, true = clouds()
+    found = findings_of(cross_fit(rows, true, 5), true)
+    assert found.noise_rate.estimate < 0.03
+    assert found.noise_rate.low == 0.0
+    assert found.is_label_issue.mean() < 0.05
+
+
+def test_the_same_seed_says_the_same_and_a_stop_is_heard() -> None:
+    rows, true = clouds(200, 3)
+    rounds: list[tuple[int, int]] = []
+    one = cross_fit(rows, true, 3, seed=4, on_round=lambda *done: rounds.append(done))
+    assert rounds == [(1, 3), (2, 3), (3, 3)]
+    assert np.array_equal(one.wrong, cross_fit(rows, true, 3, seed=4).wrong)
+    assert not np.array_equal(one.wrong, cross_fit(rows, true, 3, seed=5).wrong)
+    with pytest.raises(Interrupted):
+        cross_fit(rows, true, 3, should_stop=lambda: True)
+
+
+@pytest.mark.parametrize("count", [12, 40])
+def test_few_samples_are_judged_with_a_doubt(count: int) -> None:
+    rows, true = clouds(count, 2)
+    found = findings_of(cross_fit(rows[:, :3], true, 3), true)  # nobody has the third class
+    assert np.isfinite(found.label_score).all()
+    assert any(text.startswith("too few") for text in found.doubts)
+    assert found.doubts[-1] == INVISIBLE
+
+
+def test_folds_are_stratified() -> None:
+    labels = np.repeat([0, 1, 2], [50, 11, 3])
+    folds = stratified(labels, 5, 0)
+    for k, most in ((0, 10), (1, 3), (2, 1)):
+        assert np.bincount(folds[labels == k], minlength=5).max() <= most
+
+
+def test_the_noise_matrix_is_that_of_the_labels() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 3, 4000)
+    matrix = np.array([[0.7, 0.3, 0.0], [0.0, 0.9, 0.1], [0.2, 0.0, 0.8]])
+    given = corrupt(true, matrix, "transition", 0).given
+    clean = np.full((4000, 3), 0.02)
+    clean[np.arange(4000), true] = 0.96
+    posterior, transition = explain(clean, given)
+    assert np.abs(transition - matrix).max() < 0.05
+    assert np.allclose(posterior.sum(1), 1)
+
+
+def test_what_is_flagged_makes_the_expected_f1_largest() -> None:
+    wrong = np.array([0.9, 0.05, 0.6, 0.1, 0.95])
+    chosen = flagged_by(wrong)
+    assert chosen.tolist() == [4, 0, 2]
+    best = max(
+        (2 * wrong[list(order)].sum() / (len(order) + wrong.sum()), len(order))
+        for order in ([4], [4, 0], [4, 0, 2], [4, 0, 2, 3], [4, 0, 2, 3, 1])
+    )
+    assert best[1] == 3
+
+
+# -------------------------------------------------------------------------------- from the outside
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> str:
+    data = load_data("digits")
+    parts = {
+        name: split.images.reshape(len(split), -1).numpy()
+        for name, split in (("train", data.train), ("test", data.test))
+    }
+    np.savez(tmp_path / "v.npz", **parts)
+    return str(tmp_path / "v.npz")
+
+
+def test_a_search_on_features_is_by_heads_where_no_training_is_asked_for(vectors: str) -> None:
+    data = load_data("digits")
+    assert judges_by_heads(search_config("quick", data, {"features": vectors}))
+    typed = {"features": vectors, "loss": "sce"}
+    assert not judges_by_heads(search_config("quick", data, typed))
+    assert not judges_by_heads(search_config("quick", data, {}))
+
+
+def test_digits_by_vectors_of_ones_own(vectors: str) -> None:
+    quiet = Listener(on_message=ignore)
+    here = Machine(device="cpu", threads=1)
+    asked = {"features": vectors, "noise": "sym", "rate": 0.3, "machine": here, "listener": quiet}
+    found = find_mislabelled("digits", "quick", **asked)
+    wrong = found.data.train.labels.wrong
+    assert average_precision_score(wrong, -found.findings.label_score) > 0.95
+    assert found.findings.noise_rate.low <= wrong.mean() <= found.findings.noise_rate.high
+    assert found.curves.shape == (len(wrong), 0)
+    table = found.table()
+    assert set(table.columns) >= {"is_label_issue", "label_score", "given_label"}
+    watched = find_mislabelled("digits", "quick", **asked, loss="sce", epochs=5)
+    assert watched.curves.shape == (len(wrong), 5)
+    by_folds = find_mislabelled("digits", "quick", **asked, folds=2, epochs=3)
+    assert average_precision_score(wrong, -by_folds.findings.label_score) > 0.8
+
+
+@pytest.mark.slow
+def test_find_on_features_from_the_command_line(vectors: str, cli: Cli, tmp_path: Path) -> None:
+    asked = ("find", "digits", "--features", "v.npz", "--noise", "sym", "--rate", "0.3")
+    shown = cli(*asked, "--preset", "quick").stdout
+    assert "features: vectors of your own: v.npz" in shown
+    assert INVISIBLE in shown.replace("\n", " ")
+    folder = tmp_path / "results" / "digits-find"
+    page = (folder / "gallery.html").read_text(encoding="utf-8")
+    assert "data:image/" in page  # pictures, though numbers were learned from
+    assert (folder / "issues.csv").is_file()
