@@ -39,6 +39,8 @@ EM_ROUNDS = 30
 PSEUDO = 0.1  # counts of each flip before any is seen
 VARIANCE = 1280.0  # of all features together: so rates and decay mean the same for any number
 SMALLER = 85.0  # of all components together
+TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)
+TOWARDS = 1 / 3  # how far the rate goes from that of the heads' chances to that of tempered ones
 BELOW, ABOVE = 0.03, 0.05  # how far the rate may lie from the estimate: people err on hard samples
 
 
@@ -79,7 +81,9 @@ def cross_fit(
     posterior, transition = explain(clean, labels)
     first = 1 - _of_label(posterior, labels)
     on_round(1, rounds + 1)
-    estimate, later = float(first.mean()), float(first.mean())
+    plain = later = float(first.mean())
+    tempered = min(plain, _tempered_rate(clean, labels))
+    estimate = plain + TOWARDS * (tempered - plain)
     odds: list[Vector] = []
     if rounds:
         training = _Training(_components(features), folds, seed, should_stop)
@@ -95,9 +99,11 @@ def cross_fit(
     if rounds:  # what several rounds say together is steadier than the last one
         clean = np.mean(cleans, 0)
         posterior, transition = explain(clean, labels)
-        first = _with_mean(np.mean(odds, 0), estimate)
+    else:
+        odds = [np.log(first.clip(1e-9, 1) / (1 - first).clip(1e-9))]
+    wrong = _with_mean(np.mean(odds, 0), estimate)
     differs = float((clean.argmax(1) != labels).mean())
-    return CrossFit(clean, posterior, transition, first, _rate(estimate, later, differs, labels))
+    return CrossFit(clean, posterior, transition, wrong, _rate(estimate, later, differs, labels))
 
 
 def findings_of(fit: CrossFit, labels: IntArray, class_names: Sequence[str] = ()) -> Findings:
@@ -145,6 +151,23 @@ def explain(clean: Matrix, labels: IntArray) -> tuple[Matrix, Matrix]:
         counts[:, carried] += np.add.reduceat(posterior[order], starts).T
         transition = counts / counts.sum(1, keepdims=True)
     return _posterior(clean, transition, labels), transition
+
+
+def _tempered_rate(clean: Matrix, labels: IntArray) -> float:
+    """The rate where the heads' chances have the temperature that makes the given labels likeliest.
+
+    That is right where noise does not depend on the sample, and too low where people err on hard
+    ones: it takes their errors for doubt of the heads'.
+    """
+    best, rate = -math.inf, 0.0
+    for temperature in TEMPERATURES:
+        chances = clean.clip(1e-12) ** (1 / temperature)
+        chances /= chances.sum(1, keepdims=True)
+        posterior, transition = explain(chances, labels)
+        likelihood = float(np.log((chances * transition.T[labels]).sum(1).clip(1e-12)).mean())
+        if likelihood > best:
+            best, rate = likelihood, 1 - float(_of_label(posterior, labels).mean())
+    return rate
 
 
 def stratified(labels: IntArray, folds: int, seed: int) -> IntArray:

@@ -27,7 +27,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def clouds(count: int = 900, classes: int = 5, seed: int = 0) -> tuple[torch.Tensor, Any]:
+def clouds(count: int = 500, classes: int = 5, seed: int = 0) -> tuple[torch.Tensor, Any]:
     """Rows of classes that lie apart, in columns of very different size, and their classes."""
     rng = np.random.default_rng(seed)
     true = rng.integers(0, classes, count)
@@ -42,6 +42,7 @@ def asymmetric(classes: int, rate: float) -> Any:
     return matrix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("matrix", "least"), [(symmetric(5, 0.3), 0.97), (asymmetric(5, 0.35), 0.95)]
 )
@@ -63,19 +64,20 @@ def test_wrong_labels_are_found_and_counted(matrix: Any, least: float) -> None:
 
 def test_clean_labels_are_hardly_flagged() -> None:
     rows, true = clouds()
-    found = findings_of(cross_fit(rows, true, 5), true)
+    found = findings_of(cross_fit(rows, true, 5, rounds=1), true)
     assert found.noise_rate.estimate < 0.03
     assert found.noise_rate.low == 0.0
     assert found.is_label_issue.mean() < 0.05
 
 
+@pytest.mark.slow
 def test_the_same_seed_says_the_same_and_a_stop_is_heard() -> None:
-    rows, true = clouds(200, 3)
+    rows, true = clouds(100, 3)
     rounds: list[tuple[int, int]] = []
     one = cross_fit(rows, true, 3, seed=4, on_round=lambda *done: rounds.append(done))
     assert rounds == [(1, 3), (2, 3), (3, 3)]
     assert np.array_equal(one.wrong, cross_fit(rows, true, 3, seed=4).wrong)
-    assert not np.array_equal(one.wrong, cross_fit(rows, true, 3, seed=5).wrong)
+    assert not np.array_equal(one.wrong, cross_fit(rows, true, 3, seed=5, rounds=0).wrong)
     with pytest.raises(Interrupted):
         cross_fit(rows, true, 3, should_stop=lambda: True)
 
@@ -83,7 +85,9 @@ def test_the_same_seed_says_the_same_and_a_stop_is_heard() -> None:
 @pytest.mark.parametrize("count", [12, 40])
 def test_few_samples_are_judged_with_a_doubt(count: int) -> None:
     rows, true = clouds(count, 2)
-    found = findings_of(cross_fit(rows[:, :3], true, 3), true)  # nobody has the third class
+    found = findings_of(
+        cross_fit(rows[:, :3], true, 3, rounds=1), true
+    )  # nobody has the third class
     assert np.isfinite(found.label_score).all()
     assert any(text.startswith("too few") for text in found.doubts)
     assert found.doubts[-1] == INVISIBLE
@@ -141,6 +145,7 @@ def test_a_search_on_features_is_by_heads_where_no_training_is_asked_for(vectors
     assert not judges_by_heads(search_config("quick", data, {}))
 
 
+@pytest.mark.slow
 def test_digits_by_vectors_of_ones_own(vectors: str) -> None:
     quiet = Listener(on_message=ignore)
     here = Machine(device="cpu", threads=1)
