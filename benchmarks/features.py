@@ -1,4 +1,4 @@
-"""How fast photos are embedded: our EfficientNet-Lite0 beside the package's own network, in one run.
+"""How fast photos are embedded: EfficientNet-Lite0 of ours beside the package's own, in one run.
 
     python benchmarks/features.py [--count 256] [--size 128]
 
