@@ -93,7 +93,7 @@ def _by_metadata(file: Path, reading: Reading, tree: Tree, classes: int) -> List
     folders of classes."""
     if classes < 2:
         return list_file(file, reading)
-    taken = f"the folders of classes are; --dataset {file.name} in it reads that one"
+    taken = f"the folders of classes are (give {file} to read that one)"
     try:
         listed = list_file(file, reading, sure=True)
         why = ""
