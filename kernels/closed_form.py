@@ -29,6 +29,27 @@ COMPILE_FROM = 1 << 18
 # Compiled, the other form is always the faster one: l and p share one exponential.
 _SHORT_ROW = 32
 
+# From so many elements on, where torch has the wide instructions that it is tuned to, the closed
+# form is the faster one for short rows.
+_SHORT_ROWS_FROM = 1 << 12
+_EXACT = (torch.float32, torch.float64)
+
+
+@functools.cache
+def _tuned_here() -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def calls_cost_most(logits: Tensor) -> bool:
+    """Whether autograd's own calls on a CPU are faster than the closed form uncompiled, which reads
+    and writes less, but takes twice as many calls and a function in Python.  By the size and the
+    instruction set alone: equal runs compute equal bits (docs/kernels-evidence.md)."""
+    if not 0 < logits.numel() < COMPILE_FROM or logits.dtype not in _EXACT:
+        return False
+    short = logits.shape[1] < _SHORT_ROW and logits.numel() >= _SHORT_ROWS_FROM
+    return not (short and _tuned_here())
+
+
 # (base, form, weight is not 1, the parameters of a base that counts) per term
 Structure = tuple[tuple[str, Form, bool, tuple[float, ...]], ...]
 

@@ -16,11 +16,12 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
 from . import closed_form
 from .bases import BASES, REDUCTIONS, Form, Reduction, Term
-from .reference import reference_loss
+from .reference import few_rows, reference_loss
 from .targets import any_ignored, known
 
 Backend = Literal["auto", "triton", "compiled", "eager", "reference"]
@@ -53,6 +54,10 @@ def loss(  # the door: those of F.cross_entropy, and how it is computed
     Returns a scalar, or [N] or [N, d1, ...] for reduction 'none', in the dtype of the logits;
     under autocast in float32, as `F.cross_entropy` does.
     """
+    if backend == "auto" and weight is None and not (label_smoothing or inplace):
+        few = _few_rows(logits, targets, terms, ignore_index, reduction)
+        if few is not None:
+            return few
     if logits.ndim == 1:  # one row
         if inplace:
             _check_inplace(logits, reduction, inplace == "leaf")
@@ -237,6 +242,35 @@ class _Call(NamedTuple):
     backend: str
     dtype: torch.dtype  # of the result
     inplace: bool = False
+
+
+def _few_rows(
+    logits: Tensor,
+    targets: Tensor,
+    terms: Sequence[Term],
+    ignore_index: int,
+    reduction: Reduction,
+) -> Tensor | None:
+    # The loss by autograd of as few calls of torch as there can be, or None where another way is
+    # faster, or where there is more to it than class indices that count alike.  Ahead of every
+    # other look at the arguments, for these cost as much here as the arithmetic does.
+    if torch.compiler.is_compiling() or type(logits) is not Tensor or type(targets) is not Tensor:
+        return None
+    if logits.ndim != 2 or targets.dtype != torch.int64 or targets.shape != logits.shape[:1]:
+        return None
+    if not (logits.is_cpu and targets.is_cpu) or not closed_form.calls_cost_most(logits):
+        return None
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return None
+    if type(ignore_index) is not int or any_ignored(targets, logits.shape[1], ignore_index):
+        return None
+    log_p = torch.log_softmax(logits, 1)
+    if any(t.form == "norm" for t in terms) and not log_p.detach().amin() > -torch.inf:
+        return None  # masked classes
+    losses = few_rows(log_p, targets, terms)
+    if reduction == "mean":
+        return losses.mean()
+    return losses.sum() if reduction == "sum" else losses.squeeze(1)
 
 
 class _ClosedForm(torch.autograd.Function):
@@ -572,9 +606,10 @@ def backends() -> list[tuple[str, bool, str]]:
     if cuda:
         auto = "reference" if problem else "triton"
     elif compiler:
-        auto = f"eager, and compiled from {closed_form.COMPILE_FROM:,} logits on"
+        large = f"{closed_form.COMPILE_FROM:,} logits"
+        auto = f"autograd's calls or eager, whichever is faster, and compiled from {large} on"
     else:
-        auto = "eager"
+        auto = "autograd's calls or eager, whichever is faster"
     return [
         ("triton", not problem, triton_why),
         ("compiled", compiler, compiled_why),

@@ -94,6 +94,8 @@ def _called(
     logits: Tensor | None, targets: Tensor | None, input: Tensor | None, target: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     # What a criterion is called with, by our names or by those of F.cross_entropy.
+    if isinstance(logits, Tensor) and isinstance(targets, Tensor) and input is target is None:
+        return logits, targets
     for name, both in (("logits", (logits, input)), ("targets", (targets, target))):
         if sum(each is not None for each in both) != 1:
             raise TypeError(
