@@ -41,7 +41,7 @@ VARIANCE = 1280.0  # of all features together: so rates and decay mean the same 
 SMALLER = 85.0  # of all components together
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)
 TOWARDS = 1 / 3  # how far the rate goes from that of the heads' chances to that of tempered ones
-BELOW, ABOVE = 0.03, 0.05  # how far the rate may lie from the estimate: people err on hard samples
+BELOW, ABOVE = 0.03, 0.03  # how far the rate may lie from the estimate: people err on hard samples
 
 
 @dataclass(frozen=True)
