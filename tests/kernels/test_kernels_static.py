@@ -109,9 +109,12 @@ def test_a_worse_figure_fails_on_a_verified_release_and_warns_on_a_newer_one(mon
 
 
 def test_nothing_spills(reports):
-    # But of one kind, which docs/kernels-evidence.md names: 16 rows across [N, 1000, D] in 16 bits,
-    # fewer of which would fetch sectors twice, leave 128 registers to the focal loss and its sums.
+    # But of two kinds, which docs/kernels-evidence.md names: 16 rows across [N, 1000, D] of 16 bits
+    # (fewer would fetch sectors twice) leave 128 registers to the focal loss and its sums;
+    # and with dense targets of 1000 classes sm_100 spills 8 bytes of it.
     def room(report):
+        if (report.arch, report.spec.targets, report.spec.num_classes) == (100, "dense", 1000):
+            return 8
         focal = any(t.base == "fl" and t.form == "norm" for t in report.spec.terms)
         across = (report.spec.num_classes, report.spec.dtype) == (1000, BF16)
         return 80 if focal and across and report.spec.inner > 1 else 0
@@ -188,6 +191,8 @@ def test_enough_bytes_are_on_their_way_to_a_multiprocessor(on_hopper):
         linear = ("ce", "mae", "rce")  # sums of these keep little in registers
         if any(t.form != "at" and t.base not in linear for t in report.spec.terms):
             return 12_000
+        if report.spec.num_classes == 100 and any(t.form != "at" for t in report.spec.terms):
+            return 25_000  # what tells masked classes from others takes registers
         return 20_000 if report.spec.num_classes == 10 or report.spec.inner > 1 else 32_000
 
     hold(ids(r for r in on_hopper if r.bytes_in_flight < least(r)), LAYS_ALONG_ROWS)
