@@ -16,6 +16,7 @@ from apl.cli.train import show_training, tell_begun
 from apl.config.config import make_config
 from apl.config.presets import SEARCH
 from apl.errors import BadInput, require
+from apl.features.catalog import seen_by
 from apl.losses.catalog import PARAMS
 from apl.names import NETWORKS, SIDE
 from apl.training.machine import Machine
@@ -131,6 +132,8 @@ def _write(
     from apl.detect.rows import judged
 
     detection = detection_scores(search.findings, search.data.train.labels)
+    config = search.config
+    seen = seen_by(config.features, config.network, config.weights)
     write_review(
         target,
         rows.findings,
@@ -141,7 +144,7 @@ def _write(
         curves=rows.curves,
         decisions=decided,
         detection=detection,
-        title=title,
+        title=f"{title} ({seen})" if seen else title,
         shown=shown,
         splits=rows.splits,
         judged=judged(search),

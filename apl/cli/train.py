@@ -29,6 +29,7 @@ from apl.cli.options import (
 from apl.cli.results import keep_state, other_runs, place_for, source_of
 from apl.config.config import make_config
 from apl.errors import Interrupted, require
+from apl.features.catalog import seen_by
 from apl.losses.catalog import PARAMS, loss_label
 from apl.study.trackers import Tracking, require_tracker
 from apl.training.ddp import Group
@@ -127,7 +128,9 @@ def train_command(
     if first:
         write_study(study)
         keep_state(study, data, typed)
-    out.print(result_table(f"{loss_label(config.loss)}, last epoch", result))
+    seen = seen_by(config.features, config.network, config.weights)
+    title = f"{loss_label(config.loss)}, last epoch"
+    out.print(result_table(f"{title}\n{seen}" if seen else title, result))
     for verdict in verdicts(config, result):
         out.print(verdict)
     out.print(f"more: apl evaluate {shlex.quote(str(run))}")

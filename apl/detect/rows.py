@@ -13,6 +13,7 @@ import numpy.typing as npt
 from apl.detect.evidence import Findings
 from apl.detect.monitor import Halves
 from apl.detect.search import Search
+from apl.features.catalog import seen_by
 
 TRAIN, TEST = "train", "test"
 
@@ -103,7 +104,9 @@ def judged(search: Search) -> list[str]:
     count = f"{len(search.data.train):,} training labels"
     folds = not search.curves.shape[1]
     how = "by networks that had not seen them" if folds else "by how the training took them"
-    told = [f"judged: {count} {how}"]
+    config = search.config
+    seen = seen_by(config.features, config.network, config.weights)
+    told = [f"judged: {count} {how}{f', {seen}' if seen else ''}"]
     if search.test is not None:
         wrong, rate = int(search.test.is_label_issue.sum()), search.test.noise_rate
         share = "unknown"

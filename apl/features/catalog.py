@@ -120,6 +120,16 @@ def says(name: str) -> str:
     return f"vectors of your own: {name}"
 
 
+def seen_by(features: str, network: str, weights: str) -> str:
+    """What pretrained weights figures rest on, in words to stand beside them; '' for none."""
+    if features != NONE:
+        return f"on features: {says(features)}"
+    if weights:
+        which = "its published weights" if weights == "default" else weights
+        return f"{network} began with {which}, {IMAGENET} or as they say"
+    return ""
+
+
 def licence_of(name: str) -> str:
     """The licence of the weights, in words."""
     plain, _ = sized(name)

