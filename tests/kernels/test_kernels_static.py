@@ -108,6 +108,7 @@ def test_a_worse_figure_fails_on_a_verified_release_and_warns_on_a_newer_one(mon
 # --- The figures ---
 
 
+@pytest.mark.slow
 def test_nothing_spills(reports):
     # But of two kinds, which docs/kernels-evidence.md names: 16 rows across [N, 1000, D] of 16 bits
     # (fewer would fetch sectors twice) leave 128 registers to the focal loss and its sums;
@@ -122,12 +123,14 @@ def test_nothing_spills(reports):
     hold(ids(r for r in reports if r.spills > room(r)), LAYS_ALONG_ROWS)
 
 
+@pytest.mark.slow
 def test_one_read_and_one_write_of_a_row_in_registers(reports):
     short = [r for r in reports if r.spec.num_classes <= LONGEST_ROW]
     assert short
     hold(ids(r for r in short if (r.row_reads, r.row_writes) != (1, 1)))
 
 
+@pytest.mark.slow
 def test_two_reads_of_a_long_row_and_a_third_where_a_sum_needs_log_p(reports):
     def reads(report):
         unscaled = any(t.form != "at" and not DEVICE[t.base].affine for t in report.spec.terms)
@@ -138,6 +141,7 @@ def test_two_reads_of_a_long_row_and_a_third_where_a_sum_needs_log_p(reports):
     hold(ids(r for r in long if (r.row_reads, r.row_writes) != (reads(r), 1)))
 
 
+@pytest.mark.slow
 def test_few_accesses_beside_the_row(reports):
     # The denominator, and the targets (a lone one twice, from the cache); one loss a row.
     def few(report):
@@ -148,6 +152,7 @@ def test_few_accesses_beside_the_row(reports):
     hold(ids(r for r in reports if r.spec.targets == "index" and not few(r)))
 
 
+@pytest.mark.slow
 def test_a_thread_takes_16_bytes_at_a_time_of_rows_that_begin_there(on_hopper):
     def wide(report):
         single = {report.spec.dtype.itemsize}  # the logit of the label
@@ -167,6 +172,7 @@ def test_a_thread_takes_16_bytes_at_a_time_of_rows_that_begin_there(on_hopper):
         ("ce", 1000, BF16, 25),
     ],
 )
+@pytest.mark.slow
 def test_instructions_a_logit(on_hopper, loss, num_classes, dtype, most):
     # A chip that copies 4.3 TB/s at 1.98 GHz has room for some 31 instructions on a logit of
     # bfloat16 that it reads and whose gradient it writes, and for 62 on one of float32.
@@ -175,6 +181,7 @@ def test_instructions_a_logit(on_hopper, loss, num_classes, dtype, most):
     hold(ids([report] if report.instructions > most else []), LAYS_ALONG_ROWS)
 
 
+@pytest.mark.slow
 def test_one_warp_that_has_a_row_waits_for_no_other(on_hopper):
     beside = [r for r in on_hopper if r.spec.num_classes <= 1000 and r.spec.inner == 1]
     assert {r.warps for r in beside} == {1}
@@ -182,6 +189,7 @@ def test_one_warp_that_has_a_row_waits_for_no_other(on_hopper):
     hold(ids(r for r in beside if r.barriers > (r.spec.num_classes < 1000)), LAYS_ALONG_ROWS)
 
 
+@pytest.mark.slow
 def test_enough_bytes_are_on_their_way_to_a_multiprocessor(on_hopper):
     # 32 KB: 132 multiprocessors, 4 TB/s, and about a microsecond until memory answers.  Where the
     # logits are half as wide, some kernels have more registers a byte than that leaves.
@@ -198,12 +206,14 @@ def test_enough_bytes_are_on_their_way_to_a_multiprocessor(on_hopper):
     hold(ids(r for r in on_hopper if r.bytes_in_flight < least(r)), LAYS_ALONG_ROWS)
 
 
+@pytest.mark.slow
 def test_no_sector_is_fetched_twice_where_the_classes_are_not_innermost(reports):
     across = [r for r in reports if r.spec.inner > 1]
     assert max(r.spec.num_classes for r in across) == 1000
     hold(ids(r for r in across if r.sectors > r.least_sectors))
 
 
+@pytest.mark.slow
 def test_neighbouring_rows_share_at_most_a_sector(reports):
     def extra(report):
         passes = report.row_reads + report.row_writes
@@ -213,6 +223,7 @@ def test_neighbouring_rows_share_at_most_a_sector(reports):
     hold(ids(r for r in beside if extra(r) > r.row_reads + r.row_writes))
 
 
+@pytest.mark.slow
 def test_half_of_the_l2_cache_holds_the_long_rows_that_are_at_work(reports):
     long = [r for r in reports if r.spec.num_classes > LONGEST_ROW]
     assert {r.arch for r in long} == set(kernel_code.ARCHITECTURES)
@@ -398,6 +409,7 @@ def test_the_default_of_the_compiler_does_not_decide_on_fused_multiply_adds(monk
     assert kernel.metadata.enable_fp_fusion
 
 
+@pytest.mark.slow
 def test_the_table_fits_into_80_columns(reports, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     kernel_code.main(["--arch", "90", "--loss", "nfl_rce"])
