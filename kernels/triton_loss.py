@@ -1030,7 +1030,9 @@ def _form(  # the arithmetic of every form of a term in one place
         rows = max(rows, _SECTOR // itemsize)  # neighbours, or a sector comes for one element
     options["ROWS"] = rows
     options["BLOCK"] = block
-    options["num_warps"] = max(1, rows * block // (32 * _PER_THREAD))
+    # A soft target a class is kept beside phi and phi': with half as many a thread none spills.
+    crowded = options["TARGETS"] == "dense" and "phi" in sums and block >= 1024
+    options["num_warps"] = max(1, rows * block // (32 * _PER_THREAD)) * (1 + crowded)
     # Only where it lets neighbours be loaded at once: another batch size compiles nothing.  Few at
     # a time, for a thread keeps the numbers of each row.
     options["EVEN"] = z[2] != 1 and inner % rows == 0

@@ -19,6 +19,7 @@ KINDS = {"decoded": "data", "features": "features"}
 ABOUT = "about.json"
 STATES = 3  # of one path that are kept: a run may still be asked about the data as they were
 DAY = 24 * 3600
+FRESH = 600  # seconds in which a folder that is not whole is taken for one that is being made
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _entry(folder: Path, kind: str) -> Entry:
     with contextlib.suppress(OSError, ValueError):
         content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         about = content if isinstance(content, dict) else {}
-    sizes, times = [0], [0.0]
+    sizes, times = [0], [0.0 if about else folder.stat().st_mtime]
     lock = folder.with_suffix(".lock")
     for file in [*folder.rglob("*"), *([lock] if lock.is_file() else [])]:
         with contextlib.suppress(OSError):
@@ -91,11 +92,13 @@ def touch(folder: Path) -> None:
 
 def outdated(found: Iterable[Entry], keep: int) -> Iterator[Entry]:
     """The older states of each source: those with the content of a newer one, and those beyond the
-    `keep` that were used last; and what killed processes left."""
+    `keep` that were used last; and what killed processes left, unless it was written just now:
+    whoever has made a folder may not have its lock yet."""
     states: dict[str, list[str]] = {}
     for entry in sorted(found, key=lambda entry: -entry.used):
         if not entry.whole:
-            yield entry
+            if entry.used < time.time() - FRESH:
+                yield entry
         elif entry.origin:
             newer = states.setdefault(entry.origin, [])
             if entry.digest in newer or len(newer) >= keep:
@@ -119,6 +122,8 @@ def remove(found: Iterable[Entry]) -> tuple[int, int]:
     for entry in found:
         try:
             with filelock.FileLock(entry.lock, blocking=False):
+                if not entry.whole and (entry.folder / ABOUT).exists():
+                    continue  # somebody has finished it since it was looked at
                 # First what says that it is whole: who opens it meanwhile decodes it anew.
                 (entry.folder / ABOUT).unlink(missing_ok=True)
                 shutil.rmtree(entry.folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -111,6 +112,9 @@ def test_apl_cache_lists_and_prunes(tmp_path: Path, folder: Path, here: Callable
     shown = here("cache").stdout
     assert "4 in " in shown
     assert all(text in shown for text in ("photos", "lite0", "3.4 MB", "not finished", str(root)))
+    hour_ago = time.time() - 3600
+    for file in (folder / "unfinished" / "images.u8", folder / "unfinished"):
+        os.utime(file, (hour_ago, hour_ago))
     assert "removed 2 of 4" in here("cache", "--prune").stdout
     assert len(folders(folder)) == 1
     assert store.is_dir()
@@ -127,3 +131,19 @@ def test_apl_cache_lists_and_prunes(tmp_path: Path, folder: Path, here: Callable
 def test_sizes_in_words() -> None:
     sizes = {0: "0 bytes", 999: "999 bytes", 1500: "1.5 kB", 34_000_000: "34 MB", 5e12: "5,000 GB"}
     assert {size: cache.size_text(size) for size in sizes} == sizes
+
+
+def test_what_is_being_made_or_was_finished_meanwhile_is_left(tmp_path: Path) -> None:
+    """A folder that is not whole may be somebody's at work, and be whole a moment later."""
+    folder = tmp_path / "decoded" / "a"
+    folder.mkdir(parents=True)
+    seen = cache._entry(folder, "decoded")
+    assert not seen.whole
+    assert list(cache.outdated([seen], 3)) == []  # made just now
+    old = dataclasses.replace(seen, used=0.0)
+    assert list(cache.outdated([old], 3)) == [old]
+    (folder / "about.json").write_text('{"name": "a"}')  # finished since it was looked at
+    assert cache.remove([old]) == (0, 0)
+    assert folder.exists()
+    (folder / "about.json").unlink()
+    assert cache.remove([old])[0] == 1

@@ -421,5 +421,5 @@ def test_a_run_on_a_table_finds_it_by_its_config(tmp_path: Path) -> None:
     result = train(config, tmp_path / "run", machine=HERE, listener=Listener(on_message=ignore))
     assert result.on == "given"
     assert result.test_accuracy > 0.85
-    (command,) = study_commands(make_grid("quick", ["ce"], dataset=data, epochs=20))
+    (command,) = study_commands(make_grid("quick", ["ce"], dataset=data, epochs=10))
     assert command.endswith("--dataset arrays")

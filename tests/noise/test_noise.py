@@ -592,7 +592,7 @@ def test_same_seed_same_dependent_labels_on_every_platform() -> None:
 @pytest.mark.parametrize(
     ("labels", "rows", "method", "message"),
     [
-        ([0, 1], np.eye(3)[:2], "exact-per-pair", "a row for each sample"),
+        ([0, 1], np.eye(3)[:2], "exact-per-pair", "depends on the class alone"),
         ([0, 1], np.eye(3), "transition", "rows must be 2 x K, got 3 x 3"),
         ([0, 1], np.ones((2, 3)), "transition", "sum to 1"),
         ([0, 1], np.full((2, 3), np.nan), "transition", "sum to 1"),
