@@ -167,6 +167,7 @@ def test_losses_and_datasets_list_everything(cli: Cli) -> None:
     assert "laptop" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -225,6 +226,7 @@ def test_cifar10_noise_as_a_user_would_make_it(cli: Cli, cifar10: str, tmp_path:
         assert abs(file["mask"].mean() - 0.0901) < 0.0005
 
 
+@pytest.mark.slow
 def test_python_m_apl_and_cli_py_are_the_same_command(fresh_cli: Cli) -> None:
     module = subprocess.run(
         [sys.executable, "-m", "apl", "losses"],
@@ -393,6 +395,7 @@ def test_code_of_ones_own_is_typed_and_never_read_out_of_a_file(cli: Cli, tmp_pa
         assert line.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS)
 def test_tab_completion_offers_the_losses_without_loading_torch(fresh_cli: Cli, shell: str) -> None:
     asked = {"_APL_COMPLETE": f"complete_{shell}", **SHELLS[shell]}
@@ -507,6 +510,7 @@ def test_a_result_says_what_is_known_and_what_is_not() -> None:
     assert verdicts(make_config(loss="ce"), of_given) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["laptop", "paper", "quick"])
 def test_a_study_of_nine_settings_fits_a_terminal(preset: str) -> None:
     cells = make_grid(preset, seeds=2)

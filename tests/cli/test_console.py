@@ -87,6 +87,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp932", "ascii", "cp1252", "utf-8"])
 def test_any_encoding_is_written(
     encoding: str, photos: Path, monkeypatch: pytest.MonkeyPatch
@@ -107,6 +108,7 @@ def test_any_encoding_is_written(
     assert "labels changed" in shown
 
 
+@pytest.mark.slow
 def test_a_real_process_writes_ascii(fresh_cli: Cli) -> None:
     shown = fresh_cli("noise", "--noise", "sym", "--rate", "0", PYTHONIOENCODING="ascii").stdout
     assert re.search(r"\|0 +\| +0\.0\|100\.0\|( +\.\|){9}", shown)  # a dot for what is 0

@@ -59,6 +59,7 @@ def texts(command: str) -> dict[str, int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_help_fits_a_terminal(command: str) -> None:
     lines = shown(command)

@@ -15,6 +15,7 @@ def shown(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str
     return " ".join((taken.err if code else taken.out).split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_shown_whole(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     loss = LOSSES[name]

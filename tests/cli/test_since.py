@@ -112,6 +112,7 @@ def test_a_state_is_kept_and_a_damaged_one_is_none(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------- apl find
 
 
+@pytest.mark.slow
 def test_a_second_search_goes_beside_the_first(tmp_path: Path, here: Run) -> None:
     root = photos(tmp_path / "photos")
     first = here("find", "photos", *QUICK).stdout
@@ -153,6 +154,7 @@ def test_a_search_of_an_older_apl_is_told_from_the_cache(tmp_path: Path, here: R
     assert "since the results in results/photos-find: 1 gone (dog/01.png)" in said
 
 
+@pytest.mark.slow
 def test_decisions_stay_with_what_was_decided_on(tmp_path: Path, here: Run) -> None:
     """Its files were moved into the right folders since, as the decisions asked for."""
     root = photos(tmp_path / "photos")

@@ -87,6 +87,7 @@ def test_cifar100_is_flipped_in_blocks_as_everybodys_code_does() -> None:
     assert "--map superclass" in study_commands(other)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["quick", "laptop", "paper"])
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar100", "mnist"])
 def test_all_published_losses_make_a_study(preset: str, dataset: str) -> None:

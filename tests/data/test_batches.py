@@ -153,6 +153,7 @@ def test_what_is_made_smaller_does_not_alias() -> None:
     assert (ours - theirs).abs().mean() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 64), (8, 8)])
 def test_random_boxes_are_drawn_as_torchvision_draws_them(height: int, width: int) -> None:
     boxes = random_boxes(4000, height, width, torch.Generator().manual_seed(0))

@@ -40,6 +40,7 @@ def test_digits_are_there_without_a_download() -> None:
     assert abs(float(pixels.std()) - 1) < 1e-3
 
 
+@pytest.mark.slow
 def test_real_cifar10(cifar10: str) -> None:
     data = load_data(cifar10, download=False)
     assert data.train.images.shape == (50_000, 32, 32, 3)
@@ -145,6 +146,7 @@ def test_no_download_says_where_the_archive_belongs(tmp_path: Path) -> None:
         load_data("cifra10")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 def test_a_damaged_cifar_file_is_named(cifar10: str, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "cifar-10-batches-py"
@@ -209,6 +211,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_give_logits_and_every_parameter_a_gradient(name: str) -> None:
     torch.manual_seed(0)

@@ -78,6 +78,7 @@ WORDS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", WORDS)
 @pytest.mark.parametrize("kind", [list, tuple, pd.Series, lambda x: np.array(x, object)])
 def test_a_missing_label_is_no_class(missing: str, kind: Callable[[Any], Any]) -> None:

@@ -370,6 +370,7 @@ def write_dangling(path: Path) -> None:
     path.symlink_to(path.parent / "gone.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "problem"),
     [
@@ -481,6 +482,7 @@ def test_classes_that_differ_in_case_are_told(tmp_path: Path) -> None:
     assert "classes that differ in case alone are 2 classes: Cat, cat" in told
 
 
+@pytest.mark.slow
 def test_two_thousand_classes(tmp_path: Path) -> None:
     shown = noise_of(0, 4)
     for k in range(2000):
@@ -789,6 +791,7 @@ class Lazy:
         return item, "ab"[i % 2]
 
 
+@pytest.mark.slow
 def test_what_is_in_memory_is_found_by_its_config(tmp_path: Path, cache: Path) -> None:
     pixels = np.stack([noise_of(i) for i in range(20)])
     data = load_data((pixels, ["cat", "dog"] * 10), say=lambda line: None)
@@ -954,6 +957,7 @@ files.read_path(sys.argv[1], progress=slowly)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_decoding_goes_on(tmp_path: Path, cache: Path) -> None:
     root = folder_of(tmp_path / "my", each=60)
     command = [sys.executable, "-c", SCRIPT, str(root)]
@@ -976,6 +980,7 @@ def test_a_killed_decoding_goes_on(tmp_path: Path, cache: Path) -> None:
                 assert np.array_equal(np.asarray(file), image.numpy())
 
 
+@pytest.mark.slow
 def test_those_who_want_the_same_data_wait_for_one(tmp_path: Path, cache: Path) -> None:
     root = folder_of(tmp_path / "my", each=60)
     command = [sys.executable, "-c", SCRIPT, str(root)]
@@ -1023,6 +1028,7 @@ def test_batches_of_mapped_images_copy_no_more_than_a_batch(tmp_path: Path) -> N
 # ------------------------------------------------------------------------ from data to a run
 
 
+@pytest.mark.slow
 def test_cifar10_as_png_trains_to_the_same_bytes(cifar10: str, tmp_path: Path) -> None:
     built_in = load_data(cifar10)
     first = np.arange(300)

@@ -48,6 +48,7 @@ def test_the_home_of_a_user_who_has_none(path: str, monkeypatch: pytest.MonkeyPa
         data_folder()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root becomes others")
 @pytest.mark.parametrize("home", [None, "/", "/nowhere/at/all"])
 def test_a_user_without_a_home_loads_data(home: str | None) -> None:

@@ -62,6 +62,7 @@ def test_wrong_labels_are_found_and_counted(matrix: Any, least: float) -> None:
     assert found.doubts == [INVISIBLE]
 
 
+@pytest.mark.slow
 def test_clean_labels_are_hardly_flagged() -> None:
     rows, true = clouds()
     found = findings_of(cross_fit(rows, true, 5, rounds=1), true)
@@ -82,6 +83,7 @@ def test_the_same_seed_says_the_same_and_a_stop_is_heard() -> None:
         cross_fit(rows, true, 3, should_stop=lambda: True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [12, 40])
 def test_few_samples_are_judged_with_a_doubt(count: int) -> None:
     rows, true = clouds(count, 2)

@@ -66,6 +66,7 @@ def found() -> tuple[Search, np.ndarray]:
     return search((images, given)), true
 
 
+@pytest.mark.slow
 def test_labels_that_nothing_was_trained_on_are_judged_too(
     found: tuple[Search, np.ndarray],
 ) -> None:
@@ -84,6 +85,7 @@ def test_labels_that_nothing_was_trained_on_are_judged_too(
     assert table.id.min() == len(whole.data.train)
 
 
+@pytest.mark.slow
 def test_what_is_found_in_the_training_labels_is_as_without(
     found: tuple[Search, np.ndarray],
 ) -> None:
@@ -145,6 +147,7 @@ def test_a_killed_search_goes_on_and_a_finished_one_is_read(tmp_path: Path) -> N
     assert read.unjudged == (f"{len(data.test)} test labels: the search was made without them",)
 
 
+@pytest.mark.slow
 def test_folds_judge_them_by_all_their_networks() -> None:
     images, given, true = digits(400)
     found = search((images, given), folds=2, epochs=20)

@@ -111,6 +111,7 @@ def test_symmetric_noise_is_ranked_as_well_as_by_the_true_posterior(
     assert average_precision(wrong, rank(labels, p)) > best - 0.05
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds, rate=st.floats(0.25, 0.45))
 def test_one_way_flips_are_found_and_undone(seed: int, rate: float) -> None:
@@ -169,6 +170,7 @@ def test_the_transition_is_stochastic_and_knows_the_direction() -> None:
 # ---------------------------------------------------------------------- rate, cut, doubts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.4, 0.6])
 def test_the_noise_rate_of_a_good_network_lies_in_the_interval(rate: float) -> None:
     errors, inside = [], 0
@@ -475,6 +477,7 @@ def f1(flagged: np.ndarray, wrong: np.ndarray) -> float:
     return float(2 * (flagged & wrong).sum() / (flagged.sum() + wrong.sum()))
 
 
+@pytest.mark.slow
 def test_wrong_labels_of_own_images_are_found() -> None:
     (images, words), true = noisy_digits()
     found = search((images, words))
@@ -502,6 +505,7 @@ def test_wrong_labels_of_own_images_are_found() -> None:
     assert right[findings.is_label_issue & wrong].mean() > 0.8
 
 
+@pytest.mark.slow
 def test_folds_are_judged_by_what_has_not_seen_them() -> None:
     source, true = noisy_digits(1000)
     found = search(source, folds=2, epochs=20)
@@ -515,6 +519,7 @@ def test_folds_are_judged_by_what_has_not_seen_them() -> None:
     assert agrees.mean() < 1 - wrong.mean() + 0.02
 
 
+@pytest.mark.slow
 def test_artificial_noise_is_added_once_with_folds() -> None:
     asked = {"noise": "sym", "rate": 0.4, "epochs": 1}
     labels = [search("digits", folds=folds, **asked).data.train.labels for folds in (0, 2)]
@@ -543,6 +548,7 @@ def test_a_killed_search_goes_on_and_a_finished_one_is_read(tmp_path: Path) -> N
         search(data, epochs=4, run=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_built_in_set_is_searched_in_a_run_folder(tmp_path: Path) -> None:
     found = search("digits", run=tmp_path / "run", noise="sym", rate=0.3)
     labels = found.data.train.labels

@@ -51,6 +51,7 @@ def models() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["sym", "asym"])
 @pytest.mark.parametrize(
     ("table", "model"),

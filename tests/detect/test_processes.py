@@ -72,6 +72,7 @@ def in_two(folder: Path, count: int, sizes: str) -> list[dict[str, np.ndarray]]:
     return [dict(np.load(folder / f"rank{rank}.npz")) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "sizes"), [(200, "even"), (201, "uneven")])
 def test_two_processes_find_what_one_finds(tmp_path: Path, count: int, sizes: str) -> None:
     first, second = in_two(tmp_path, count, sizes)

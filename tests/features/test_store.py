@@ -135,6 +135,7 @@ featured(dataset(), HOW)
 """
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_a_store_that_goes_on(own_cache: Path) -> None:
     here = str(Path(__file__).parent)
     env = {**os.environ, "SLOW": "1", "PYTHONPATH": os.pathsep.join([str(own_cache), here])}

@@ -20,6 +20,7 @@ print(apl.__file__, bases.__file__, apl.__version__, len(dir(apl)) > 5)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [

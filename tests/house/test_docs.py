@@ -225,6 +225,7 @@ def test_the_benchmarks_are_named_where_they_lie() -> None:
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_names_what_there_is(page: Path) -> None:
     """Files of ours, tests, and options of the commands that it shows."""

@@ -132,6 +132,7 @@ def _own_names(module: object) -> list[str]:
     return [n for n in own if not n.startswith("_")][:1]
 
 
+@pytest.mark.slow
 def test_what_was_importable_in_0_2_still_is() -> None:
     """The imports that docs and notebooks of 0.2 told people to write."""
     lines = (
@@ -160,6 +161,7 @@ def test_what_was_importable_in_0_2_still_is() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_public_names_are_there_without_a_warning() -> None:
     code = (
         "import warnings; warnings.simplefilter('error')\n"

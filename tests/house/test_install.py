@@ -69,6 +69,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(project, PYTHONPATH=str(trap))
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_apl_and_nothing_else(wheel: Path) -> None:
     dist_info = f"apl_noisy_labels-{apl.__version__}.dist-info"
     assert wheel.name == f"apl_noisy_labels-{apl.__version__}-py3-none-any.whl"

@@ -179,6 +179,7 @@ def test_apl_train_stops_on_a_signal_and_goes_on(tmp_path: Path, how: int) -> No
     assert differing(run, tmp_path / "whole") == []
 
 
+@pytest.mark.slow
 def test_stopping_inside_an_epoch_and_inside_an_evaluation_is_exact(
     tmp_path: Path, finished: Path
 ) -> None:
@@ -629,6 +630,7 @@ anything = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(
@@ -699,6 +701,7 @@ def test_any_values_make_a_machine_or_one_line(given: dict[str, Any]) -> None:
         assert 0 <= machine.checkpoint_minutes < float("inf")
 
 
+@pytest.mark.slow
 @given(
     st.integers(2, 40),
     st.integers(2, 64),

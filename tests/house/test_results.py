@@ -68,6 +68,7 @@ def configs_of(runs: list[Finished]) -> dict[str, Config]:
     return {run.name: run.config for run in runs}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("record", "preset", "settings"),
     [
@@ -93,6 +94,7 @@ def human(**settings: Any) -> dict[str, Config]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", ["cifar10-field"], indirect=True)
 def test_the_field_has_the_laptop_study_its_successors_and_peoples_labels(record: Path) -> None:
     found = configs_of(read_runs(record))
@@ -114,6 +116,7 @@ def test_the_report_redone_is_the_presets_grid_with_other_settings(record: Path)
     assert configs == {cell.name: cell for cell in cells}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record", STUDIES, indirect=True)
 def test_summary_and_table_follow_from_the_record(record: Path) -> None:
     committed = EVIDENCE / record.name

@@ -86,6 +86,7 @@ def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
 COMMANDS = list(commands(typer.main.get_command(app)))
 
 
+@pytest.mark.slow
 def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     """One process answers all of them, and has loaded no more than each of them alone."""
     program = f"from apl.cli import run\nfor command in {COMMANDS}: run([*command, '--help'])"
@@ -100,6 +101,7 @@ def test_the_commands_are_found() -> None:
     assert {(), ("train",), ("study",), ("noise",), ("track", "import")} <= set(COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "listed"),
     [("losses", "nce_rce"), ("losses gce(q=0.9)", "(1 - p_y^q) / q"), ("datasets", "cifar10")],
@@ -111,6 +113,7 @@ def test_lists_load_nothing_heavy(command: str, listed: str, tmp_path: Path) -> 
     assert not answer.heavy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -140,6 +143,7 @@ def test_completion_loads_nothing_heavy(line: str, offered: list[str], tmp_path:
     assert not answer.heavy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -159,6 +163,7 @@ def test_bad_input_loads_nothing_heavy(line: str, tmp_path: Path) -> None:
     assert not answer.heavy
 
 
+@pytest.mark.slow
 def test_make_loss_loads_torch_alone(tmp_path: Path) -> None:
     answer = ask(tmp_path, "from apl import make_loss")
     assert answer.code == 0, answer.err
@@ -170,6 +175,7 @@ def test_make_loss_loads_torch_alone(tmp_path: Path) -> None:
 # ------------------------------------------------------------------- what is listed is there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["noise", "train"])
 def test_help_lists_what_there_is(command: str, tmp_path: Path) -> None:
     shown = ask(tmp_path, APL, command, "--help").out.replace(" (default)", "")

@@ -31,6 +31,7 @@ def python(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_script_needs_torch_and_triton_only() -> None:
     """Every part, in the interpreter, in a process where nothing else can be imported."""
     out = python(
@@ -49,6 +50,7 @@ def test_the_script_needs_torch_and_triton_only() -> None:
     assert sum("nfl+mae      triton" in line for line in lines) == 7
 
 
+@pytest.mark.slow
 def test_it_ends_in_time() -> None:
     asked = ("--device", "cpu", "--minutes", "0", "--parts", "table")
     out = python("benchmarks/kernel_times.py", *asked)
@@ -89,6 +91,7 @@ def test_a_path_that_cannot_run_says_so_and_the_others_go_on() -> None:
     assert max(map(len, text.splitlines())) < 80
 
 
+@pytest.mark.slow
 def test_every_rival_in_compiled_code_is_compiled() -> None:
     """However many there are: torch.compile would leave those above a limit as they are."""
     bases = ("ce", "fl", "mae", "rce", "gce")

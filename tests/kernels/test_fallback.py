@@ -55,6 +55,7 @@ def lines(script: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reduction", "scale"), [("none", 1.0), ("mean", 3.0), ("sum", 0.5)])
 def test_a_failure_of_the_backward_kernel_alone_gives_way_with_one_line(
     reduction: str, scale: float
@@ -73,6 +74,7 @@ print(len(dispatch._launch_problems))
     assert found[1] == "1"
 
 
+@pytest.mark.slow
 def test_what_others_raise_in_a_backward_is_raised_and_noted_nowhere() -> None:
     found = lines("""
 for make in (lambda: RuntimeError("of somebody else"), lambda: NotImplementedError("theirs"),
@@ -93,6 +95,7 @@ print(len(dispatch._launch_problems), len([line for line in caught if "Triton" i
     ]
 
 
+@pytest.mark.slow
 def test_what_others_raise_in_a_forward_is_raised_and_noted_nowhere() -> None:
     found = lines("""
 fail_with(lambda: RuntimeError("of somebody else"), of_gradients_alone=False)

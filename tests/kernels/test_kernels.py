@@ -31,6 +31,7 @@ def run(*command, **environment):
     )
 
 
+@pytest.mark.slow
 def test_kernels_under_the_interpreter():
     pytest.importorskip("triton")
     done = run(
@@ -64,6 +65,7 @@ def both(logits, targets, criterion, reference):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SUMS)
 @pytest.mark.parametrize("k", [2, 3, 10, 100])
 def test_every_loss_in_closed_form(spec, k):
@@ -119,6 +121,7 @@ def test_random_sums_in_closed_form(terms, reduction, weighted, ignore_index, se
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["auto", "eager", "reference"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_gradcheck_and_gradgradcheck(backend, reduction):
@@ -222,6 +225,7 @@ def sum_over_labels(logits, targets, terms, *, weight, label_smoothing, reductio
     return {"mean": losses.mean(), "sum": losses.sum(), "none": losses}[reduction]
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True)
 @example(
     [Term("ce", 1.0, "norm", ())], "eager", "mean", *2 * [torch.float64], 0.0, False, True, 1, 3, 0
@@ -287,6 +291,7 @@ def test_smoothed_labels_of_images_with_ignored_pixels(reduction, backend):
     torch.testing.assert_close(grad, expected_grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", CPU)
 @pytest.mark.parametrize("inner", [(), (3, 4)])
 def test_soft_targets_of_any_strides(inner, backend):
@@ -305,6 +310,7 @@ def test_soft_targets_of_any_strides(inner, backend):
 # --- Compiled ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_compiled_takes_soft_targets(smoothing):
     torch.manual_seed(0)
@@ -322,6 +328,7 @@ def test_compiled_takes_soft_targets(smoothing):
             torch.testing.assert_close(*both(logits[:n], targets[:n], *criteria))
 
 
+@pytest.mark.slow
 def test_compiled_is_right_reproducible_and_keeps_its_code_for_new_sizes_and_weights():
     torch.manual_seed(0)
     logits, targets = torch.randn(300, 40) * 3, torch.randint(40, (300,))
@@ -340,6 +347,7 @@ def test_compiled_is_right_reproducible_and_keeps_its_code_for_new_sizes_and_wei
         assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))
 
 
+@pytest.mark.slow
 def test_a_surrounding_torch_compile_meets_no_graph_break():
     criterion = make_loss("nce_rce", 10, weight=torch.rand(10))
     logits, targets = torch.randn(9, 10), torch.randint(10, (9,))
@@ -354,6 +362,7 @@ def test_a_surrounding_torch_compile_meets_no_graph_break():
     torch.testing.assert_close(*both(logits, soft, compiled, step))
 
 
+@pytest.mark.slow
 def test_torch_func_and_autocast():
     logits, targets = torch.randn(4, 10), torch.randint(10, (4,))
     criterion = make_loss("nce_rce", 10)
@@ -399,6 +408,7 @@ def test_backends_says_what_there_is_and_why():
         assert str(f"{closed_form.COMPILE_FROM:,}") in found["auto"][1] or not found["compiled"][0]
 
 
+@pytest.mark.slow
 def test_triton_on_the_cpu_gives_way_with_one_warning():
     script = """
 import warnings, torch
@@ -419,6 +429,7 @@ print(len(caught), caught[0].message)
     assert "CUDA" in done.stdout
 
 
+@pytest.mark.slow
 def test_without_triton_everything_else_works(tmp_path):
     (tmp_path / "triton").mkdir()
     (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('no triton here')\n")
@@ -440,6 +451,7 @@ print(dispatch.backends()[0])
     assert done.stderr.count("RuntimeWarning") == 1
 
 
+@pytest.mark.slow
 def test_a_kernel_that_cannot_be_launched_gives_way_with_one_warning():
     pytest.importorskip("triton")
     script = """
@@ -460,6 +472,7 @@ print(torch.allclose(value, reference_loss(z, y, terms)), dispatch.backends()[0]
     assert done.stderr.count("a kernel could not be launched") == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_form_without_a_compiler_runs_uncompiled(tmp_path):
     script = """
 import torch
@@ -491,6 +504,7 @@ def test_no_warning_on_the_default_path():
         make_loss("nce_rce", 3)(logits, torch.tensor([0, 1, 2, 0])).backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", CPU)
 def test_a_loss_scale_rescues_small_gradients_of_float16(backend):
     torch.manual_seed(0)
@@ -516,6 +530,7 @@ COMPILED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "backend"),
     # Label smoothing asks for the masked class and is inf, as in F.cross_entropy.
@@ -536,6 +551,7 @@ def test_masked_logits_give_finite_gradients(name, backend):
     assert not leaf.grad[:, 5].any()
 
 
+@pytest.mark.slow
 def test_a_problem_of_one_kernel_is_none_of_another():
     script = """
 import os, warnings, triton

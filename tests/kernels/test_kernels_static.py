@@ -397,6 +397,7 @@ def test_a_sector_counts_for_each_program_that_fetches_it():
 # --- Compiler and command line ---
 
 
+@pytest.mark.slow
 def test_the_default_of_the_compiler_does_not_decide_on_fused_multiply_adds(monkeypatch):
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
     # A size that no other test compiles: triton would not read the default for one it has.
@@ -446,6 +447,7 @@ def test_columns_without_room_stand_above_their_rows():
     assert [line.split()[0] for line in lines[2:]] == ["131072=", "10", "ce", "131072="]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [7, 9001])
 def test_another_number_of_rows_compiles_nothing(num_classes):
     # The last batch of an epoch: odd, one row, a multiple of 16.  A size no other test compiles.

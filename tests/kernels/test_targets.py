@@ -77,6 +77,7 @@ def test_the_last_layer_says_it_too(classes: int) -> None:
         linear_loss(hidden, layer.requires_grad_(), targets, "nce_rce")
 
 
+@pytest.mark.slow
 def test_a_compiled_loss_does_not_end_the_process() -> None:
     code = (
         "import torch; from apl import make_loss\n"

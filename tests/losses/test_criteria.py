@@ -211,6 +211,7 @@ def test_autograd_finds_the_closed_gradient(name: str) -> None:
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_gradcheck_and_gradgradcheck(name: str) -> None:
     logits = random_logits(name, 4, seed=2).requires_grad_()
@@ -222,6 +223,7 @@ def test_gradcheck_and_gradgradcheck(name: str) -> None:
     assert torch.autograd.gradgradcheck(lambda z: call(criterion, z, targets), logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_classes", [2, 10, 1000])
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e4])
@@ -343,6 +345,7 @@ def test_below_its_floor_a_row_that_is_predicted_otherwise_has_no_gradient_of_ce
     )
 
 
+@pytest.mark.slow
 @given(
     t2=st.floats(1.0, 5.0),
     t1=st.floats(0.0, 1.0),
@@ -409,6 +412,7 @@ def test_the_transition_is_found_from_predictions_where_some_sample_is_sure() ->
     torch.testing.assert_close(below.sum(1), torch.ones(4, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "rate"), [("sym", 0.4), ("asym", 0.4)])
 def test_a_run_estimates_the_noise_after_its_warm_start(noise: str, rate: float) -> None:
     config = make_config(
@@ -424,6 +428,7 @@ def test_a_run_estimates_the_noise_after_its_warm_start(noise: str, rate: float)
         assert (criterion.transition - truth).abs().sum() < 0.7 * (blind - truth).abs().sum()
 
 
+@pytest.mark.slow
 def test_what_it_estimated_outlives_a_stop(tmp_path: Path) -> None:
     config = make_config("quick", loss="forward_est", warm_start=1.0, epochs=3)
     whole = train(config, tmp_path / "whole", listener=Listener(on_message=ignore))

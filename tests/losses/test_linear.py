@@ -107,6 +107,7 @@ def grads(value: Tensor, case: Case, **options: Any) -> tuple[Tensor, ...]:
     return torch.autograd.grad(value, case.layer, incoming(value), **options)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     n=st.integers(1, 20),
@@ -153,6 +154,7 @@ def test_value_and_gradients_are_those_of_the_plain_way(
     assert not unasked.requires_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_no_type_loses_more_than_the_plain_way(dtype: torch.dtype, reduction: str) -> None:
@@ -207,6 +209,7 @@ def test_leading_dimensions_and_targets_of_any_integer_type(reduction: str) -> N
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_derivatives_of_both_orders(reduction: str, weighted: bool) -> None:
@@ -356,6 +359,7 @@ def test_autocast_leaves_float64_alone() -> None:
     torch.testing.assert_close(grads(value, case), grads(expected, case))
 
 
+@pytest.mark.slow
 def test_compiled_code_calls_it_between_two_graphs() -> None:
     case = make_case(20, 6, 4)
 
@@ -404,6 +408,7 @@ for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
 """
 
 
+@pytest.mark.slow
 def test_triton_takes_its_chunks() -> None:
     """In a process of its own: whether kernels are interpreted is settled at triton's import."""
     pytest.importorskip("triton")

@@ -51,6 +51,7 @@ def test_value_and_gradient_against_50_digits(name: str) -> None:
         torch.testing.assert_close(ours[0], ours[0, equal], rtol=1e-13, atol=1e-16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("num_classes", [2, 10, 1000])
 def test_finite_for_any_logits(name: str, num_classes: int) -> None:
@@ -75,6 +76,7 @@ def test_finite_for_any_logits(name: str, num_classes: int) -> None:
         torch.testing.assert_close(losses.double(), wide, rtol=rounding, atol=rounding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_gradcheck_and_gradgradcheck(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
@@ -91,6 +93,7 @@ alone = [base for base, of in BASES.items() if not of.part]
 atoms = st.sampled_from([*SUMS, *(f"norm({base})" for base in alone)])
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(weights, atoms), min_size=1, max_size=4), st.integers(0, 2**32))
 @settings(max_examples=40, deadline=None)
 def test_any_weighted_sum_is_the_sum_of_its_parts(
@@ -327,6 +330,7 @@ def test_float32_is_as_good_near_p_0_and_p_1_as_between() -> None:
                 torch.testing.assert_close(ours.double(), exact_, rtol=2e-6, atol=2e-6 * size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
@@ -359,6 +363,7 @@ def test_ce_is_a_drop_in_for_cross_entropy(
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "reference"])
 @pytest.mark.parametrize("name", KINDS)
 def test_soft_targets_are_a_sum_over_the_labels(name: str, backend: str) -> None:
@@ -407,6 +412,7 @@ def test_mixup_is_one_call_with_mixed_labels(name: str) -> None:
     torch.testing.assert_close(criterion(logits, q), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_gradients_of_soft_targets_up_to_the_second_order(name: str) -> None:
     logits = random_logits(8, 4, rows=3).requires_grad_()
@@ -462,6 +468,7 @@ def test_simplify_joins_like_terms_and_divides_constant_sums_out() -> None:
     assert simplify([Term("rce", 1.0, "norm", (-4.0,))], 3) == (Term("rce", 1 / 8, "at", (-4.0,)),)
 
 
+@pytest.mark.slow
 def test_the_package_gives_losses_on_demand_and_loads_torch_for_their_modules_alone() -> None:
     script = """
 import sys

@@ -158,6 +158,7 @@ def losses(draw: st.DrawFn) -> tuple[str, Values]:
     return name, {param: found[param] for param in draw(st.permutations(list(found)))}
 
 
+@pytest.mark.slow
 @given(losses())
 @settings(max_examples=300, deadline=None)
 def test_what_is_written_is_read_back(loss: tuple[str, Values]) -> None:

@@ -19,6 +19,7 @@ def verdicts() -> dict[str, Verdict]:
     return {verdict.loss: verdict for verdict in verify(classes=CLASSES)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUMS)
 def test_the_sum_is_constant_exactly_for_the_tolerant(
     verdicts: dict[str, Verdict], name: str

@@ -206,6 +206,7 @@ def test_estimate_is_scipys_and_odd_in_its_values(values: list[float]) -> None:
 accuracies = st.floats(10, 90).map(lambda value: round(value, 2))
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.lists(accuracies, min_size=12, max_size=12))
 def test_swapping_the_losses_negates_the_margin(values: list[float]) -> None:
@@ -316,6 +317,7 @@ def test_the_papers_that_rank_losses_had_one_protocol() -> None:
     assert set(others.loc[others["dataset"] != "cifar10", "network"]) == {"resnet34"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", papers_own()["paper"].unique())
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_paper_agrees_with_itself_and_not_with_its_reverse(paper: str, sign: int) -> None:

@@ -34,6 +34,7 @@ def test_the_few_are_ce_the_papers_own_the_best_and_the_worst(study: Study) -> N
     assert {order.index[0], *order.index[-3:]} <= set(few)
 
 
+@pytest.mark.slow
 def test_the_others_are_grey_and_counted(study: Study) -> None:
     ((_, draw),) = pictures._accuracy_per_epoch(study)
     figure = draw()
@@ -44,6 +45,7 @@ def test_the_others_are_grey_and_counted(study: Study) -> None:
     assert len(lines) == 12
 
 
+@pytest.mark.slow
 def test_every_matrix_is_drawn_once_six_on_a_sheet(study: Study) -> None:
     sheets: dict[str, list[str]] = {}
     for name, draw in pictures._confusions(study):

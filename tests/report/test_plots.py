@@ -180,6 +180,7 @@ def text_faults(figure: Any) -> list[tuple[str, ...]]:
     ]
 
 
+@pytest.mark.slow
 def test_every_picture_is_there_and_no_text_covers_another(full: list[Finished]) -> None:
     with look():
         figures = dict(draw_study(one_study(full)))
@@ -195,6 +196,7 @@ def test_every_picture_is_there_and_no_text_covers_another(full: list[Finished])
                 assert text_faults(figure) == [], name
 
 
+@pytest.mark.slow
 def test_the_ranking_is_over_the_rates_that_a_seed_has_all_of() -> None:
     runs = study(["ce", "mae", "nce"], GRID[:3])
     late = [run for run in runs if (run.config.loss, run.config.seed) == ("mae", 2)]
@@ -211,6 +213,7 @@ def test_the_ranking_is_over_the_rates_that_a_seed_has_all_of() -> None:
     assert drawn == pytest.approx(means.sort_values().to_list())
 
 
+@pytest.mark.slow
 def test_against_the_rate_the_papers_loss_lies_on_top() -> None:
     """Under the others, and pale, nobody saw it."""
     with look():
@@ -231,6 +234,7 @@ def test_against_the_rate_the_papers_loss_lies_on_top() -> None:
     assert len({line.get_linewidth() for line in alone.legends[0].get_lines()[:-1]}) == 1
 
 
+@pytest.mark.slow
 def test_a_picture_is_what_savefig_draws(tmp_path: Path) -> None:
     runs = study(["ce", "nce_rce"], GRID[:3], seeds=(1, 2), epochs=5)
     plot_study(studies(runs), tmp_path)
@@ -256,6 +260,7 @@ assert "torch" not in sys.modules
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["stdin", "file"])
 def test_a_script_that_asks_for_processes_has_its_pictures(way: str, tmp_path: Path) -> None:
     # A file that is not guarded can't be started again: then they are drawn without.
@@ -276,6 +281,7 @@ def test_a_script_that_asks_for_processes_has_its_pictures(way: str, tmp_path: P
         assert not done.stderr
 
 
+@pytest.mark.slow
 def test_files_are_pictures_and_the_same_each_time_by_any_number_of_processes(
     tmp_path: Path,
 ) -> None:
@@ -298,6 +304,7 @@ def test_files_are_pictures_and_the_same_each_time_by_any_number_of_processes(
             assert pixels.std() > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -378,6 +385,7 @@ def test_a_budget_too_short_to_memorise_is_told_in_the_table() -> None:
     assert "too short" not in table_of(robust)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix", [True, False], ids=["no label wrong", "unknown matrix"])
 def test_human_labels_are_not_taken_for_clean_ones(matrix: bool) -> None:
     # Their rate is that of the matrix; where it comes to 0, or nobody knows it, they stay theirs.
@@ -396,6 +404,7 @@ def test_human_labels_are_not_taken_for_clean_ones(matrix: bool) -> None:
             assert not any("nan" in text.get_text() for text in figure.findobj(Text)), name
 
 
+@pytest.mark.slow
 def test_a_study_of_unknown_truth_names_its_labels_and_draws_what_it_knows() -> None:
     runs = [unknown(run) for run in study(["ce", "nce_rce"], GRID[:1], seeds=(0, 1), epochs=3)]
     one = one_study(runs)
@@ -680,6 +689,7 @@ def test_settings_shared_by_a_study_keep_the_published_figures_and_changed_losse
     assert "NCE+RCE" not in told
 
 
+@pytest.mark.slow
 def test_where_published_runs_end_is_marked_in_the_papers_own_recipe_only() -> None:
     grid = [GRID[0], GRID[3]]
     losses = ["ce", "nce_rce", "2*nce + mae"]
@@ -715,6 +725,7 @@ def test_transition_of_labels(tmp_path: Path) -> None:
     assert imread(alone[0]).shape[1] < imread(written[0]).shape[1]
 
 
+@pytest.mark.slow
 def test_pairs_that_were_run_with_some_kinds_of_noise_only_are_drawn() -> None:
     without = {"ce": "asym", "nce": "asym", "fl": "sym", "nfl": "sym"}
     kept = [

@@ -146,6 +146,7 @@ def page_of(folder: Path) -> Page:
 ACCURACY = "Accuracy on clean test labels after the last epoch, in %"
 
 
+@pytest.mark.slow
 def test_the_whole_study_is_in_the_page(whole: tuple[Path, str]) -> None:
     folder, html = whole
     page = Page(html)
@@ -195,6 +196,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 def test_published_figures_stand_beside_ours_a_paper_and_protocol_a_column(
     whole: tuple[Path, str],
 ) -> None:
@@ -254,6 +256,7 @@ def test_the_agreement_is_told_by_kind_of_noise(whole: tuple[Path, str]) -> None
         assert mean / sum(counts) == pytest.approx(float(everything[share]), abs=0.011)
 
 
+@pytest.mark.slow
 def test_every_picture_is_embedded_and_nothing_is_loaded(whole: tuple[Path, str]) -> None:
     folder, html = whole
     page = Page(html)
@@ -304,6 +307,7 @@ def test_the_answers_come_first_with_by_how_much_and_how_sure(whole: tuple[Path,
         assert table[name][:2] == [loss_label(means.idxmax()), f"{means.max():.1f}"]
 
 
+@pytest.mark.slow
 def test_what_chance_could_have_done_is_said_and_what_it_could_not(tmp_path: Path) -> None:
     curves = {
         "ce": [0.5, 0.51, 0.52],
@@ -351,6 +355,7 @@ def test_the_pictures_have_the_figures_of_the_runs(whole: tuple[Path, str]) -> N
     assert figures["epochs"][1]["scores"]["memorised"]["x"] == list(range(1, 11))
 
 
+@pytest.mark.slow
 def test_long_curves_are_thinned_and_keep_their_end(tmp_path: Path) -> None:
     runs = study(["ce"], grid=GRID[2:3], seeds=(0,), epochs=120)
     (figures,) = page_of(write(tmp_path / "x", runs)).figures
@@ -372,6 +377,7 @@ def test_on_a_dark_page_every_line_is_light_enough_to_see() -> None:
         assert (luminance(dark(style.color)) + 0.05) / (page + 0.05) >= 3  # WCAG, of graphics
 
 
+@pytest.mark.slow
 def test_the_chosen_epoch_and_loss_stand_in_the_page(tmp_path: Path) -> None:
     given: dict[str, Any] = {"grid": GRID[2:3], "seeds": (0, 1), "epochs": 3, "select": "noisy"}
     runs = [
@@ -396,6 +402,7 @@ def test_the_chosen_epoch_and_loss_stand_in_the_page(tmp_path: Path) -> None:
     assert "Chosen epoch" not in without.text
 
 
+@pytest.mark.slow
 def test_two_studies_stand_side_by_side(tmp_path: Path) -> None:
     one = study(["ce", "gce", "nce_rce"], grid=GRID[:4], seeds=(0, 1), epochs=3)
     other = study(["ce", "gce", "mae"], grid=GRID[2:5], seeds=(0,), epochs=3, dataset="mnist")
@@ -423,6 +430,7 @@ def test_two_studies_stand_side_by_side(tmp_path: Path) -> None:
         make_comparison(parts[:1])
 
 
+@pytest.mark.slow
 def test_every_table_is_to_be_had_as_csv_and_latex(whole: tuple[Path, str]) -> None:
     folder, html = whole
     page = Page(html)
@@ -433,6 +441,7 @@ def test_every_table_is_to_be_had_as_csv_and_latex(whole: tuple[Path, str]) -> N
     assert all(text in report for kind, text in page.templates if kind == "tex")
 
 
+@pytest.mark.slow
 def test_the_same_study_gives_the_same_bytes_with_or_without_its_run_folders(
     tmp_path: Path,
 ) -> None:
@@ -447,6 +456,7 @@ def test_the_same_study_gives_the_same_bytes_with_or_without_its_run_folders(
 HOSTILE = "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$\\frac$ & {{ 7*7 }}"
 
 
+@pytest.mark.slow
 def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
     runs = study(**SMALL, grid=GRID[:3], classes=[*HOSTILE, "d"])
     folder = write(tmp_path / "<b onclick=x>&amp;", runs)
@@ -478,6 +488,7 @@ def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
     assert all(name in page.text for name in HOSTILE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -497,6 +508,7 @@ def test_small_and_odd_studies_have_a_page(
     assert "nan" not in page.text.replace("nano", "")
 
 
+@pytest.mark.slow
 def test_many_classes_stand_below_each_other(tmp_path: Path) -> None:
     classes = [f"class {k}" for k in range(100)]
     page = page_of(write(tmp_path / "x", study(**SMALL, grid=GRID[2:3], classes=classes)))
@@ -505,6 +517,7 @@ def test_many_classes_stand_below_each_other(tmp_path: Path) -> None:
     assert table["Class"] == ["CE", "NCE+RCE"]
 
 
+@pytest.mark.slow
 def test_a_loss_that_was_lost_is_a_dash_and_not_nan(tmp_path: Path) -> None:
     lost = dict.fromkeys(("test_accuracy", "train_accuracy", "memorised"), float("nan"))
     runs = [
@@ -524,6 +537,7 @@ MEMORY = (
 )
 
 
+@pytest.mark.slow
 def test_what_nobody_knows_is_a_dash_and_is_said(tmp_path: Path) -> None:
     # Labels as somebody gave them, the test labels too: what is wrong among them nobody knows.
     runs = [unknown(run) for run in study(**SMALL, grid=GRID[:1], epochs=3)]
@@ -549,6 +563,7 @@ def test_what_nobody_knows_is_a_dash_and_is_said(tmp_path: Path) -> None:
             record_alone(folder)
 
 
+@pytest.mark.slow
 def test_of_clean_labels_known_to_be_right_there_is_no_dash(tmp_path: Path) -> None:
     known = study(**SMALL, grid=GRID[:2])
     page = page_of(write(tmp_path / "known", known))
@@ -564,6 +579,7 @@ def test_of_clean_labels_known_to_be_right_there_is_no_dash(tmp_path: Path) -> N
     assert float(memorised["CE"][1].split(" ±")[0]) > 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["human", "matrix"])
 def test_noise_of_an_unknown_matrix_has_a_page(tmp_path: Path, noise: str) -> None:
     runs = study(**SMALL, grid=[GRID[0], ("human", "worse", 0.0)], epochs=2)
@@ -585,6 +601,7 @@ def test_noise_of_an_unknown_matrix_has_a_page(tmp_path: Path, noise: str) -> No
     assert "8 of the 8 runs" in page.text
 
 
+@pytest.mark.slow
 def test_a_class_of_which_no_sample_is_known_is_left_out_of_the_rate(tmp_path: Path) -> None:
     # As with human labels on so few images that a class has none: its row of the matrix is null.
     (run,) = study(["ce"], [("human", "worse", 0.0)], seeds=(0,), epochs=2)
@@ -594,6 +611,7 @@ def test_a_class_of_which_no_sample_is_known_is_left_out_of_the_rate(tmp_path: P
     assert "1 of the 1 runs" in page_of(folder).text
 
 
+@pytest.mark.slow
 def test_cells_that_were_not_run_are_named(tmp_path: Path) -> None:
     runs = [
         run
@@ -662,6 +680,7 @@ def test_a_broken_line_of_the_record_is_left_out_and_told_of(
     assert [list(part.runs["loss"]) for part in parts] == [["ce"]]
 
 
+@pytest.mark.slow
 def test_one_reading_serves_page_table_and_pictures(tmp_path: Path) -> None:
     runs = study(["ce"], grid=GRID[1:2], seeds=(0, 1), epochs=2)
     folder = record_alone(write(tmp_path / "x", runs))
@@ -693,6 +712,7 @@ print(sorted(loaded & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_a_study_is_told_without_torch_and_without_the_trainer(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", study(["ce"], grid=GRID[2:3], seeds=(0,), epochs=2))
     for _ in ("from the run folders", "from the record"):
@@ -813,6 +833,7 @@ addEventListener("load", () => {
 """
 
 
+@pytest.mark.slow
 def test_no_name_in_the_pictures_is_cut_or_covers_another(tmp_path: Path) -> None:
     human = [("human", name, 0.0) for name in ("aggre", "random1", "random2", "random3", "worse")]
     files = [tmp_path / f"cifar10_dependent_{rate}.json" for rate in (0.2, 0.4, 0.6)]

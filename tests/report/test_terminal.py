@@ -82,6 +82,7 @@ def test_the_results_of_a_study_fit_wherever_they_are_printed(tmp_path: Path, cl
     assert sum(line.startswith(" NCE+RCE ") for line in told) == len(heads)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal")
 def test_a_study_in_a_terminal_of_80_by_12(tmp_path: Path) -> None:
     import fcntl
@@ -176,6 +177,7 @@ def test_what_is_at_work_is_shown_where_there_is_no_room_for_all() -> None:
     assert len(whole) <= 200
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 20),
     st.lists(st.sampled_from(["sym", "asym", "pair", "idn-uniform", "human", "none"]), unique=True),

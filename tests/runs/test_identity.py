@@ -129,6 +129,7 @@ def test_a_release_changes_nothing_of_a_committed_study(
     assert any("and now would be" in line for line in progress.messages)
 
 
+@pytest.mark.slow
 def test_the_record_of_an_old_format_stays_as_it_was_written(later: Any, tmp_path: Path) -> None:
     old = EVIDENCE / "cifar10-sweep"
     shutil.copy(old / RECORD, tmp_path)

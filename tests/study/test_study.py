@@ -90,6 +90,7 @@ def test_bad_grids(arguments: dict[str, Any], message: str) -> None:
         make_grid(**{"preset": "quick", **arguments})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -174,6 +175,7 @@ def grids(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @given(grids())
 @settings(max_examples=150, deadline=None)
 # A width that is the preset's, of another network, which has a width of its own.
@@ -455,6 +457,7 @@ class Schedule:
         return told / (events[-1][0] - until)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     {
@@ -476,6 +479,7 @@ def test_the_time_left_is_right_after_a_tenth(schedule: tuple[str, Schedule]) ->
         assert schedule[1].told(part) == pytest.approx(1, abs=0.2), part
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.floats(1, 5), min_size=1, max_size=4),
     st.integers(10, 20),
@@ -495,6 +499,7 @@ def test_the_time_left_of_any_study_is_right_after_a_tenth(
         assert schedule.told(part) == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.slow
 def test_a_study_that_goes_on_counts_what_is_done_and_what_others_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -544,6 +549,7 @@ def _wait_for(condition: Any) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_study_stopped_anyhow_goes_on_to_the_same_result(tmp_path: Path, how: int) -> None:
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
@@ -572,6 +578,7 @@ def test_a_study_stopped_anyhow_goes_on_to_the_same_result(tmp_path: Path, how: 
     assert contents(stopped) == contents(whole)
 
 
+@pytest.mark.slow
 def test_two_studies_share_a_folder_and_run_no_cell_twice(tmp_path: Path) -> None:
     both = [
         subprocess.Popen(

@@ -77,6 +77,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, out
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(
     undisturbed: tuple[Path, str], cli: Cli, tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def checkpoints(folder: Path) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @posix
 def test_killed_and_stopped_it_ends_in_the_same_bytes(
     undisturbed: tuple[Path, str], tmp_path: Path
@@ -146,6 +148,7 @@ def test_killed_and_stopped_it_ends_in_the_same_bytes(
     assert differing(run_in(tmp_path), run_in(undisturbed[0])) == []
 
 
+@pytest.mark.slow
 def test_what_the_first_process_can_not_do_is_told_once(undisturbed: tuple[Path, str]) -> None:
     folder, _ = undisturbed
     with filelock.FileLock(run_in(folder) / LOCK):

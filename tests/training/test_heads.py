@@ -51,6 +51,7 @@ def config(vectors: str, **given: Any) -> Config:
     return make_config("quick", features=vectors, **{"loss": "ce", "rate": 0.4, **given})
 
 
+@pytest.mark.slow
 def test_a_head_learns_from_vectors(vectors: str, tmp_path: Path) -> None:
     scores = {}
     for network in ("linear", "mlp"):

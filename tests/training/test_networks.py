@@ -129,6 +129,7 @@ FAMILIES = [  # the smallest of each kind of last layer
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_last_layer_is_found_whatever_it_is_called(name: str) -> None:
     """As built for 7 classes, so is one whose layer for 1,000 was replaced (without memory)."""
@@ -182,6 +183,7 @@ def test_a_grey_image_is_three_equal_channels() -> None:
     torch.testing.assert_close(grey(images), colour(images.expand(-1, 3, -1, -1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "side"), [("googlenet", 32), ("inception_v3", 75)])
 def test_auxiliary_outputs_are_left_out(name: str, side: int) -> None:
     network = make_network(f"torchvision:{name}", (side, side, 1), 4, 64).train()
@@ -214,6 +216,7 @@ def test_pretrained_weights_that_are_there_are_taken(
     assert torch.equal(plain.eval()(images), network.eval()(images))
 
 
+@pytest.mark.slow
 def test_pretrained_weights_that_can_not_be_had(tmp_path: Path) -> None:
     """In a process whose connections all go to a proxy that is not there."""
     script = """

@@ -82,6 +82,7 @@ def syncs(loss: str, **given: Any) -> Counter[str]:
     return counter.seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "nce_rce", "nfl_mae", "gce"])
 def test_no_step_waits_for_the_device(loss: str) -> None:
     """Four times as many steps, not one wait more."""
@@ -115,6 +116,7 @@ def test_augmentation_does_not_wait_either() -> None:
     assert syncs("ce", augment=True, batch_size=20) == syncs("ce", augment=True, batch_size=80)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_and_losses_are_one_graph(name: str) -> None:
     """torch.compile sees the whole step: no graph break in the network or in the loss."""
@@ -131,6 +133,7 @@ def test_networks_and_losses_are_one_graph(name: str) -> None:
     assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_training_is_one_graph_of_network_and_loss() -> None:
     """One for each size of a batch, autocast and the way to float32 in it, and no break."""
@@ -150,6 +153,7 @@ def test_compiled_training_is_one_graph_of_network_and_loss() -> None:
     assert not counters["graph_break"]
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize(("precision", "rounding"), [("float32", 1e-3), ("bf16", 2e-2)])
 def test_compiled_training_is_training(precision: str, rounding: float) -> None:
@@ -164,6 +168,7 @@ def test_compiled_training_is_training(precision: str, rounding: float) -> None:
         assert fused["test_accuracy"] == pytest.approx(eager["test_accuracy"], abs=0.02)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_loss_that_cannot_be_traced_is_computed_beside_the_graph() -> None:
     def opaque(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -195,6 +200,7 @@ def test_compile_without_a_compiler_is_one_clear_line(monkeypatch: pytest.Monkey
         dispatch.has_compiler.cache_clear()
 
 
+@pytest.mark.slow
 def test_bf16_trains_with_float32_weights_and_loss() -> None:
     """The network computes in bf16, all that adds up does not, and it learns as well."""
     inside: dict[str, set[torch.dtype]] = {"float32": set(), "bf16": set()}

@@ -57,6 +57,7 @@ def files(run: Path) -> dict[str, bytes]:
     return {name: (run / name).read_bytes() for name in names}
 
 
+@pytest.mark.slow
 def test_it_learns_digits_in_seconds() -> None:
     result = train(make_config(loss="nce_rce", rate=0.4, epochs=10))
     assert result.test_accuracy > 0.85
@@ -216,6 +217,7 @@ def test_learning_nothing_at_lr_0_is_told() -> None:
     assert result.reason in ("one-class", "chance")
 
 
+@pytest.mark.slow
 def test_too_short_a_budget_is_told() -> None:
     short = train(make_config(loss="ce", rate=0.4, epochs=1), listener=Listener(on_message=ignore))
     assert short.too_short
@@ -262,6 +264,7 @@ def test_evaluate_scores_what_was_trained(tmp_path: Path) -> None:
 # Config and presets.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("dataset", ["digits", "mnist", "cifar10", "cifar100"])
 def test_every_preset_makes_a_config_for_every_data_set(preset: str, dataset: str) -> None:
@@ -575,6 +578,7 @@ def test_the_machine_is_no_part_of_a_run(tmp_path: Path) -> None:
     assert Machine(threads=0).threads_for("digits") == 0
 
 
+@pytest.mark.slow
 def test_a_few_steps_on_real_cifar10(cifar10: str) -> None:
     small = {"train_size": 2000, "epochs": 3, "width": 8, "augment": True}
     rows: list[dict[str, float]] = []
@@ -586,6 +590,7 @@ def test_a_few_steps_on_real_cifar10(cifar10: str) -> None:
     assert sum(map(sum, result.confusion)) == len(load_data(cifar10).test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "nce_rce", "nfl_mae"])
 def test_the_fused_loss_trains_like_the_reference(loss: str) -> None:
     """100 steps (5 epochs of 20 batches): at each step the value and the gradient of the reference
