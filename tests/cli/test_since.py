@@ -215,13 +215,14 @@ def test_a_training_after_the_data_changed(tmp_path: Path, here: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_after_the_data_changed(tmp_path: Path, here: Run) -> None:
+def test_a_study_after_the_data_changed(tmp_path: Path, cli: Run) -> None:
+    # A process of its own: a worker forked from ours would not know of this cache folder.
     root = photos(tmp_path / "photos")
     ask = ("study", "--dataset", "photos", "--losses", "ce", "--noise", "none", "--seeds", "1")
     ask = (*ask, "--no-pictures", "--workers", "1", *QUICK)
-    here(*ask)
+    cli(*ask)
     (root / "dog" / "01.png").unlink()
-    said = " ".join(here(*ask).stdout.split())
+    said = " ".join(cli(*ask).stdout.split())
     assert "1 gone (dog/01.png); results are in results/photos-quick-2" in said
     assert (tmp_path / "results" / "photos-quick-2" / "runs.jsonl").is_file()
 
