@@ -76,6 +76,7 @@ def test_the_commands_of_the_readme_work_as_written(cli: Cli, tmp_path: Path) ->
     assert "on the noisy test labels" in noisy
 
 
+@pytest.mark.slow
 def test_train_again_shows_the_finished_run(cli: Cli, tmp_path: Path) -> None:
     assert "finished" not in cli("train", *FAST).stdout
     (result,) = tmp_path.glob("results/*/runs/*/result.json")
@@ -447,6 +448,7 @@ def a_result(count: int = 10, **fields: Any) -> Result:
     return Result(**given)
 
 
+@pytest.mark.slow
 def test_a_study_in_no_terminal_says_that_it_is_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

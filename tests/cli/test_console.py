@@ -63,6 +63,7 @@ def test_a_study_that_is_stopped_tells_the_command_that_goes_on(
     assert told.endswith("to go on: apl study --losses 'norm(gce),ce'\n")
 
 
+@pytest.mark.slow
 def test_what_is_suggested_can_be_pasted(cli: Cli, tmp_path: Path) -> None:
     folder = "it's [red] :cat: 猫"
     fast = ("--train-size", "300", "--epochs", "3", "--threads", "1", "--loss", "ce")

@@ -52,6 +52,7 @@ def test_real_cifar10(cifar10: str) -> None:
     assert pixels.std((0, 1, 2)).tolist() == pytest.approx(data.std, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_human_labels_have_the_published_rates(cifar10: str) -> None:
     clean = load_data(cifar10, download=False).train.labels.given
     wrong = {name: (human_labels(name, clean) != clean).mean() for name in HUMAN_LABELS}

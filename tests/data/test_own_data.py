@@ -1143,6 +1143,7 @@ def separable(root: Path, each: int = 40) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     separable(tmp_path / "my")
     fast = ("--epochs", "4", "--width", "8", "--batch-size", "16", "--threads", "1")
@@ -1173,6 +1174,7 @@ def test_train_and_evaluate_from_the_command_line(cli: Cli, tmp_path: Path) -> N
     ).stderr  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_study_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     separable(tmp_path / "my")
     ask = ("study", "--dataset", "./my", "--losses", "ce,gce,nce_rce", "--noise", "none,sym")

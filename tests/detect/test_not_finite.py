@@ -169,6 +169,7 @@ def own_data(folder: Path) -> None:
     np.savez(folder / "own.npz", x=pixels[few].reshape(-1, 8, 8).astype(np.uint8) * 15, y=labels)
 
 
+@pytest.mark.slow
 def test_a_search_that_diverged_says_so_twice_and_prints_no_nan(cli: Cli, tmp_path: Path) -> None:
     own_data(tmp_path)
     for _ in range(2):  # trained, and read
@@ -210,6 +211,7 @@ def cut(logits, targets):
 """
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_cut_off_is_a_failed_search_and_no_bad_input(
     cli: Cli, tmp_path: Path
 ) -> None:

@@ -292,6 +292,7 @@ def test_a_run_folder_that_vanishes_is_an_error_and_no_half_run(tmp_path: Path) 
     assert (run / RESULT).exists()
 
 
+@pytest.mark.slow
 def test_a_summary_that_cannot_be_written_stops_no_training(tmp_path: Path) -> None:
     (tmp_path / SUMMARY).mkdir()  # stands for a file that another program holds
     (tmp_path / SUMMARY / "x").touch()
@@ -606,6 +607,7 @@ def test_links_do_not_lead_out_of_the_results(tmp_path: Path) -> None:
     assert (outside / "precious").read_text() == "text"
 
 
+@pytest.mark.slow
 def test_names_never_leave_the_results_folder(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "up").mkdir()
     (tmp_path / "up" / "map.json").write_text('{"1": "7"}')
@@ -731,6 +733,7 @@ def test_training_on_a_handful_of_images_never_breaks(
         assert result.collapsed
 
 
+@pytest.mark.slow
 def test_a_diverging_cell_is_marked_and_the_study_goes_on(tmp_path: Path) -> None:
     wild = small(lr=1e38, clip=0.0, loss="ce", batch_size=10)
     progress = run_study([wild, small()], tmp_path, workers=1)

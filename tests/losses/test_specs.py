@@ -71,6 +71,7 @@ def test_brackets_and_options_make_the_same_loss() -> None:
     assert make_loss("ELR(lam=2)", 10, num_samples=3).params == {"lam": 2.0, "ema": 0.7}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the Triton loss cannot run:RuntimeWarning")
 @pytest.mark.parametrize("backend", ["triton", "compiled", "eager", "reference"])
 def test_one_parameter_may_differ_between_parts_on_every_path(backend: str) -> None:

@@ -114,6 +114,7 @@ def test_the_lattice_lies_in_the_simplex_and_holds_every_vertex() -> None:
         assert ((points - vertex).abs().amax(1) < 1e-9).any()
 
 
+@pytest.mark.slow
 def test_apl_verify_prints_a_row_for_every_loss(cli: Cli) -> None:
     shown = cli("verify").stdout
     assert all(f" {name} " in shown for name in SUMS)

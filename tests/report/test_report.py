@@ -36,6 +36,8 @@ from apl.report.study import STYLES
 from apl.runs.record import read_runs, write_study
 from apl.runs.run import CONFIG, RECORD, RESULT, RUNS, SUMMARY, Finished, Run
 
+pytestmark = pytest.mark.slow  # they share a study and its page, which take seconds
+
 ENVIRONMENT = {"device": "cpu", "python": "3.12.1", "torch": "2.9.0", "git_commit": "0123abc"}
 
 
@@ -724,6 +726,7 @@ def test_a_study_is_told_without_torch_and_without_the_trainer(tmp_path: Path) -
             record_alone(folder)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file_and_says_where(cli: Cli, tmp_path: Path) -> None:
     write(tmp_path / "results/cifar10-laptop", study(**SMALL, grid=GRID[2:3]))
     shown = cli("report", "results/cifar10-laptop").stdout

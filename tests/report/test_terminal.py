@@ -63,6 +63,7 @@ def test_a_long_path_is_folded_and_not_cut(cli: Cli, tmp_path: Path) -> None:
     assert str(data) in cli("datasets", "--data-dir", str(data), COLUMNS="80").stdout
 
 
+@pytest.mark.slow
 def test_the_results_of_a_study_fit_wherever_they_are_printed(tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "study").mkdir()
     shutil.copy(ROOT / "results/evidence/cifar10-laptop" / RECORD, tmp_path / "study")

@@ -190,6 +190,7 @@ def test_a_run_goes_on_as_it_was_begun(later: Any, tmp_path: Path) -> None:
     assert (found, found.name, lines) == (first, name, [])
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_as_it_was_begun(later: Any, tmp_path: Path) -> None:
     grid: dict[str, Any] = {"noises": ["sym"], "rates": [0.4], "epochs": 1, **SMALL}
     begun = make_grid("quick", ["ce", "gce"], seeds=1, **grid)

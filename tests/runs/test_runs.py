@@ -215,6 +215,7 @@ def test_an_old_interrupted_run_goes_on_from_its_checkpoint(
     assert result.test_accuracy == evaluate_run(run, machine=HERE)[0].accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_an_old_study_goes_on_where_it_was(old: Path) -> None:
     cells = [cell for loss, cell in asked().items() if loss != "mae"]
@@ -452,6 +453,7 @@ def test_noise_without_a_chosen_rate_has_that_of_its_matrix() -> None:
         assert setting(finished(config, [[0.9, 0.1], [0.3, 0.7]]))["rate"] == rate
 
 
+@pytest.mark.slow
 def test_a_matrix_has_one_rate_whether_study_or_train_ran_it(old: Path, tmp_path: Path) -> None:
     given = {"network": "mlp", "width": 4, "epochs": 1, "map": "matrix.csv"}
     cells = make_grid("quick", ["ce"], ["matrix"], seeds=1, **given)
@@ -467,6 +469,7 @@ def test_a_matrix_has_one_rate_whether_study_or_train_ran_it(old: Path, tmp_path
 # A file that decides a run and was changed.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "name", "contents"),
     [

@@ -210,6 +210,7 @@ def test_different_rates_and_maps_take_a_command_each() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_results_and_finished_cells_never_run_again(tmp_path: Path) -> None:
     cells = make_grid("quick", ["ce", "nce_rce"], ["sym"], [0.4], 2, **SMALL)
     one = run_study(cells, tmp_path / "one", workers=1)
@@ -226,6 +227,7 @@ def test_workers_do_not_change_results_and_finished_cells_never_run_again(tmp_pa
     assert alone == one.results[cells[0].name]
 
 
+@pytest.mark.slow
 def test_summary_is_tidy(tmp_path: Path) -> None:
     run_study(make_grid("quick", ["ce"], ["none", "sym"], [0.4], 2, **SMALL), tmp_path, workers=2)
     summary = pd.read_csv(tmp_path / SUMMARY)
@@ -242,6 +244,7 @@ def test_summary_is_tidy(tmp_path: Path) -> None:
     assert find_studies(tmp_path) == [tmp_path]
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_reported_and_stops_no_other(tmp_path: Path) -> None:
     good = make_config(loss="ce", **SMALL)
     bad = make_config(loss="ce", **{**SMALL, "train_size": 99_999})
@@ -251,6 +254,7 @@ def test_a_failed_cell_is_reported_and_stops_no_other(tmp_path: Path) -> None:
     assert "Traceback" in (tmp_path / "runs" / bad.name / LOG).read_text()
 
 
+@pytest.mark.slow
 def test_a_dying_worker_is_replaced_and_its_cell_tried_once_more(tmp_path: Path) -> None:
     killed: list[str] = []
 
@@ -266,6 +270,7 @@ def test_a_dying_worker_is_replaced_and_its_cell_tried_once_more(tmp_path: Path)
     assert set(progress.results) == {cell.name for cell in cells}
 
 
+@pytest.mark.slow
 def test_a_cell_that_always_kills_its_worker_fails_after_two_tries(tmp_path: Path) -> None:
     deaths = 0
 
@@ -284,6 +289,7 @@ def test_a_cell_that_always_kills_its_worker_fails_after_two_tries(tmp_path: Pat
     assert "died (exit code -9)" in progress.failed[cells[0].name]
 
 
+@pytest.mark.slow
 def test_an_idle_worker_that_dies_does_not_end_the_study(tmp_path: Path) -> None:
     pools: list[Processes] = []
 
@@ -314,6 +320,7 @@ def test_an_idle_worker_that_dies_does_not_end_the_study(tmp_path: Path) -> None
     assert not any("died" in line for line in progress.messages)  # nothing was lost by it
 
 
+@pytest.mark.slow
 def test_an_idle_worker_that_died_is_replaced_for_the_next_cell(tmp_path: Path) -> None:
     cell = make_config(loss="ce", **SMALL)
     pool = Processes(1, Machine(threads=1))
