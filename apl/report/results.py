@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +166,7 @@ class Choice:
 
     setting, method: their names; held_out, test: the method's accuracy on the held-out and on the
     test labels, in %; ahead: of each other method, by how many points on the held-out ones, the
-    closest first; seeds; count: how many labels are held out, 0 where that was not recorded.
+    closest first; count: how many labels are held out, 0 where that was not recorded.
     """
 
     setting: str
@@ -174,7 +174,6 @@ class Choice:
     held_out: float
     test: float
     ahead: Mapping[str, float]
-    seeds: int
     count: int
 
     @property
@@ -205,23 +204,29 @@ class Choice:
         return f"{text}. It reaches {self.test:.1f} %"
 
 
+def _to_choose_from(study: Study) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Each setting in which labels were held out and several methods run: its name, its runs, and
+    the methods' means of both accuracies, in the order of the tables."""
+    runs = study.runs[study.runs["held_out"].notna() & study.runs["test_accuracy"].notna()]
+    for (_, setting), part in runs.groupby(["rank", "setting"]):
+        means = part.groupby("method")[["held_out", "test_accuracy"]].mean()
+        if len(means) > 1:
+            order = [method for method in study.styles if method in means.index]
+            yield str(setting), part, means.loc[order]
+
+
 def choices(study: Study) -> list[Choice]:
     """What held-out labels choose, a setting at a time; none where nothing was held out, or one
     method was run."""
     found = []
-    runs = study.runs[study.runs["held_out"].notna() & study.runs["test_accuracy"].notna()]
-    for (_, setting), part in runs.groupby(["rank", "setting"]):
-        means = part.groupby("method")[["held_out", "test_accuracy"]].mean()
-        if len(means) < 2:
-            continue
-        means = means.loc[[method for method in study.styles if method in means.index]]
+    for setting, part, means in _to_choose_from(study):
         method = str(means["held_out"].idxmax())
         best = float(means["held_out"][method])
         behind = (best - means["held_out"].drop(method)).sort_values(kind="stable")
         ahead = {str(name): float(points) for name, points in behind.items()}
         test = float(means["test_accuracy"][method])
-        seeds, count = int(part["seed"].nunique()), int(part["held_out_count"].min())
-        found.append(Choice(str(setting), method, best, test, ahead, seeds, count))
+        count = int(part["held_out_count"].min())
+        found.append(Choice(setting, method, best, test, ahead, count))
     return found
 
 
@@ -239,12 +244,7 @@ def chosen_table(study: Study) -> Table | None:
     """What choosing the loss by held-out given labels comes to, a row a noise setting, where labels
     were held out: by the mean over the seeds after the last epoch."""
     rows = []
-    runs = study.runs[study.runs["held_out"].notna() & study.runs["test_accuracy"].notna()]
-    for (_, setting), part in runs.groupby(["rank", "setting"]):
-        means = part.groupby("method")[["held_out", "test_accuracy"]].mean()
-        if len(means) < 2:
-            continue
-        means = means.loc[[method for method in study.styles if method in means.index]]
+    for setting, part, means in _to_choose_from(study):
         deviations = part.groupby("method")["test_accuracy"].std()
         held_out = means["held_out"].max()
         found = []
@@ -254,7 +254,7 @@ def chosen_table(study: Study) -> Table | None:
             found.append((Cell(method), Cell(mean_std(mean, deviations[method]), mean)))
         (chosen, its_test), (best, best_test) = found
         share = Cell(f"{held_out:.2f}", held_out)
-        rows.append([Cell(str(setting)), chosen, share, its_test, best, best_test])
+        rows.append([Cell(setting), chosen, share, its_test, best, best_test])
     if not rows:
         return None
     head = ["Noise", "Chosen", "Held out (%)", "Test (%)", "Best in hindsight", "Test (%)"]
