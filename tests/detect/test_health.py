@@ -29,6 +29,7 @@ def test_few_rows_have_few_neighbours_and_a_stop_is_heard():
     assert neighbours(torch.zeros(0, 3), 4)[0].shape == (0, 0)
     assert neighbours(torch.ones(1, 3), 4)[0].shape == (1, 0)
     places, near = neighbours(torch.ones(3, 2), 4)  # all alike: nearer to none
-    assert places.shape == (3, 2) and (near == 0).all()
+    assert places.shape == (3, 2)
+    assert (near == 0).all()
     with pytest.raises(Interrupted):
         neighbours(torch.ones(3, 2), 1, lambda: True)
