@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from apl.detect import outside
 from apl.detect.given import class_numbers, probabilities
-from apl.noise.labels import UNKNOWN, BoolArray, IntArray, Labels, Matrix, Vector
+from apl.noise.labels import UNKNOWN, BoolArray, IntArray, Labels, Matrix, Rate, Vector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,15 +92,6 @@ class Evidence:
         """Whether it is of models that had not seen the labels: each sample was looked at once, out
         of fold or before a first step."""
         return int(self.visits.max(initial=0)) <= 1
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of wrong labels, and the interval that it lies in; nan where nothing can be told."""
-
-    estimate: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -296,8 +296,8 @@ OF_A_TRAINING = {
 
 
 def judges_by_heads(config: Config) -> bool:
-    """Whether a search judges labels by cross-fitted heads on features (`apl.detect.crossfit`), and
-    not by listening to one training."""
+    """Whether a search judges labels by cross-fitted heads on features, as `apl.training.crossfit`
+    has them, and not by listening to one training."""
     return config.features != "none" and not OF_A_TRAINING & {*(config.typed or ())}
 
 
@@ -308,7 +308,8 @@ def _by_heads(
     training labels, in one set of folds."""
     import torch
 
-    from apl.detect.crossfit import cross_fit, findings_of
+    from apl.detect.crossfit import findings_of
+    from apl.training.crossfit import cross_fit
 
     parts = (data.train, data.test) if both else (data.train,)
     rows = torch.cat([part.images for part in parts])

@@ -1,4 +1,4 @@
-"""Labels, and what is known of them: as given, true, the noise matrix."""
+"""Labels, and what is known of them: as given, true, the noise matrix, the rate."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ Matrix = npt.NDArray[np.float64]
 
 UNKNOWN = -1  # the true label of a sample whose truth nobody knows
 MOST_CLASSES = 1000  # of which a matrix [K, K] is made: of more it would outgrow all else
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of wrong labels, and the interval that it lies in; nan where nothing can be told."""
+
+    estimate: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)

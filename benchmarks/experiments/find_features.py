@@ -25,11 +25,12 @@ from find import CASES
 from sklearn.metrics import average_precision_score, f1_score
 
 from apl.config.config import make_config
-from apl.detect.crossfit import cross_fit, findings_of, stratified
+from apl.detect.crossfit import findings_of
 from apl.features.make import make_backbone
 from apl.noise.draw import corrupt
 from apl.noise.labels import Labels
 from apl.noise.matrices import symmetric
+from apl.training.crossfit import cross_fit, stratified
 from apl.training.machine import Machine
 from apl.training.prepare import data_of, prepare
 

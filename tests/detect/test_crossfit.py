@@ -12,12 +12,13 @@ from conftest import Cli
 from sklearn.metrics import average_precision_score
 
 from apl.data.sources import load_data
-from apl.detect.crossfit import cross_fit, explain, findings_of, flagged_by, stratified
+from apl.detect.crossfit import findings_of, flagged_by
 from apl.detect.evidence import INVISIBLE
 from apl.detect.search import find_mislabelled, judges_by_heads, search_config
 from apl.errors import Interrupted
 from apl.noise.draw import corrupt
 from apl.noise.matrices import symmetric
+from apl.training.crossfit import cross_fit, explain, stratified
 from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 

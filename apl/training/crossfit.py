@@ -1,0 +1,360 @@
+"""What features say of labels: heads that judge what they have not seen, by a learned noise matrix.
+
+Five folds at a time, so that every sample is judged by a head that has not seen its label.  First a
+linear head and the noise matrix are learned together, by the likelihood of the given labels; from
+this round come the noise rate and its interval.  Further rounds learn from what the one before says
+of the true labels, softly, with a hidden layer: they rank better, and are too sure of themselves,
+so the rate of the first round decides how many are flagged.  docs/features.md has what it reaches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apl.errors import Interrupted
+from apl.noise.labels import UNKNOWN, IntArray, Matrix, Rate, Vector
+
+FOLDS = 5
+ROUNDS = 2  # after the first one
+COMPONENTS = 256  # principal ones, that the hidden layer sees
+HIDDEN = 256
+EPOCHS = 15
+BATCH, SMALLEST_BATCH = 128, 16
+FEWEST_STEPS = 1000  # of a round in few samples
+FIRST_LR, LATER_LR, MATRIX_LR = 0.02, 0.05, 1.5
+DECAY, MOMENTUM = 5e-3, 0.9
+FIRST_DROPOUT, INPUT_DROPOUT, HIDDEN_DROPOUT = 0.5, 0.2, 0.5
+SPARE = 512  # features from which on they say things twice; of fewer a smaller share is left out
+FIXED_EPOCHS = 2  # in which the matrix stays as it begins,
+DIAGONAL = 0.8  # with so much on its diagonal
+EM_ROUNDS = 30
+PSEUDO = 0.1  # counts of each flip before any is seen
+VARIANCE = 1280.0  # of all features together: so rates and decay mean the same for any number
+SMALLER = 85.0  # of all components together
+TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)
+TOWARDS = 1 / 3  # how far the rate goes from that of the heads' chances to that of tempered ones
+BELOW, ABOVE = 0.03, 0.03  # how far the rate may lie from the estimate: people err on hard samples
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """What cross-fitted heads say of N labels.
+
+    clean: the chance of each true class by the sample alone [N, K]; posterior: by sample and given
+    label [N, K], 1 for the class that somebody has decided on; transition: the noise matrix
+    [K, K]; wrong: how likely each label is wrong [N], so that their mean is the noise rate, 0 where
+    none is given; rate: of the first round, with its interval, of labels that nobody decided on.
+    """
+
+    clean: Matrix
+    posterior: Matrix
+    transition: Matrix
+    wrong: Vector
+    rate: Rate
+
+
+def cross_fit(  # what is judged, how, and two ways to follow it
+    rows: Tensor,
+    labels: IntArray,
+    classes: int,
+    *,
+    decided: IntArray | None = None,
+    seed: int = 0,
+    rounds: int = ROUNDS,
+    steps: int = FEWEST_STEPS,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_round: Callable[[int, int], object] = lambda done, total: None,
+) -> CrossFit:
+    """Judge given labels [N], UNKNOWN where there is none, by features [N, F] of any float type.
+
+    decided: the true class of each sample that somebody has looked at, UNKNOWN of the others [N]:
+    it is learned as it is, and says nothing of the noise, since nobody chose at random what to look
+    at.  seed: of folds, order, weights and dropout.  steps: the fewest of a round, of which few
+    samples need more than EPOCHS epochs make.  should_stop: asked after each epoch, and True raises
+    Interrupted; on_round: called after each round with how many are done and in all.
+    """
+    sure = np.full(len(labels), UNKNOWN) if decided is None else decided
+    looked_at = sure != UNKNOWN
+    doubted = np.where(looked_at, UNKNOWN, labels)  # what the noise matrix has a say in
+    free = doubted != UNKNOWN
+    folds = stratified(np.where(looked_at, sure, labels), FOLDS, seed)
+    features = _standardised(rows)
+    training = _Training(features, folds, seed, steps, should_stop)
+    clean = training.first(torch.from_numpy(doubted), torch.from_numpy(sure), classes)
+    posterior, transition = explain(clean, doubted)
+    first = 1 - _of_label(posterior[free], labels[free])
+    on_round(1, rounds + 1)
+    plain = later = float(first.mean()) if len(first) else 0.0
+    tempered = min(plain, _tempered_rate(clean[free], labels[free])) if len(first) else 0.0
+    estimate = plain + TOWARDS * (tempered - plain)
+    odds: list[Vector] = []
+    if rounds:
+        training = _Training(_components(features), folds, seed, steps, should_stop)
+    cleans: list[Matrix] = []
+    for round in range(rounds):
+        targets = _with_decisions(posterior, sure)
+        clean = training.later(torch.from_numpy(targets).float(), round + 1)
+        posterior, transition = explain(clean, doubted)
+        cleans.append(clean)
+        wrong = (1 - _of_label(posterior[free], labels[free])).clip(1e-9, 1 - 1e-9)
+        odds.append(np.log(wrong / (1 - wrong)))
+        later = float(wrong.mean()) if len(wrong) else 0.0
+        on_round(round + 2, rounds + 1)
+    if rounds:  # what several rounds say together is steadier than the last one
+        clean = np.mean(cleans, 0)
+        posterior, transition = explain(clean, doubted)
+    else:
+        odds = [np.log(first.clip(1e-9, 1) / (1 - first).clip(1e-9))]
+    wrong = (looked_at & (labels != UNKNOWN) & (labels != sure)).astype(np.float64)
+    if len(first):
+        wrong[free] = _with_mean(np.mean(odds, 0), estimate)
+    differs = float((clean.argmax(1) != labels)[free].mean()) if len(first) else 0.0
+    rate = _rate(estimate, later, differs, max(1, len(first)))
+    return CrossFit(clean, _with_decisions(posterior, sure), transition, wrong, rate)
+
+
+def explain(clean: Matrix, labels: IntArray) -> tuple[Matrix, Matrix]:
+    """The posterior of the true class [N, K] by sample and given label, and the noise matrix
+    [K, K], from what is said of samples whose label was not seen [N, K]: EM for the matrix alone.
+    Where there is no label the sample alone speaks.
+    """
+    classes = clean.shape[1]
+    transition = np.full((classes, classes), (1 - DIAGONAL) / max(classes - 1, 1))
+    np.fill_diagonal(transition, DIAGONAL)
+    order = np.argsort(labels, kind="stable")
+    order = order[labels[order] != UNKNOWN]
+    carried, starts = np.unique(labels[order], return_index=True)
+    for _ in range(EM_ROUNDS):
+        posterior = _posterior(clean, transition, labels)
+        counts = np.full((classes, classes), PSEUDO)
+        if len(order):
+            counts[:, carried] += np.add.reduceat(posterior[order], starts).T
+        transition = counts / counts.sum(1, keepdims=True)
+    return _posterior(clean, transition, labels), transition
+
+
+def _tempered_rate(clean: Matrix, labels: IntArray) -> float:
+    """The rate where the heads' chances have the temperature that makes the given labels likeliest.
+
+    That is right where noise does not depend on the sample, and too low where people err on hard
+    ones: it takes their errors for doubt of the heads'.
+    """
+    best, rate = -math.inf, 0.0
+    for temperature in TEMPERATURES:
+        chances = clean.clip(1e-12) ** (1 / temperature)
+        chances /= chances.sum(1, keepdims=True)
+        posterior, transition = explain(chances, labels)
+        likelihood = float(np.log((chances * transition.T[labels]).sum(1).clip(1e-12)).mean())
+        if likelihood > best:
+            best, rate = likelihood, 1 - float(_of_label(posterior, labels).mean())
+    return rate
+
+
+def stratified(labels: IntArray, folds: int, seed: int) -> IntArray:
+    """The fold of each sample [N], every class spread over all of them."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    fold = np.empty(len(labels), dtype=np.int64)
+    fold[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % folds
+    return fold
+
+
+def _posterior(clean: Matrix, transition: Matrix, labels: IntArray) -> Matrix:
+    by_label = np.vstack([transition.T, np.ones(len(transition))])  # UNKNOWN takes the last row
+    posterior: Matrix = clean * by_label[labels]
+    posterior /= posterior.sum(1, keepdims=True).clip(1e-300)
+    return posterior
+
+
+def _with_decisions(posterior: Matrix, sure: IntArray) -> Matrix:
+    """The posterior [N, K], 1 for the class that somebody has decided on."""
+    looked_at = sure != UNKNOWN
+    if not looked_at.any():
+        return posterior
+    made = posterior.copy()
+    made[looked_at] = np.eye(posterior.shape[1])[sure[looked_at]]
+    return made
+
+
+def _of_label(values: Matrix, labels: IntArray) -> Vector:
+    chosen: Vector = values[np.arange(len(labels)), labels]
+    return chosen
+
+
+def _with_mean(odds: Vector, mean: float) -> Vector:
+    """Chances [N] in the order of these log-odds, moved by one number so that `mean` is theirs."""
+    low, high = -60.0, 60.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if (1 / (1 + np.exp(-(odds + middle).clip(-500, 500)))).mean() < mean:
+            low = middle
+        else:
+            high = middle
+    chances: Vector = 1 / (1 + np.exp(-(odds + low).clip(-500, 500)))
+    return chances
+
+
+def _rate(estimate: float, later: float, differs: float, count: int) -> Rate:
+    """The rate with its interval: two standard errors around what the rounds allow, which is no
+    less than the last one says and no more than predictions differ, within BELOW and ABOVE."""
+    error = 2 * math.sqrt(max(estimate * (1 - estimate), 0.01) / count)
+    low = min(max(later, estimate - BELOW), estimate) - error
+    high = max(min(differs, estimate + ABOVE), estimate) + error
+    return Rate(estimate, max(0.0, low), min(1.0, high))
+
+
+def _standardised(rows: Tensor) -> Tensor:
+    wide: Tensor = rows.float()
+    std = wide.std(0, unbiased=False)
+    same = std <= 1e-4 * std.mean()
+    scale: Tensor = torch.where(same, 0.0, 1 / std.clamp(min=1e-12))
+    varied = max(1, wide.shape[1] - int(same.sum()))
+    made: Tensor = (wide - wide.mean(0)) * (scale * math.sqrt(VARIANCE / varied))
+    return made
+
+
+def _components(features: Tensor) -> Tensor:
+    """The principal components [N, D] of standardised features, of the variance SMALLER."""
+    covariance = (features.T @ features / len(features)).double()
+    values, vectors = torch.linalg.eigh(covariance)
+    size = min(COMPONENTS, int((values > 1e-6 * values[-1]).sum()))
+    scale = math.sqrt(SMALLER / max(float(values[-size:].sum()), 1e-12))
+    made: Tensor = features @ (vectors[:, -size:] * scale).float()
+    return made
+
+
+class _Training:
+    """All folds' heads at once: a step is one product for all of them, in which each counts the
+    samples of the others' folds alone."""
+
+    def __init__(
+        self,
+        features: Tensor,
+        folds: IntArray,
+        seed: int,
+        fewest: int,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.features, self.folds, self.seed = features, torch.from_numpy(folds), seed
+        self.count = int(folds.max()) + 1
+        self.should_stop = should_stop
+        size = len(features)
+        self.batch = max(SMALLEST_BATCH, min(BATCH, size // 10))
+        steps = math.ceil(size / self.batch)
+        self.epochs = max(EPOCHS, math.ceil(fewest / steps))
+        self.steps = self.epochs * steps
+
+    def first(self, labels: Tensor, sure: Tensor, classes: int) -> Matrix:
+        """Linear heads with a noise matrix each, learned together from labels in doubt [N] and
+        sure classes [N], UNKNOWN where there is none; what they say of the true class of samples
+        that they have not seen [N, K]."""
+        width, device = self.features.shape[1], self.features.device
+        dropout = FIRST_DROPOUT * min(1.0, width / SPARE)
+        weight = torch.zeros(width, self.count * classes, device=device, requires_grad=True)
+        bias = torch.zeros(self.count * classes, device=device, requires_grad=True)
+        usual = torch.full((classes, classes), (1 - DIAGONAL) / max(classes - 1, 1), device=device)
+        usual.fill_diagonal_(DIAGONAL)
+        matrices = usual.log().repeat(self.count, 1, 1).requires_grad_()
+        fixed = usual.expand(self.count, classes, classes)
+        decided = bool((sure != UNKNOWN).any())
+        optimiser = torch.optim.SGD(
+            [
+                {"params": [weight, bias], "lr": FIRST_LR, "weight_decay": DECAY},
+                {"params": [matrices], "lr": MATRIX_LR},
+            ],
+            momentum=MOMENTUM,
+        )
+
+        def loss(chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+            seen = _dropped(self.features[chosen], dropout, generator)
+            said = F.log_softmax((seen @ weight + bias).unflatten(1, (self.count, classes)), 2)
+            flips = fixed if epoch < FIXED_EPOCHS else matrices.softmax(2)
+            to_given = flips[:, :, labels[chosen]].permute(2, 0, 1)
+            if decided:
+                true, known = sure[chosen].clamp(min=0), sure[chosen] != UNKNOWN
+                one_hot = F.one_hot(true, classes)[:, None].to(to_given)
+                to_given = torch.where(known[:, None, None], one_hot, to_given)
+            return -torch.logsumexp(said + to_given.clamp(min=1e-8).log(), 2)
+
+        self._descend(optimiser, loss, 0, (labels != UNKNOWN) | (sure != UNKNOWN))
+        with torch.no_grad():
+            said = (self.features @ weight + bias).unflatten(1, (self.count, classes)).softmax(2)
+            own = said[torch.arange(len(said)), self.folds]
+        result: Matrix = own.double().numpy()
+        return result
+
+    def later(self, targets: Tensor, round: int) -> Matrix:
+        """Heads with a hidden layer that learn soft targets [N, K]; what they say of samples that
+        they have not seen [N, K]."""
+        width, classes = self.features.shape[1], targets.shape[1]
+        dropout = INPUT_DROPOUT * min(1.0, width / COMPONENTS)
+        generator = self._generator(round)
+        into = torch.randn(width, self.count * HIDDEN, generator=generator) / math.sqrt(3 * width)
+        out = torch.randn(self.count, HIDDEN, classes, generator=generator) / math.sqrt(3 * HIDDEN)
+        hidden_bias = torch.zeros(self.count * HIDDEN)
+        bias = torch.zeros(self.count, 1, classes)
+        parameters = [each.requires_grad_() for each in (into, out, hidden_bias, bias)]
+        optimiser = torch.optim.SGD(parameters, LATER_LR, MOMENTUM, weight_decay=DECAY)
+
+        def answer(seen: Tensor, drop: float, generator: torch.Generator) -> Tensor:
+            hidden = _dropped((seen @ into + hidden_bias).relu(), drop, generator)
+            by_fold = hidden.unflatten(1, (self.count, HIDDEN)).transpose(0, 1)
+            return (torch.bmm(by_fold, out) + bias).transpose(0, 1)  # [B, folds, K]
+
+        def loss(chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+            seen = _dropped(self.features[chosen], dropout, generator)
+            said = F.log_softmax(answer(seen, HIDDEN_DROPOUT, generator), 2)
+            return -(said * targets[chosen][:, None]).sum(2)
+
+        self._descend(optimiser, loss, round, torch.ones(len(targets), dtype=torch.bool))
+        parts = []
+        with torch.no_grad():
+            for chosen in torch.arange(len(self.features)).split(1024):
+                said = answer(self.features[chosen], 0.0, generator).softmax(2)
+                parts.append(said[torch.arange(len(said)), self.folds[chosen]])
+        result: Matrix = torch.cat(parts).double().numpy()
+        return result
+
+    def _generator(self, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed((self.seed * 1000 + number) % 2**63)
+
+    def _descend(
+        self,
+        optimiser: torch.optim.Optimizer,
+        loss: Callable[[Tensor, int, torch.Generator], Tensor],
+        round: int,
+        counted: Tensor,
+    ) -> None:
+        """Train for all epochs with a cosine; loss: of a batch, by sample and fold [B, folds];
+        counted: the samples that have something to teach [N]."""
+        generator = self._generator(500 + round)
+        rates = [group["lr"] for group in optimiser.param_groups]
+        step = 0
+        for epoch in range(self.epochs):
+            if self.should_stop():
+                raise Interrupted
+            for chosen in torch.randperm(len(self.features), generator=generator).split(self.batch):
+                others = self.folds[chosen][:, None] != torch.arange(self.count)
+                others &= counted[chosen][:, None]
+                share = (others.sum() / self.count).clamp(min=1)
+                optimiser.zero_grad()
+                value = (loss(chosen, epoch, generator) * others).sum() / share
+                value.backward()
+                factor = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+                for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                optimiser.step()
+                step += 1
+
+
+def _dropped(values: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    if not share:
+        return values
+    mask = torch.empty_like(values).bernoulli_(1 - share, generator=generator)
+    return values * mask / (1 - share)
