@@ -23,6 +23,7 @@ from apl.training.machine import Machine
 
 if TYPE_CHECKING:
     from apl.cli.terminal import Terminal
+    from apl.data.dataset import Dataset
     from apl.data.decisions import Decisions
     from apl.detect.rows import Rows
     from apl.detect.search import Search
@@ -115,7 +116,7 @@ def find(
     rows = rows_of(search)
     target.mkdir(parents=True, exist_ok=True)
     keep_state(target, own, typed)
-    decided = _decided(decisions, place, search, out) if decisions else None
+    decided = _decided(decisions, place, search, data, out) if decisions else None
     detection = _write(search, rows, decided, target, data.name, shown)
     _tell(search, rows, detection, target)
     if search.failed:
@@ -163,15 +164,20 @@ def _kept(place: Place, out: Terminal) -> Path | None:
     return None
 
 
-def _decided(file: Path, place: Place, search: Search, out: Terminal) -> Decisions:
+def _decided(file: Path, place: Place, search: Search, data: Dataset, out: Terminal) -> Decisions:
     """What a file says of the samples that were judged; where they have other names since, it is
     kept by these too."""
+    from apl.cli.results import decided_now
     from apl.data.decisions import DECIDED, rename_decisions
     from apl.training.prepare import read_decisions
 
-    train, test = read_decisions(file, search.data, place.now)
-    if place.now and not (place.folder / DECIDED).exists():
-        rename_decisions(file, place.folder / DECIDED, place.now)
+    folders = (place.folder, *reversed(place.before))
+    now, told = decided_now(file, folders, data)
+    if told:
+        out.print(told)
+    train, test = read_decisions(file, search.data, now)
+    if now and not (place.folder / DECIDED).exists():
+        rename_decisions(file, place.folder / DECIDED, now)
         out.print(f"decisions by the names of now: {place.folder / DECIDED}")
     return train if search.test is None else train.beside(test)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apl.errors import BadInput
+from apl.files import require_no_link
 
 if TYPE_CHECKING:
     from apl.config.config import Config
@@ -20,11 +23,9 @@ Others = Callable[[Path], Collection[str]]
 
 
 class Place(NamedTuple):
-    """Where results go; what samples are called now, by the name that they had when the folders
-    before were written; and these, the newest last."""
+    """Where results go, and the folders with those of the data before, the newest last."""
 
     folder: Path
-    now: Mapping[str, str]
     before: Sequence[Path]
 
 
@@ -48,11 +49,10 @@ def place_for(
     other data are BadInput.
     """
     if data is None or not data.digest:
-        return Place(base, {}, ())
+        return Place(base, ())
     from apl.data.since import State, changes
 
     new = State.of(data, source)
-    now: dict[str, str] = {}
     told = ""
     before: list[Path] = []
     for folder in _folders(base):
@@ -60,17 +60,15 @@ def place_for(
         if not digests:
             if told:
                 say(f"{told}; results are in {folder}")
-            return Place(folder, now, before)
+            return Place(folder, before)
         old = _state(folder, digests, data)
         if old is not None and old.source and old.source != source:
             told = f"{folder} holds results of {old.source}"
         elif old is None:
             told = f"the data have changed since the results in {folder}"
         else:
-            found = changes(old, new)
-            now.update(found.now)
             before.append(folder)
-            told = f"the data have changed since the results in {folder}: {found.text}"
+            told = f"the data have changed since the results in {folder}: {changes(old, new).text}"
         if asked:
             raise BadInput(f"{told}: choose another --out, or leave it out")
     raise AssertionError("there is always a next folder")
@@ -127,6 +125,62 @@ def other_runs(cells: Mapping[str, Config]) -> Others:
         return found
 
     return others
+
+
+def labels_now(given: dict[str, Any], data: Dataset | None, folder: Path | None) -> list[str]:
+    """Have the file of labels in what was given name the samples as they are called now, and say
+    what became of them since it was written.
+
+    Where names have changed it is written anew, into `folder`, the results folder that was asked
+    for, or into that of the data's labels.
+    """
+    labels = given.get("labels")
+    if not labels or data is None or not Path(labels).is_file():
+        return []
+    file = Path(labels)
+    now, told = decided_now(file, searches(data), data)
+    if not now:
+        return []
+    from apl.data.decisions import rename_decisions
+
+    digest = hashlib.sha256(json.dumps([*now.items()]).encode() + file.read_bytes()).hexdigest()
+    target = folder / "labels" if folder else Path("results", f"{data.name}-labels")
+    require_no_link(target)
+    target.mkdir(parents=True, exist_ok=True)
+    renamed = target / f"{file.stem}-{digest[:8]}{file.suffix}"
+    rename_decisions(file, renamed, now)
+    if not renamed.is_file():  # a kind of file that is not written anew
+        return [told]
+    given["labels"] = str(renamed)
+    return [f"{told}; by the names of now: {renamed}"]
+
+
+def searches(data: Dataset) -> list[Path]:
+    """The folders of searches in data of this name, the newest first."""
+    found = itertools.takewhile(Path.is_dir, _folders(Path("results", f"{data.name}-find")))
+    return [*found][::-1]
+
+
+def decided_now(
+    file: Path, folders: Sequence[Path], data: Dataset
+) -> tuple[Mapping[str, str], str]:
+    """What samples are called now by the names in a file of decisions, and a line on what became
+    of them since; nothing where nothing did, or nobody knows what they were.
+
+    They are those of the search whose folder the file lies in, else of the newest in `folders`
+    that knows all its names: the file may have been saved anywhere.
+    """
+    from apl.data.decisions import decided_names
+    from apl.data.since import State, decided_since
+
+    for folder in (file.parent, *folders):
+        old = State.read(folder)
+        if old is None:
+            continue
+        labels = dict(zip(old.names, old.labels, strict=True))
+        if labels.keys() >= {*decided_names(file, labels)}:
+            return decided_since(file, old, State.of(data, ""))
+    return {}, ""
 
 
 def keep_state(folder: Path, data: Dataset | None, source: str) -> None:

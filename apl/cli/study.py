@@ -27,7 +27,7 @@ from apl.cli.options import (
     take_machine,
     take_own_data,
 )
-from apl.cli.results import keep_state, other_runs, place_for, source_of
+from apl.cli.results import keep_state, labels_now, other_runs, place_for, source_of
 from apl.cli.show import draw
 from apl.config.grid import ALL_PUBLISHED, make_grid
 from apl.losses.catalog import PARAMS, split_losses
@@ -110,7 +110,7 @@ def study(  # its parameters are its options, which half of its lines are
     typed = user_path(named)
     data = take_own_data(given, machine)
     preset = given.pop("preset", "quick")
-    left_out: list[str] = []  # told after the first line
+    left_out = labels_now(given, data, folder)  # told after the first line
     cells = make_grid(
         preset, chosen, split(noise), numbers(rates), seeds, say=left_out.append, **given
     )

@@ -26,7 +26,7 @@ from apl.cli.options import (
     take_machine,
     take_own_data,
 )
-from apl.cli.results import keep_state, other_runs, place_for, source_of
+from apl.cli.results import keep_state, labels_now, other_runs, place_for, source_of
 from apl.config.config import make_config
 from apl.errors import Interrupted, require
 from apl.features.catalog import seen_by
@@ -99,6 +99,7 @@ def train_command(
     machine = take_machine(given)
     given_dataset = given.get("dataset", "")
     data = take_own_data(given, machine)
+    since = labels_now(given, data, folder)
     config = make_config(**given)
     from apl.report.terminal import result_table, verdicts
     from apl.runs.record import as_begun, write_study
@@ -113,8 +114,8 @@ def train_command(
     run = study / RUNS / config.name
     tell_begun(run, machine)
     out.print(f"{loss_label(config.loss)} on {config.dataset} ({config.preset}), in {run}")
-    for line in moved:
-        out.print(line, markup=False)
+    for line in (*moved, *since):
+        out.print(line)
     if not Run(run).finished:
         features_first([config], machine, data)
     on = "true" if data is None else data.on

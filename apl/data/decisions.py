@@ -128,6 +128,24 @@ def names_now(now: Mapping[str, str], data: Dataset) -> dict[str, str]:
     return {old: new if new in here else "" for old, new in now.items()}
 
 
+def decided_names(file: Path, was: Mapping[str, str]) -> list[str]:
+    """The names of the samples that a file decides on.
+
+    was: the label that each had, beside which the given labels of an issues.csv edited by hand are
+    corrections.  Raises BadInput as `read_labels` does.
+    """
+    rows = _read(file, ())
+    edited = _check_columns(file, rows)
+    found = []
+    for number, row in rows:
+        name = row.get("file_name", "")
+        name = name if name in was else unharmed(name)
+        word, text = _said(f"{file}, row {number}", row, edited)
+        if name and (word or text) and not (edited and text == was.get(name)):
+            found.append(name)
+    return found
+
+
 def rename_decisions(file: Path, to: Path, now: Mapping[str, str]) -> None:
     """Write a table of decisions anew, each sample by the name that it has now, without those that
     are gone; a file of another kind is left as it is."""

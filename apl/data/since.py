@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apl.data.dataset import Dataset
+from apl.data.decisions import decided_names
 from apl.data.listing import some_of
 from apl.files import write_atomic
 
@@ -120,3 +121,36 @@ def changes(old: State, new: State) -> Changes:
         kind.append(name)
     found.gone = list(lost)
     return found
+
+
+def decided_since(file: Path, old: State, new: State) -> tuple[dict[str, str], str]:
+    """By the names that samples had when a file of decisions was written, those that they have
+    now, and a line on what became of those that it decides on; no names and no line where nothing
+    did, or where the data are others.
+
+    old, new: what the data were then, and are now.
+    """
+    found = changes(old, new)
+    if not any(found.now.values()):
+        return {}, ""
+    names = decided_names(file, dict(zip(old.names, old.labels, strict=True)))
+    edited = {*found.edited}
+    moved, changed, gone = [], [], []
+    for name in names:
+        is_now = found.now.get(name, name)
+        if not is_now:
+            (changed if name in edited else gone).append(name)
+        elif is_now != name:
+            moved.append(f"{name} is {is_now}")
+    parts = [
+        f"{len(which):,} {what} ({some_of(which, _SHOWN)})"
+        for what, which in (
+            ("found under another name", moved),
+            ("left out, edited since", changed),
+            ("left out, gone", gone),
+        )
+        if which
+    ]
+    if not parts:
+        return {}, ""
+    return found.now, f"of the {len(names):,} decisions in {file}: {', '.join(parts)}"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from apl.cli.results import decided_now
 from apl.data.dataset import Dataset
 from apl.data.decisions import read_labels
 from apl.data.since import State, changes
@@ -161,7 +162,7 @@ def test_decisions_stay_with_what_was_decided_on(tmp_path: Path, here: Run) -> N
     here("find", "photos", *QUICK)
     train = load(root).train.names
     cats, dogs = ([name for name in train if name.startswith(k)] for k in ("cat", "dog"))
-    rows = [[name, "fix", "dog", "cat"] for name in cats[:4]]
+    rows = [[name, "fix", "dog", "cat"] for name in cats[:5]]
     rows += [[dogs[0], "keep", "dog", "dog"], [dogs[1], "drop", "", "dog"]]
     columns = ["file_name", "decision", "label", "given_label"]
     path = tmp_path / "results" / "photos-find" / "decisions.csv"
@@ -170,14 +171,47 @@ def test_decisions_stay_with_what_was_decided_on(tmp_path: Path, here: Run) -> N
     for name in cats[:4]:
         (root / name).rename(root / "dog" / f"was-{Path(name).name}")
     (root / dogs[1]).unlink()
-    said = here("find", "photos", *QUICK).stdout
+    picture(root / cats[4], 999)
+    # Saved by the browser wherever it likes.
+    (tmp_path / "mine.csv").write_bytes(path.read_bytes())
+    moved = f"4 found under another name ({cats[0]} is dog/was-{Path(cats[0]).name}, "
+    lost = f"1 left out, edited since ({cats[4]}), 1 left out, gone ({dogs[1]})"
+    said = " ".join(
+        here("train", "--dataset", "photos", "--labels", "mine.csv", *QUICK).stdout.split()
+    )
+    assert f"of the 7 decisions in mine.csv: {moved}" in said
+    assert f"{lost}; by the names of now: results/photos-labels/mine-" in said
+    said = " ".join(here("find", "photos", *QUICK).stdout.split())
     assert "decisions are kept: results/photos-find/decisions.csv (--decisions takes" in said
+    assert f"of the 7 decisions in results/photos-find/decisions.csv: {moved}" in said
+    assert lost in said
     noise = json.loads((tmp_path / "results" / "photos-find-2" / "noise.json").read_text())
     # What is held out by now is judged and decided on too.
     assert noise["decided"] == {"keep": 5, "fix": 0, "drop": 0}
     kept = tmp_path / "results" / "photos-find-2" / "decisions.csv"
     assert "dog/was-" in kept.read_text()
-    here("train", "--dataset", "photos", "--labels", str(kept), *QUICK)
+    said = here("train", "--dataset", "photos", "--labels", str(kept), *QUICK).stdout
+    assert "decisions in" not in said
+
+
+def test_decisions_of_the_search_after_are_not_read_by_the_names_before(
+    tmp_path: Path,
+) -> None:
+    root = photos(tmp_path / "photos", each=6)
+    old = State.of(load(root), "x")
+    (root / "cat" / "00.png").rename(root / "dog" / "99.png")
+    picture(root / "cat" / "00.png", 999)
+    path = tmp_path / "decisions.csv"
+    path.write_text("file_name,decision,label\ncat/00.png,fix,dog\n")
+    now = load(root)
+    for name, state in (("before", old), ("after", State.of(now, "x"))):
+        (tmp_path / name).mkdir()
+        state.write(tmp_path / name)
+    both = [tmp_path / "after", tmp_path / "before"]
+    assert decided_now(path, both, now) == ({}, "")
+    names, told = decided_now(path, both[1:], now)
+    assert names["cat/00.png"] == "dog/99.png"
+    assert "1 found under another name (cat/00.png is dog/99.png)" in told
 
 
 def test_decisions_of_samples_that_are_gone_say_nothing(tmp_path: Path) -> None:
