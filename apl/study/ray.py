@@ -23,7 +23,7 @@ from typing import Any
 from apl.config.config import Config
 from apl.data.folders import available, data_folder
 from apl.errors import BadInput, Busy, one_line, require
-from apl.files import write_atomic
+from apl.files import require_no_link, write_atomic
 from apl.names import DATASETS
 from apl.runs.run import CHECKPOINT, CONFIG, HISTORY, LOG, NOISE, RESULT, WEIGHTS, Run
 from apl.study.cells import CELLS_PER_GPU, ON_THE_WAY, Event, train_cell
@@ -128,6 +128,7 @@ class Ray:
     def start(self, cell: Config, run: Path) -> None:
         """Train a cell in its run folder, or in one that is like it; only where one is `free`."""
         run = run.absolute()
+        require_no_link(run.parent, run, run / LOG)
         if self._mark is None:
             run.parent.mkdir(parents=True, exist_ok=True)
             self._mark = run.parent / f".shared-{uuid.uuid4().hex}"

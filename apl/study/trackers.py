@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apl.config.config import Config
 from apl.errors import BadInput, one_line, require
+from apl.files import require_no_link
 
 if TYPE_CHECKING:
     from apl.runs.run import History
@@ -228,6 +229,10 @@ TRACKERS: dict[str, Callable[[About], Begun | None]] = {
 }
 
 
+KEPT = ("tensorboard", "wandb", "mlflow.db", "mlflow.lock")
+"""What they keep in the folder of a study."""
+
+
 def require_tracker(name: str) -> None:
     """Raise BadInput unless it is the name of a tracker whose package is installed."""
     require(name in TRACKERS, "track", name, ", ".join(TRACKERS))
@@ -241,6 +246,7 @@ def require_tracker(name: str) -> None:
 
 def _about(study: Path, name: str, config: Config) -> About:
     study = study.resolve()
+    require_no_link(*(study / each for each in KEPT), study / "tensorboard" / name)
     project = re.sub(r"[^\w.-]+", "-", study.name) or "apl"
     asked = config.to_json()
     key = hashlib.sha256(json.dumps([project, name, asked], sort_keys=True).encode()).hexdigest()
@@ -281,6 +287,7 @@ def _own(run: Path) -> contextlib.AbstractContextManager[object]:
     """Keep other processes from telling of a run; filelock.Timeout where one does."""
     import filelock
 
+    require_no_link(run.parent, run, run / LOCK)
     return (
         filelock.FileLock(run / LOCK, blocking=False) if run.is_dir() else contextlib.nullcontext()
     )
