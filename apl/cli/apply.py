@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from apl.cli.console import console, counting, this_command
+from apl.cli.after import again, then, typed
+from apl.cli.console import console, counting
 from apl.cli.options import options
 from apl.errors import BadInput
 
@@ -60,13 +61,19 @@ def apply(
         )
     if link and move:
         raise BadInput("--link and --move are two ways; accepted: one of them, or none to copy")
+    reads = dict(given)
     how = "link" if link else "move" if move else "copy"
     found = plan(source, decisions, to, how, Reading.of(given))
     for line in told(found):
         out.print(line)
     if not yes:
-        out.print(f"nothing is written yet; to do it: {this_command()} --yes")
+        then(out, ("nothing is written yet; to do it", again("--yes")))
         return
     with counting("files", out) as progress:
         carry_out(found, progress)
-    out.print(f"done; to take it back: apl apply --undo {found.journal}")
+    words = [] if found.content else typed(reads)
+    then(
+        out,
+        ("done; to take it back", ["apl", "apply", "--undo", str(found.journal)]),
+        ("what is left", ["apl", "find", str(to or source), *words]),
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apl.cli.after import NOISY, SEES, again, cleaned, then, typed
 from apl.cli.console import console
 from apl.cli.features import features_first
 from apl.cli.options import CONFIG, MACHINE, options, take_machine, take_own_data
@@ -87,6 +88,7 @@ def find(
             "or, to try it out, `apl find digits --noise sym --rate 0.2`"
         )
     require(shown >= 1, "shown", shown, "a whole number >= 1")
+    asked = dict(given)
     machine = take_machine(given)
     given["dataset"] = source
     own = take_own_data(given, machine)
@@ -100,9 +102,9 @@ def find(
     preset = given.pop("preset", PRESET)
     config = search_config(preset, data, given)
     out = console()
-    typed = source_of(source)
+    known = source_of(source)
     base, others = folder or Path("results", f"{data.name}-find"), other_search(data.digest)
-    place = place_for(base, own, typed, others, out.print, asked=folder is not None)
+    place = place_for(base, own, known, others, out.print, asked=folder is not None)
     target = place.folder
     decisions = decisions or _kept(place, out)
     out.print(f"looking for wrong labels in {data.name}, in {target}")
@@ -115,10 +117,14 @@ def find(
         )
     rows = rows_of(search)
     target.mkdir(parents=True, exist_ok=True)
-    keep_state(target, own, typed)
-    decided = _decided(decisions, place, search, data, out) if decisions else None
+    keep_state(target, own, known)
+    decided = None
+    if decisions is not None:
+        decided, decisions = _decided(decisions, place, search, data, out)
     detection = _write(search, rows, decided, target, data.name, shown)
     _tell(search, rows, detection, target)
+    done = decisions if decided is not None and decided.decided.any() else None
+    then(out, *_next(search, rows, done, target, source, asked))
     if search.failed:
         raise typer.Exit(1)
 
@@ -164,9 +170,11 @@ def _kept(place: Place, out: Terminal) -> Path | None:
     return None
 
 
-def _decided(file: Path, place: Place, search: Search, data: Dataset, out: Terminal) -> Decisions:
-    """What a file says of the samples that were judged; where they have other names since, it is
-    kept by these too."""
+def _decided(
+    file: Path, place: Place, search: Search, data: Dataset, out: Terminal
+) -> tuple[Decisions, Path]:
+    """What a file says of the samples that were judged, and the file that has it by their names:
+    where they have other names since, another one."""
     from apl.cli.results import decided_now
     from apl.data.decisions import DECIDED, rename_decisions
     from apl.training.prepare import read_decisions
@@ -178,8 +186,9 @@ def _decided(file: Path, place: Place, search: Search, data: Dataset, out: Termi
     train, test = read_decisions(file, search.data, now)
     if now and not (place.folder / DECIDED).exists():
         rename_decisions(file, place.folder / DECIDED, now)
-        out.print(f"decisions by the names of now: {place.folder / DECIDED}")
-    return train if search.test is None else train.beside(test)
+        file = place.folder / DECIDED
+        out.print(f"decisions by the names of now: {file}")
+    return (train if search.test is None else train.beside(test)), file
 
 
 def _tell(search: Search, rows: Rows, detection: Mapping[str, float] | None, target: Path) -> None:
@@ -204,10 +213,39 @@ def _tell(search: Search, rows: Rows, detection: Mapping[str, float] | None, tar
     if detection:
         parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f}" for name, v in detection.items())
         out.print(f"against the true labels: {parts}")
-    out.print(f"every label, worst first: {target / ISSUES}")
-    if rows.pixels is not None:
-        out.print(f"review them in a browser: {target / GALLERY}")
-    else:  # rows of a table, which nobody can judge by a picture
-        out.print("review them there: correct given_label, and give the file to --labels")
     for line in judged(search):
         out.print(line)
+    out.print(f"every label, worst first: {target / ISSUES}")
+    if rows.pixels is not None:
+        out.print(f"review them in a browser: {target / GALLERY}; save decisions.csv beside it")
+    else:  # rows of a table, which nobody can judge by a picture
+        out.print("review them there: correct given_label, and give the file to --labels")
+
+
+def _next(
+    search: Search,
+    rows: Rows,
+    decisions: Path | None,
+    target: Path,
+    source: str,
+    asked: Mapping[str, Any],
+) -> list[tuple[str, list[str]]]:
+    """What may be typed next: the decisions carried out where there are some, what cleaning would
+    gain, or what may help a search that failed."""
+    from apl.data.decisions import DECIDED
+    from apl.detect.review import ISSUES
+
+    config, train = search.config, ["apl", "train", "--dataset", source]
+    if search.failed and "diverged" in search.failed:
+        return [("again, with smaller steps", again("--lr", f"{config.lr / 10:g}"))]
+    if search.failed:
+        return [("again, for longer", again("--epochs", str(2 * config.epochs)))]
+    if not search.data.digest:
+        return [("what a training makes of them", [*train, *typed(asked, (*SEES, *NOISY))])]
+    train = [*train, *typed(asked, SEES), "--labels"]
+    gained = "what cleaning gained"
+    if decisions is not None:
+        apply = cleaned(source, search.data, decisions, asked)
+        return [*apply, (gained, [*train, str(decisions)])]
+    file = ISSUES if rows.pixels is None else DECIDED
+    return [(f"then, {gained}", [*train, str(target / file)])]

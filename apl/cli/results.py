@@ -29,6 +29,14 @@ class Place(NamedTuple):
     before: Sequence[Path]
 
 
+def study_of(run: Path) -> Path | None:
+    """The study that a run folder belongs to, where it lies in one that has a record."""
+    from apl.runs.run import RECORD, RUNS
+
+    study = run.parent.parent if run.parent.name == RUNS else None
+    return study if study is not None and (study / RECORD).is_file() else None
+
+
 def source_of(typed: str) -> str:
     """What data are known by beside their name: the whole path, or what was typed for no path."""
     return os.path.abspath(os.path.expanduser(typed)) if os.path.exists(typed) else typed

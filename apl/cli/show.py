@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from apl.cli.after import in_browser, then, typed
 from apl.cli.completion import loss as offer_loss
 from apl.cli.console import console, counting
 from apl.cli.options import options, take_machine
-from apl.config.presets import PRESETS
+from apl.config.presets import COMMON, PRESETS
 from apl.config.published import published_lines
 from apl.cores import cores
 from apl.data.folders import available, data_folder
@@ -45,6 +46,16 @@ def plot(
         raise BadInput(f"there is no finished run in {folder}: `apl train` or `apl study` first")
     for found in studies:
         draw(found)
+    then(console(), *_pages(studies))
+
+
+MOST_COMPARED = 4  # studies in a command that is suggested
+
+
+def _pages(studies: Sequence[Path]) -> list[tuple[str, list[str]]]:
+    """What makes one page of studies."""
+    what = "all of it as one page" if len(studies) == 1 else "the first of them beside each other"
+    return [(what, ["apl", "report", *map(str, studies[:MOST_COMPARED])])]
 
 
 def draw(found: Path, pictures: bool = True) -> None:
@@ -120,6 +131,7 @@ def report(
     for line in made.agreement:
         out.print(f"agreement with the published ranking: {line}")
     out.print(f"wrote {path}")
+    then(out, ("to open it", in_browser(path)))
 
 
 def losses(
@@ -144,6 +156,7 @@ def losses(
         rows.append([Cell(each), Cell(loss.formula, below=f"{about}; {loss.source}")])
     head = ["name", "formula\nkind, tolerance, parameters; source"]
     out.print(Table("", head, rows, words=True).rich("open", unbroken=True))
+    then(out, ("one of them", ["apl", "losses", COMMON["loss"]]))
 
 
 def _show_loss(typed: str) -> None:
@@ -177,7 +190,7 @@ def _show_loss(typed: str) -> None:
         caption = f"{'' if part.factor == 1 else f'{part.factor:g} * '}{name} ({loss.label})"
         rows = [[Cell(word), Cell(text)] for word, text in told]
         out.print(Table(caption, [], rows, words=True).rich("open", unbroken=True))
-    out.print(f"to train with it: {shlex.join(['apl', 'train', '--loss', typed])}")
+    then(out, ("to train with it", ["apl", "train", "--loss", typed]))
 
 
 def _tolerance(tolerant: bool) -> str:
@@ -190,6 +203,7 @@ def datasets(**given: Any) -> None:
 
     Example: `apl datasets --data-dir ~/data`
     """
+    words = typed(given)
     data_dir = take_machine(given).data_dir
     out = console()
     out.print(f"data in {data_folder(data_dir)}")
@@ -202,6 +216,8 @@ def datasets(**given: Any) -> None:
     out.print(Table("presets", ["preset", "data set", "what"], rows, words=True).rich())
     rows = [[Cell(name), Cell(description)] for name, description in NETWORKS.items()]
     out.print(Table("networks", ["network", "what"], rows, words=True).rich())
+    there = [name for name in DATASETS if available(name, data_dir)]
+    then(out, ("to train on one", ["apl", "train", "--dataset", there[0], *words]))
 
 
 def verify_command() -> None:
@@ -250,6 +266,7 @@ def verify_command() -> None:
         "  under which the loss still has the minimiser that it has without noise",
     ):
         out.print(line)
+    then(out, ("what one of them is", ["apl", "losses", verdicts[-1].loss]))
 
 
 def cache(
@@ -297,6 +314,11 @@ def cache(
         out.print(Table("the cache, the last used first", head, rows).rich())
     total = size_text(sum(entry.size for entry in found))
     out.print(f"{len(found):,} in {cache_folder()}: {total}")
+    if outdated(found, keep=1):
+        then(out, ("to remove older states", ["apl", "cache", "--prune"]))
+    elif found and older_than is None:
+        words = ["apl", "cache", "--older-than", "30"]
+        then(out, ("to remove what was not used for a month", words))
 
 
 @options("data_dir")
@@ -314,4 +336,6 @@ def doctor(**given: Any) -> None:
     for backend, there, why in dispatch.backends():
         found.append((f"loss backend {backend}", f"{'yes' if there else 'no'}: {why}"))
     rows = [[Cell(name), Cell(str(value))] for name, value in found]
-    console().print(Table("", [], rows, words=True).rich(unbroken=True))
+    out = console()
+    out.print(Table("", [], rows, words=True).rich(unbroken=True))
+    then(out, ("a first study, in a few minutes", ["apl", "study"]))

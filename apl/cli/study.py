@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apl.cli.after import SEES, again, then, typed
 from apl.cli.completion import CHOICES, one_of, with_commas
 from apl.cli.completion import losses as offer_losses
 from apl.cli.console import console, this_command
@@ -104,10 +105,11 @@ def study(  # its parameters are its options, which half of its lines are
     """
     if track:
         require_tracker(track)
+    reads = typed(given, SEES)
     chosen = None if losses is None else split_losses(losses)
     machine = take_machine(given, chosen)
     named = given.get("dataset", "")
-    typed = user_path(named)
+    path = user_path(named)
     data = take_own_data(given, machine)
     preset = given.pop("preset", "quick")
     left_out = labels_now(given, data, folder)  # told after the first line
@@ -126,7 +128,7 @@ def study(  # its parameters are its options, which half of its lines are
     if ray:
         at_a_time = f"at most {workers} at a time on Ray" if workers else "on Ray"
         workers = workers or len(cells)
-        decode = _decoding(typed, given, machine) if data is not None and typed.exists() else None
+        decode = _decoding(path, given, machine) if data is not None and path.exists() else None
         engine = _on_ray(ray, cells_per_gpu, bring_weights, decode)
     else:
         workers = workers or default_workers(machine.threads or 1, machine.device, cells_per_gpu)
@@ -147,7 +149,7 @@ def study(  # its parameters are its options, which half of its lines are
             track=track or "",
             observe=observe,
         )
-    err = console(stderr=True)
+    out, err = console(), console(stderr=True)
     keep_state(target, data, source)
     if progress.results:
         draw(target, pictures)
@@ -156,7 +158,11 @@ def study(  # its parameters are its options, which half of its lines are
     for name, problem in progress.failed.items():
         err.print(f"failed {name}: {problem}", style="red")
     if progress.failed:
+        then(out, ("to try these again", again()))
         raise typer.Exit(1)
+    then(out, ("all of it as one page", ["apl", "report", str(target)]))
+    if data is not None:
+        then(out, ("which labels are wrong", ["apl", "find", named, *reads]))
 
 
 def _decoding(path: Path, given: dict[str, Any], machine: Machine) -> Callable[[], Dataset]:
@@ -238,3 +244,5 @@ def track_import(
     out = console()
     told, had = import_runs(folder, to, out.print)
     out.print(f"{to}: sent {told} runs; {had} were there already")
+    if to == "tensorboard":
+        then(out, ("to look at them", ["tensorboard", "--logdir", str(folder)]))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apl.cli.after import SEES, again, cleaned, then, typed
 from apl.cli.completion import one_of
 from apl.cli.console import console, this_command
 from apl.cli.features import features_first
@@ -26,7 +26,14 @@ from apl.cli.options import (
     take_machine,
     take_own_data,
 )
-from apl.cli.results import keep_state, labels_now, other_runs, place_for, source_of
+from apl.cli.results import (
+    keep_state,
+    labels_now,
+    other_runs,
+    place_for,
+    source_of,
+    study_of,
+)
 from apl.config.config import make_config
 from apl.errors import Interrupted, require
 from apl.features.catalog import seen_by
@@ -35,6 +42,10 @@ from apl.study.trackers import Tracking, require_tracker
 from apl.training.ddp import Group
 from apl.training.listener import Listener
 from apl.training.machine import Machine
+
+if TYPE_CHECKING:
+    from apl.config.config import Config
+    from apl.runs.scores import Result
 
 
 @options(*LABELS, *DATA, texts={"map": maps()})
@@ -52,6 +63,7 @@ def noise(
 
     Example: `apl noise --type asym --rate 0.3`
     """
+    words = typed(given)
     machine = take_machine(given)
     take_own_data(given, machine)
     config = make_config(**given)
@@ -75,6 +87,7 @@ def noise(
         f"({labels.wrong.mean():.2%}); seed {config.seed}, {config.method}"
     )
     out.print("wrote " + ", ".join(map(str, (path, *pictures))))
+    then(out, ("to train on these labels", ["apl", "train", "--loss", config.loss, *words]))
 
 
 @options(*CONFIG, *PARAMS, *MACHINE)
@@ -96,8 +109,8 @@ def train_command(
     """
     if track:
         require_tracker(track)
+    given_dataset, asked = given.get("dataset", ""), dict(given)
     machine = take_machine(given)
-    given_dataset = given.get("dataset", "")
     data = take_own_data(given, machine)
     since = labels_now(given, data, folder)
     config = make_config(**given)
@@ -108,8 +121,8 @@ def train_command(
 
     out = console()
     base = folder or Path("results", f"{config.dataset}-{config.preset}-train")
-    others, typed = other_runs({config.name: config}), source_of(given_dataset)
-    study = place_for(base, data, typed, others, out.print, asked=folder is not None).folder
+    others, source = other_runs({config.name: config}), source_of(given_dataset)
+    study = place_for(base, data, source, others, out.print, asked=folder is not None).folder
     (config,), moved = as_begun(study, [config])
     run = study / RUNS / config.name
     tell_begun(run, machine)
@@ -128,15 +141,40 @@ def train_command(
         result = train(config, run, machine=machine, listener=listener)
     if first:
         write_study(study)
-        keep_state(study, data, typed)
+        keep_state(study, data, source)
     seen = seen_by(config.features, config.network, config.weights)
     title = f"{loss_label(config.loss)}, last epoch"
     out.print(result_table(f"{title}\n{seen}" if seen else title, result))
     for verdict in verdicts(config, result):
         out.print(verdict)
-    out.print(f"more: apl evaluate {shlex.quote(str(run))}")
+    remedies = _remedies(config, result)
+    if data is not None and not remedies:
+        if config.labels:
+            remedies += cleaned(given_dataset, data, config.labels, asked)
+        else:
+            words = ["apl", "find", given_dataset, *typed(asked, SEES)]
+            remedies.append(("which labels are wrong", words))
+    then(out, *remedies, ("more", ["apl", "evaluate", str(run)]))
     if result.collapsed:
         raise typer.Exit(1)
+
+
+def _remedies(config: Config, result: Result) -> list[tuple[str, list[str]]]:
+    """What to type again, and with what, where a training failed or learned wrong labels by
+    heart."""
+    from apl.runs.scores import memory_verdict, shorter
+
+    if Group.here().size > 1 or result.reason == "no-gradient":
+        return []
+    if result.reason == "diverged":
+        return [("again, with smaller steps", again("--lr", f"{config.lr / 10:g}"))]
+    if result.collapsed and config.loss != "ce":
+        return [("whether ce learns", again("--loss", "ce"))]
+    if result.collapsed:
+        return [("again, for longer", again("--epochs", str(2 * config.epochs)))]
+    if memory_verdict(config, result):
+        return [("again, for fewer epochs", again("--epochs", str(shorter(config))))]
+    return []
 
 
 def tell_begun(path: Path | None, machine: Machine) -> None:
@@ -245,3 +283,6 @@ def evaluate(
     out.print(result_table("last epoch, as trained", result))
     for line in verdicts(config, result):
         out.print(line)
+    study = study_of(run)
+    if study is not None:
+        then(out, ("the runs beside it on a page", ["apl", "report", str(study)]))

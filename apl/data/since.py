@@ -135,7 +135,9 @@ def decided_since(file: Path, old: State, new: State) -> tuple[dict[str, str], s
         return {}, ""
     names = decided_names(file, dict(zip(old.names, old.labels, strict=True)))
     edited = {*found.edited}
-    moved, changed, gone = [], [], []
+    moved: list[str] = []
+    changed: list[str] = []
+    gone: list[str] = []
     for name in names:
         is_now = found.now.get(name, name)
         if not is_now:

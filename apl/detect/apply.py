@@ -13,6 +13,7 @@ import filecmp
 import hashlib
 import itertools
 import os
+import shlex
 import shutil
 import unicodedata
 from collections import Counter
@@ -233,7 +234,7 @@ def carry_out(plan: Plan, progress: Callable[[int, int], None] = lambda done, al
     if plan.journal.exists():
         raise BadInput(
             f"{plan.journal} is there: what was done before is undone by apl apply --undo "
-            f"{plan.journal}"
+            f"{shlex.quote(str(plan.journal))}"
         )
     plan.target.absolute().parent.mkdir(parents=True, exist_ok=True)
     steps = [[str(part.absolute()) for part in step] for step in plan.steps]

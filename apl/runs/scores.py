@@ -200,11 +200,16 @@ BY_HEART = 0.5  # of the wrong labels, from which on it is said
 FITTED, GAP = 0.9, 0.15  # of training labels, and so much more than of held-out ones
 
 
+def shorter(config: Config) -> int:
+    """So many epochs are advised where wrong labels were memorised."""
+    return max(1, round(config.epochs / 3))
+
+
 def memory_verdict(config: Config, result: Result) -> str | None:
     """What to do where wrong labels were memorised, or must have been: nobody knows which
     are wrong, but nearly all training labels are fitted and far fewer of the held-out ones.  None
     where neither is so."""
-    fewer = f"fewer epochs (--epochs {max(1, round(config.epochs / 3))})"
+    fewer = f"fewer epochs (--epochs {shorter(config)})"
     if result.memorised >= BY_HEART:
         return (
             f"{result.memorised:.1%} of the wrong labels were memorised: take {fewer}, or a loss "
