@@ -203,7 +203,7 @@ def datasets(**given: Any) -> None:
 
     Example: `apl datasets --data-dir ~/data`
     """
-    words = typed(given)
+    where = typed(given)
     data_dir = take_machine(given).data_dir
     out = console()
     out.print(f"data in {data_folder(data_dir)}")
@@ -216,8 +216,8 @@ def datasets(**given: Any) -> None:
     out.print(Table("presets", ["preset", "data set", "what"], rows, words=True).rich())
     rows = [[Cell(name), Cell(description)] for name, description in NETWORKS.items()]
     out.print(Table("networks", ["network", "what"], rows, words=True).rich())
-    there = [name for name in DATASETS if available(name, data_dir)]
-    then(out, ("to train on one", ["apl", "train", "--dataset", there[0], *words]))
+    here = [name for name in DATASETS if available(name, data_dir)]
+    then(out, ("to train on one", ["apl", "train", "--dataset", here[0], *where]))
 
 
 def verify_command() -> None:
@@ -317,8 +317,8 @@ def cache(
     if outdated(found, keep=1):
         then(out, ("to remove older states", ["apl", "cache", "--prune"]))
     elif found and older_than is None:
-        words = ["apl", "cache", "--older-than", "30"]
-        then(out, ("to remove what was not used for a month", words))
+        month = ["apl", "cache", "--older-than", "30"]
+        then(out, ("to remove what was not used for a month", month))
 
 
 @options("data_dir")
