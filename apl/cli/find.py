@@ -206,6 +206,7 @@ def _tell(search: Search, rows: Rows, detection: Mapping[str, float] | None, tar
         found.is_label_issue,
         (rate.estimate, rate.low, rate.high),
         search.data.class_names,
+        out.width,
     )
     out.print(table)
     for doubt in found.doubts:

@@ -81,7 +81,7 @@ def noise(
     stem = path.with_name(path.name.removesuffix(".npz"))  # a rate has a dot too
     pictures = plot_transition(labels, data.class_names, stem, stem.name.replace("_", ", "))
     out = console()
-    out.print(noise_table(config, data.class_names, labels))
+    out.print(noise_table(config, data.class_names, labels, out.width))
     out.print(
         f"{labels.wrong.sum():,} of {len(labels):,} labels changed "
         f"({labels.wrong.mean():.2%}); seed {config.seed}, {config.method}"
@@ -279,7 +279,7 @@ def evaluate(
     out = console()
     on = "given" if labels == "clean" and result.on == "given" else labels
     out.print(f"{loss_label(config.loss)}: {scores.accuracy:.2%} on the {on} test labels")
-    out.print(scores_table(result.class_names, scores))
+    out.print(scores_table(result.class_names, scores, out.width))
     out.print(result_table("last epoch, as trained", result))
     for line in verdicts(config, result):
         out.print(line)

@@ -11,6 +11,7 @@ import dataclasses
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -103,7 +104,9 @@ class Table:
         """
         texts = [[escape(_line(name)) for name in self.head]]
         texts += [[_bold(escape(cell.whole), cell.best) for cell in row] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        from rich.cells import cell_len
+
+        widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
         rule = [
             f"{'-' if k else ':'}{'-' * (wide - 2)}{':' if k else '-'}"
             for k, wide in enumerate(widths)
@@ -114,7 +117,10 @@ class Table:
         parts = []
         for band in bands([3 + wide for wide in widths[self.keys :]], room):
             columns = keys + [self.keys + k for k in band]
-            lines = [" | ".join(row[k].ljust(widths[k]) for k in columns) for row in texts]
+            lines = [
+                " | ".join(row[k] + " " * (widths[k] - cell_len(row[k])) for k in columns)
+                for row in texts
+            ]
             parts.append("\n".join(f"| {line} |" for line in lines))
         return "\n\n".join(parts)
 
@@ -165,6 +171,39 @@ def bands(widths: Sequence[int], room: float) -> list[list[int]]:
             used = 0.0
         found[-1].append(place)
         used += width
+    return found
+
+
+def shortened(text: str, room: int) -> str:
+    """A text that takes so many cells of a terminal at most, of a longer one without its middle.
+
+    Wide letters take two cells, and no sign is parted from the letter that it belongs to.
+    """
+    from rich.cells import cell_len
+
+    if cell_len(text) <= room:
+        return text
+    begin, end = [""], [""]
+    for part in _letters(text):
+        begin.append(begin[-1] + part)
+    for part in reversed(_letters(text)):
+        end.append(part + end[-1])
+    left = room - 1
+    first = next(each for each in reversed(begin) if cell_len(each) <= (left + 1) // 2)
+    last = next(each for each in reversed(end) if cell_len(first) + cell_len(each) <= left)
+    return f"{first}…{last}"
+
+
+def _letters(text: str) -> list[str]:
+    """A text in pieces that are not parted: a letter with the signs on it, what a joiner joins."""
+    found: list[str] = []
+    for sign in text:
+        belongs = unicodedata.category(sign)[0] == "M" or sign in "\u200c\u200d"
+        joined = bool(found) and found[-1].endswith("\u200d")
+        if found and (belongs or joined or "\U0001f3fb" <= sign <= "\U0001f3ff"):
+            found[-1] += sign
+        else:
+            found.append(sign)
     return found
 
 

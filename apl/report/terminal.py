@@ -20,7 +20,7 @@ from apl.config.config import Config
 from apl.losses.catalog import loss_label
 from apl.names import NOISES
 from apl.noise.labels import BoolArray, IntArray, Labels
-from apl.report.tables import Cell, Table, bands
+from apl.report.tables import Cell, Table, bands, shortened
 from apl.runs.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict, memory_verdict
 
 FEW_CELLS = 100  # of a study that has a line for each in a log
@@ -28,7 +28,9 @@ FEW_RUNNING = 4  # named in a line
 STATE_WIDTH = 4  # kept for a cell that has no result yet
 NAME_WIDTH = 24  # of a loss beside its figures, before it is folded
 WORST = 20  # classes shown of so many that they have no confusion matrix
-MANY_CLASSES = 12  # 80 columns have no room for a column for each of more
+WIDTH = 80  # columns, where nobody says how many there are
+NARROWEST = 5  # cells that a class above its column is cut to
+NARROWEST_ROW = 12  # and before its row
 
 
 def class_table(
@@ -38,35 +40,67 @@ def class_table(
     matrix: npt.NDArray[Any],
     most: str,
     form: str,
-) -> RichTable:
+    width: int = WIDTH,
+) -> RichTable:  # of what, in which words, and how wide
     """A row a class: its name, a figure `of_each` (heading, figures), and its row of a matrix.
 
-    Of many classes there is no room for a column each: the largest off the diagonal stands alone,
-    under the heading `most`.  Ten classes with names of ten letters fit 80 columns.
+    Names are cut, in their middle, where `width` has no room for them.  Where it has none for a
+    column for each class, the largest off the diagonal stands alone, under the heading `most`.
     """
-    wide = len(names) > MANY_CLASSES
-    head = ["class", of_each[0], *([most] if wide else [name[:5] for name in names])]
-    rows = []
-    for k, name in enumerate(names):
-        texts = [format(value, form) if value else "·" for value in matrix[k]]
-        if wide:
-            others = matrix[k].copy()
-            others[k] = 0
-            top = int(others.argmax())
-            texts = [f"{names[top]} {texts[top]}" if others[top] else "·"]
-        rows.append([Cell(text) for text in (name, of_each[1][k], *texts)])
-    return Table(title, head, rows).rich("close")
+    texts = [[format(value, form) if value else "·" for value in row] for row in matrix]
+    figures = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
+    shares = max(map(cell_len, (of_each[0], *of_each[1])))
+    fitted = _fitted(names, figures, width - 3 - shares)
+    if fitted is None:
+        others = matrix.copy()
+        np.fill_diagonal(others, 0)
+        tops = others.argmax(1).tolist()
+        texts = [
+            [f"{names[top]} {row[top]}" if others[k, top] else "·"]
+            for k, (row, top) in enumerate(zip(texts, tops, strict=True))
+        ]
+        fitted = (names, [most])
+    named, heads = fitted
+    rows = [
+        [Cell(text) for text in (name, share, *row)]
+        for name, share, row in zip(named, of_each[1], texts, strict=True)
+    ]
+    return Table(title, ["class", of_each[0], *heads], rows).rich("close")
 
 
-def noise_table(config: Config, names: Sequence[str], labels: Labels) -> RichTable:
+def _fitted(
+    names: Sequence[str], figures: Sequence[int], room: int
+) -> tuple[Sequence[str], list[str]] | None:
+    """The names before the rows and above columns that hold figures so wide, as long as the room
+    lets them be; None where it has too little."""
+    lengths = [*map(cell_len, names)]
+    row, longest = max(5, *lengths), max(lengths)
+
+    def needed(most: int) -> int:  # with a cell between two columns
+        pairs = zip(lengths, figures, strict=True)
+        return sum(1 + max(least, min(length, most)) for length, least in pairs)
+
+    most = next((m for m in range(longest, NARROWEST - 1, -1) if row + 1 + needed(m) <= room), None)
+    if most is None:  # the rows give way too
+        most = min(longest, NARROWEST)
+        row = room - 1 - needed(most)
+        if row < min(longest, NARROWEST_ROW):
+            return None
+    return [shortened(name, row) for name in names], [shortened(name, most) for name in names]
+
+
+def noise_table(
+    config: Config, names: Sequence[str], labels: Labels, width: int = WIDTH
+) -> RichTable:
     """How often each class is given each label, in percent."""
     title = f"{config.noise} noise of {config.dataset}: rows true, columns given, in %"
     shares = 100 * labels.empirical
     wrong = [f"{100 - shares[k, k]:.1f}" for k in range(len(names))]
-    return class_table(title, names, ("wrong", wrong), shares, "most frequent wrong label", ".1f")
+    most = "most frequent wrong label"
+    return class_table(title, names, ("wrong", wrong), shares, most, ".1f", width)
 
 
-def scores_table(names: Sequence[str], scores: Scores) -> RichTable:
+def scores_table(names: Sequence[str], scores: Scores, width: int = WIDTH) -> RichTable:
     """The accuracy of each class, and what it is taken for."""
     right = ("right", [f"{share:.1%}" for share in scores.per_class])
     if scores.confusion is None:
@@ -75,7 +109,7 @@ def scores_table(names: Sequence[str], scores: Scores) -> RichTable:
         title = f"the {len(worst)} worst of {len(names):,} classes"
         return Table(title, ["class", "right"], rows).rich("close")
     title, most = "rows: label, columns: prediction", "most frequent mistake"
-    return class_table(title, names, right, scores.confusion, most, "d")
+    return class_table(title, names, right, scores.confusion, most, "d", width)
 
 
 def result_table(title: str, result: Result) -> RichTable:
@@ -337,6 +371,7 @@ def findings_table(
     wrong: BoolArray,
     rate: tuple[float, float, float],
     names: Sequence[str],
+    width: int = WIDTH,
 ) -> RichTable:
     """How many labels of each class are taken for wrong, and for what they are taken instead.
 
@@ -352,4 +387,4 @@ def findings_table(
     pairs = np.zeros((len(names), len(names)), np.int64)
     np.add.at(pairs, (given[wrong], suggested[wrong]), 1)
     counts = ("wrong", [f"{count:,}" for count in pairs.sum(1)])
-    return class_table(title, names, counts, pairs, "most are rather", "d")
+    return class_table(title, names, counts, pairs, "most are rather", "d", width)

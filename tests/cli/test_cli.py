@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, Cli
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
@@ -27,6 +29,7 @@ from apl.config.grid import make_grid
 from apl.losses.catalog import loss_label
 from apl.names import DATASETS
 from apl.noise.labels import Labels
+from apl.report.tables import shortened
 from apl.report.terminal import (
     class_table,
     noise_table,
@@ -428,7 +431,8 @@ def shown(*what: RenderableType) -> list[str]:
             console.print(each)
     lines = [line.rstrip() for line in taken.get().splitlines()]
     assert max(map(len, lines)) <= 80
-    assert not any("…" in line for line in lines)
+    head = re.compile(r"\s*class ")  # where names of classes may be cut
+    assert not any("…" in line for line in lines if not head.match(line))
     return lines
 
 
@@ -472,6 +476,55 @@ def test_tables_of_classes_fit_a_terminal() -> None:
     assert [row[2 + k] for k, row in enumerate(few)] == ["100.0"] * 10
     many = lines([f"class{k}" for k in range(20)], ".0f")
     assert [row[2:] for row in many[:3]] == [["·"], ["class0", "30"], ["·"]]
+
+
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # one sign
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["golden retriever, of the field", "golden eagle", *CIFAR10[2:]],
+        [
+            "金毛寻回犬和它的朋友们",
+            "사모예드",
+            "кошка сибирская",
+            "γάτα της γειτονιάς",
+            "قطة",
+            "猫",
+        ],
+        ["e\u0301" * 12, FAMILY * 9, "कि" * 15, "🇩🇪🇫🇷🇮🇹🇪🇸", "zero\u200dwidth", "x"],
+        [f"a class with a long name, number {k}" for k in range(14)],
+        [f"{k:02d}" for k in range(17)],
+    ],
+)
+def test_names_of_classes_are_cut_only_where_there_is_no_room(names: list[str], width: int) -> None:
+    matrix = np.full((len(names), len(names)), 12)
+    shares = ["12.5%"] * len(names)
+    made = class_table("t", names, ("right", shares), matrix, "most", "d", width)
+    console = Console(file=io.StringIO(), width=width, soft_wrap=True)
+    console.print(made)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(cell_len, lines)) <= width
+    rows = [line for line in lines if "12.5%" in line]
+    assert len(rows) == len(names)
+    whole = sum(2 * cell_len(name) + 2 for name in names) if len(names) < 14 else 10**6
+    if width == 200 and whole < 300:
+        assert "…" not in "".join(lines)
+        assert all(name in row for name, row in zip(names, rows, strict=True))
+    # Columns end at the same cell, whatever the letters are as wide as.
+    assert len({cell_len(row.rstrip()) for row in rows}) == 1
+
+
+def test_a_name_is_cut_between_letters() -> None:
+    assert shortened("golden retriever", 9) == "gold…ever"
+    assert shortened("猫猫猫猫", 6) == "猫…猫"
+    assert shortened("e\u0301" * 9, 4) == "e\u0301e\u0301…e\u0301"
+    assert not shortened(FAMILY * 9, 15).replace(FAMILY, "").strip("…")
+    for room in range(1, 12):
+        for text in ("कि" * 9, "👍🏽" * 9, "قِطَّةٌ" * 3, "a\u200db" * 9):
+            assert cell_len(shortened(text, room)) <= room
 
 
 def test_the_noise_of_ten_classes_fits_a_terminal() -> None:
