@@ -1,8 +1,9 @@
-"""Every loss that is no sum once more, in 50-digit numbers: what test_criteria.py compares with.
+"""Every loss that is no sum once more, in 50-digit numbers: what test_criteria.py and `apl verify`
+compare with.
 
     python tests/losses/formulas_of_criteria.py
 
-writes criteria.json anew; `test_formulas.py` (slow) finds whether it would be the same.
+writes apl/losses/criteria.json anew; `test_formulas.py` (slow) finds whether it would be the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import mpmath
 from formulas_of_sums import as_text
 
-GOLDEN = Path(__file__).with_name("criteria.json")
+GOLDEN = Path(__file__).parents[2] / "apl" / "losses" / "criteria.json"
 
 mpmath.mp.dps = 50
 mpf = mpmath.mpf
@@ -242,14 +243,17 @@ ROWS = [
 ]
 
 
-def exact(name: str, row: list[float], target: int) -> tuple[float, list[float]]:
+Case = list[object]  # logits, target, value, gradient, and of a loss that remembers what it does
+
+
+def exact(name: str, row: list[float], target: int) -> list[Case]:
     """Value and gradient of a row."""
     z = inputs(name, row)
 
     def formula(values: Row) -> mpmath.mpf:
         return FORMULAS[name](values, target)
 
-    return float(formula(z)), gradient(formula, z)
+    return [[[float(v) for v in z], target, float(formula(z)), gradient(formula, z)]]
 
 
 def inputs(name: str, row: list[float]) -> Row:
@@ -258,24 +262,27 @@ def inputs(name: str, row: list[float]) -> Row:
     return z + [v / 2 - k for k, v in enumerate(z)] if name == "gjs" else z
 
 
-def three_visits(name: str, row: list[float], target: int) -> list[list[float | list[float]]]:
+def three_visits(name: str, row: list[float], target: int) -> list[Case]:
     """Value, gradient and what is remembered, when a row comes the first, second, third time, its
     logits each time larger."""
     state = [mpf(0)] * len(row) if name == "elr" else [mpf(10)]
-    found: list[list[float | list[float]]] = []
+    found: list[Case] = []
     for visit in range(3):
         z = [mpf(v) * (1 + visit) for v in row]
         formula, state = frozen(name, z, target, state)
-        found.append([float(formula(z)), gradient(formula, z), [float(v) for v in state]])
+        said, slope = float(formula(z)), gradient(formula, z)
+        found.append([[float(v) for v in z], target, said, slope, [float(v) for v in state]])
     return found
 
 
-def golden() -> dict[str, list[object]]:
-    """Of every loss, in the order of ROWS, what `exact` gives, or `three_visits`."""
-    return {name: [exact(name, *row) for row in ROWS] for name in FORMULAS} | {
-        name: [three_visits(name, *row) for row in ROWS] for name in REMEMBERING
-    }
+def golden() -> str:
+    """The transition matrices by the number of classes, and of every loss, in the order of ROWS,
+    what `exact` gives, or `three_visits`."""
+    of = {name: [exact(name, *row) for row in ROWS] for name in FORMULAS}
+    of |= {name: [three_visits(name, *row) for row in ROWS] for name in REMEMBERING}
+    sizes = sorted({len(row) for row, _ in ROWS})
+    return as_text(of, transitions={size: transition(size) for size in sizes})
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(as_text(golden()), encoding="utf-8")
+    GOLDEN.write_text(golden(), encoding="utf-8")

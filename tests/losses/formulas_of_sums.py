@@ -1,19 +1,20 @@
-"""Every sum of terms once more, in 50-digit numbers: what test_losses.py compares with.
+"""Every sum of terms once more, in 50-digit numbers: what test_losses.py and `apl verify` compare
+with.
 
     python tests/losses/formulas_of_sums.py
 
-writes sums.json anew; `test_formulas.py` (slow) finds whether it would be the same.
+writes apl/losses/sums.json anew; `test_formulas.py` (slow) finds whether it would be the same.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mpmath
 
-GOLDEN = Path(__file__).with_name("sums.json")
+GOLDEN = Path(__file__).parents[2] / "apl" / "losses" / "sums.json"
 
 mpmath.mp.dps = 50
 
@@ -214,16 +215,20 @@ def exact(name: str, logits: list[float], target: int) -> tuple[float, list[floa
     return float(formula(softmax(logits), target)), gradient
 
 
-def as_text(golden: Mapping[str, Sequence[object]]) -> str:
-    """JSON, a line for each loss."""
-    lines = (f"{json.dumps(name)}: {json.dumps(rows)}" for name, rows in golden.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+def as_text(golden: Mapping[str, object], **beside: object) -> str:
+    """JSON of what is beside the losses, and of each loss, a line each."""
+
+    def lines(of: Mapping[str, object]) -> str:
+        return ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in of.items())
+
+    return f'{{\n{lines(beside)},\n"losses": {{\n{lines(golden)}\n}}}}\n'
 
 
-def golden() -> dict[str, list[tuple[float, list[float]]]]:
-    """Of every loss, in the order of ROWS: its value and its gradient, as `exact` gives them."""
-    return {name: [exact(name, *row) for row in ROWS] for name in FORMULAS}
+def golden() -> str:
+    """The rows, and of every loss, in their order: its value and its gradient, as `exact` gives
+    them."""
+    return as_text({name: [exact(name, *row) for row in ROWS] for name in FORMULAS}, rows=ROWS)
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(as_text(golden()), encoding="utf-8")
+    GOLDEN.write_text(golden(), encoding="utf-8")

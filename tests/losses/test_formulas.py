@@ -1,6 +1,7 @@
 """The golden numbers of the losses are what the formulas in 50 digits give."""
 
 import json
+from types import ModuleType
 
 import formulas_of_criteria
 import formulas_of_sums
@@ -9,11 +10,6 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_sums() -> None:
-    written = json.loads(formulas_of_sums.GOLDEN.read_text(encoding="utf-8"))
-    assert json.loads(formulas_of_sums.as_text(formulas_of_sums.golden())) == written
-
-
-def test_criteria() -> None:
-    written = json.loads(formulas_of_criteria.GOLDEN.read_text(encoding="utf-8"))
-    assert json.loads(formulas_of_sums.as_text(formulas_of_criteria.golden())) == written
+@pytest.mark.parametrize("script", [formulas_of_sums, formulas_of_criteria])
+def test_what_is_written_is_what_the_formulas_give(script: ModuleType) -> None:
+    assert json.loads(script.golden()) == json.loads(script.GOLDEN.read_text(encoding="utf-8"))

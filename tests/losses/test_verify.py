@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from conftest import Cli
 
-from apl.losses.catalog import LOSSES, SUMS
-from apl.losses.verify import RATES, Verdict, lattice, verify
+from apl.kernels.bases import BASES, Base
+from apl.losses.catalog import SUMS
+from apl.losses.modules import CRITERIA
+from apl.losses.verify import (
+    Verdict,
+    criterion_error,
+    kernel_errors,
+    lattice,
+    promised,
+    verify,
+    wrong_numbers,
+)
 
 CLASSES = (2, 3, 10)
 
@@ -19,83 +32,26 @@ def verdicts() -> dict[str, Verdict]:
     return {verdict.loss: verdict for verdict in verify(classes=CLASSES)}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SUMS)
-def test_the_sum_is_constant_exactly_for_the_tolerant(
+def test_every_loss_is_as_theory_and_50_digits_have_it(
     verdicts: dict[str, Verdict], name: str
 ) -> None:
-    assert verdicts[name].constant_sum == LOSSES[name].tolerant
+    assert verdicts[name].missed == []
+    assert set(verdicts[name].errors) == {"reference", "eager", "auto"}
 
 
-@pytest.mark.parametrize("name", SUMS)
-def test_gradients_agree_with_differences(verdicts: dict[str, Verdict], name: str) -> None:
-    assert verdicts[name].gradient_error < 1e-7
+@pytest.mark.parametrize("name", CRITERIA)
+def test_what_is_no_sum_is_as_50_digits_have_it(name: str) -> None:
+    assert wrong_numbers({"auto": criterion_error(name)}) == []
 
 
-@pytest.mark.parametrize("name", [name for name in SUMS if LOSSES[name].tolerant])
-def test_lemma_1_symmetric_noise_is_tolerated_up_to_the_bound(
-    verdicts: dict[str, Verdict], name: str
-) -> None:
-    for k, rate in verdicts[name].symmetric.items():
-        assert rate == max(r for r in RATES if r <= (k - 1) / k)
-
-
-@pytest.mark.parametrize("name", ["ce", "fl", "gce", "sce", "boot_soft"])
-def test_what_grows_steep_where_p_vanishes_tolerates_nothing(
-    verdicts: dict[str, Verdict], name: str
-) -> None:
-    assert max(verdicts[name].symmetric.values()) <= 0.02  # gce is that close to MAE
-
-
-def test_label_smoothing_has_no_vertex_for_a_minimiser_even_without_noise(
-    verdicts: dict[str, Verdict],
-) -> None:
-    rates = [*verdicts["ls"].symmetric.values(), *verdicts["ls"].pair.values()]
-    assert all(math.isnan(rate) for rate in rates)
-    for name, verdict in verdicts.items():
-        assert name == "ls" or not any(map(math.isnan, verdict.symmetric.values()))
-
-
-# How often the true label must be seen for each time that another one is: the slope in p at 0 over
-# that at 1 of a convex loss (for the first three: Zhou et al. 2021).
-DOMINANCE = {
-    "agce": (1.6 / 0.6) ** 0.4,
-    "aul": (5.5 / 4.5) ** 2,
-    "ael": math.exp(1 / 2.5),
-    "tce": 6.0,
-    "phuber_ce": 2.0,
-    "phuber_gce": 10.0,
-}
-
-
-@pytest.mark.parametrize("name", DOMINANCE)
-def test_asymmetric_losses_tolerate_noise_while_the_true_label_dominates_enough(
-    verdicts: dict[str, Verdict], name: str
-) -> None:
-    for k, rate in verdicts[name].symmetric.items():
-        most = max(r for r in RATES if (1 - r) * (k - 1) >= DOMINANCE[name] * r)
-        assert rate == most
-    for rate in verdicts[name].pair.values():
-        assert rate == max(r for r in RATES if 1 - r >= DOMINANCE[name] * r)
-
-
-def test_amse_tolerates_noise_while_the_true_label_leads_by_1_over_a(
-    verdicts: dict[str, Verdict],
-) -> None:
-    # The noisy risk is |p - a T_0|^2 / K and a constant: of all p a vertex is the nearest to a T_0
-    # where T_00 exceeds every other entry by 1 / a or more.
-    for k, rate in verdicts["amse"].symmetric.items():
-        assert rate == max(r for r in RATES if 1 - r - r / (k - 1) >= 1 / 30)
-    for rate in verdicts["amse"].pair.values():
-        assert rate == max(r for r in RATES if 1 - 2 * r >= 1 / 30)
-
-
-@pytest.mark.parametrize("name", ["nmae", "nrce"])
-def test_lemma_2_losses_within_its_bound_tolerate_pair_flips_below_a_half(
-    verdicts: dict[str, Verdict], name: str
-) -> None:
-    assert verdicts[name].bounded
-    assert set(verdicts[name].pair.values()) == {0.5}
+def test_theory_promises_what_the_papers_say() -> None:
+    assert promised("mae", 10, "symmetric") == (0.9, 0.9)  # Lemma 1: below (K-1)/K
+    assert promised("nce_rce", 5, "symmetric") == (0.8, 0.8)
+    assert promised("nmae", 10, "pair") == (0.5, 0.5)  # Lemma 2
+    assert promised("tce", 5, "symmetric") == (0.4, 0.4)  # on the bound itself
+    assert promised("ce", 10, "symmetric") == (0.0, 0.02)
+    assert all(map(math.isnan, promised("ls", 10, "symmetric")))
 
 
 def test_lemma_2_says_nothing_of_losses_past_its_bound(verdicts: dict[str, Verdict]) -> None:
@@ -104,6 +60,52 @@ def test_lemma_2_says_nothing_of_losses_past_its_bound(verdicts: dict[str, Verdi
         assert verdicts[name].pair[10] == 0.0
     # MAE and RCE are within it once they are scaled, which moves no minimiser.
     assert verdicts["mae"].pair == verdicts["nmae"].pair
+
+
+def base(name: str, **parts: Any) -> tuple[str, Base]:
+    return name, dataclasses.replace(BASES[name], **parts)
+
+
+def with_params(name: str, *params: float) -> tuple[str, Base]:
+    """A base that takes these for its parameters, whatever is given."""
+    of = BASES[name]
+    return base(
+        name,
+        phi=lambda log_p, *_: of.phi(log_p, *params),
+        slope=lambda log_p, *_: of.slope(log_p, *params),
+    )
+
+
+def with_part(name: str, part: str, by: Callable[[Any], Any]) -> tuple[str, Base]:
+    """A base one of whose functions gives what another function makes of it."""
+    right = getattr(BASES[name], part)
+    return base(name, **{part: lambda *given: by(right(*given))})
+
+
+# What a slip of the pen makes of a base, and a loss that must be found wrong by it.
+SLIPS = {
+    "RCE's sign": ("rce", with_part("rce", "phi", lambda value: -value)),
+    "GCE without 1/q": ("gce", base("gce", phi=lambda log_p, q: 1 - (q * log_p).exp())),
+    "FL with another gamma": ("fl", with_params("fl", 5.0)),
+    "another A": ("nce_rce", with_part("rce", "phi", lambda value: value * 4 / 9.21)),
+    "half of MAE": ("mae", with_part("mae", "phi", lambda value: value / 2)),
+    "a reversed slope": ("ce", with_part("ce", "slope", lambda slope: -slope)),
+    "half a slope": ("nfl", with_part("fl", "slope", lambda slope: slope / 2)),
+    "TCE one term short": ("tce", with_params("tce", 5.0)),
+    "AUL's a": ("aul", with_params("aul", 5.0, 3.0)),
+    "AGCE's q": ("agce", with_params("agce", 0.6, 0.7)),
+    "a sum of another size": ("nmae", base("mae", total=lambda classes: 2.0 * classes)),
+    "the square without its 2": ("jal_ce", with_part("sq", "slope", lambda slope: slope / 2)),
+    "a slope of 0": ("js", with_part("js", "slope", lambda slope: 0 * slope)),
+    "a loss and a little": ("gce", with_part("gce", "phi", lambda value: value + 1e-6)),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_is_found(slip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, (name, wrong) = SLIPS[slip]
+    monkeypatch.setitem(BASES, name, wrong)
+    assert verify([loss], CLASSES)[0].missed
 
 
 def test_the_lattice_lies_in_the_simplex_and_holds_every_vertex() -> None:
@@ -115,9 +117,21 @@ def test_the_lattice_lies_in_the_simplex_and_holds_every_vertex() -> None:
 
 
 @pytest.mark.slow
-def test_apl_verify_prints_a_row_for_every_loss(cli: Cli) -> None:
-    shown = cli("verify").stdout
-    assert all(f" {name} " in shown for name in SUMS)
-    rows = [line.split() for line in shown.splitlines() if line.startswith("│")]
-    constant = [row[1] for row in rows if row[3] == "yes"]
-    assert constant == [name for name, loss in LOSSES.items() if loss.tolerant]
+def test_the_kernel_is_checked_too() -> None:
+    found, where = kernel_errors(["nce_rce", "fl"])
+    assert where in ("on the GPU", "in Triton's interpreter")
+    assert set(found) == {"nce_rce", "fl"}
+    assert wrong_numbers({"kernel": max(found.values())}) == []
+
+
+@pytest.mark.slow
+def test_apl_verify_shows_losses_and_fails_by_one(
+    here: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "nothing is missed by 3 losses" in here("verify", "rce", "mae", "gjs").stdout
+    monkeypatch.setitem(BASES, *with_part("rce", "phi", lambda value: -value))
+    done = here("verify", "rce", "mae", "gjs", code=1)
+    missed = [line for line in done.stdout.splitlines() if line.startswith("missed: ")]
+    assert missed
+    assert all(line.startswith("missed: rce: ") for line in missed)
+    assert "did you mean" in here("verify", "rse", code=2).stderr
