@@ -32,8 +32,6 @@ from apl.report.tables import Cell, Table
 from apl.usercode import is_own
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from apl.losses.verify import Verdict
 
 
