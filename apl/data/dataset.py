@@ -70,7 +70,9 @@ class Dataset:
     folder that its samples' names are relative to, '' where they are no files; features: the name
     of what its images were made by, '' where they are as they came; made_by: what decided them;
     contents: the sha256 of each sample's file or row [N, 32], as it was read, those of the training
-    first.
+    first.  encoding: how samples to come are brought into this form: `columns`, the recipes of a
+    table's (`apl.data.tables`), or `range`, of images the pixels that became 0 to 255, both 0 where
+    they were bytes; empty of a built-in set.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Dataset:
     features: str = ""
     made_by: Mapping[str, Any] = field(default_factory=dict)
     contents: npt.NDArray[np.uint8] | None = None
+    encoding: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def on(self) -> str:

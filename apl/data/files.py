@@ -42,7 +42,7 @@ from apl.data.listing import (
     broken_line,
 )
 from apl.data.reading import AS_USUAL, Reading
-from apl.data.tables import Cells, row_digests, to_features
+from apl.data.tables import Cells, Recipe, row_digests, to_features
 from apl.errors import BadInput
 from apl.files import plain, table_bytes, write_atomic, write_parts
 from apl.names import DATASETS, SIDE
@@ -114,7 +114,7 @@ def cached(
     built = False
     try:
         about = _about(folder)
-        if about is None:
+        if about is None or (listing.columns is not None and "encoding" not in about):
             _build(folder, listing, source, reading, progress)
             about = json.loads((folder / ABOUT).read_text())
             about |= {"origin": origin, "path": os.path.abspath(source) if origin else ""}
@@ -224,6 +224,7 @@ def _build(
         "broken_line": broken_line(broken),
         "copies": copies,
         "across": 0 if listing.columns is not None else across,  # rows of a table may be alike
+        "encoding": content.encoding,
     }
     write_atomic(folder / ABOUT, json.dumps(about, indent=1).encode())
     for leftover in (DECODING, DONE, ".*.tmp"):  # the last ones of a writing that was killed
@@ -253,11 +254,12 @@ def _write_copies(
 @dataclass
 class _Content:
     """What was written of the samples in their order: the shape of each, why some can't be read by
-    their position, and lines to tell."""
+    their position, lines to tell, and how samples to come are brought into the same form."""
 
     shape: tuple[int, ...]
     problems: dict[int, str]
     notes: list[str]
+    encoding: dict[str, Any]
 
 
 def _write_content(
@@ -266,12 +268,13 @@ def _write_content(
     """Images or features to IMAGES and their digests to DIGESTS, in the order's order."""
     notes: list[str] = []
     if listing.columns is not None:
-        shape = _write_features(folder, listing, listing.columns, order, notes.append)
-        return _Content(shape, {}, notes)
+        shape, recipes = _write_features(folder, listing, listing.columns, order, notes.append)
+        return _Content(shape, {}, notes, {"columns": recipes})
     if listing.pixels is not None:
         _write_pixels(folder, listing.pixels, order.chosen)
         how = "as they are"
         shape, problems = listing.pixels.shape[1:], dict[int, str]()
+        low, high = 0.0, 0.0
     else:
         with contextlib.ExitStack() as stack:
             if listing.pictures is None:
@@ -282,8 +285,10 @@ def _write_content(
             plan, problems = decode(folder, paths, reading, progress)
         how = "as they are" if plan.exact else "the shorter side resized, the middle cut out"
         shape, notes = plan.shape, told_range(plan.low, plan.high)
+        low, high = plan.low, plan.high
     size = " x ".join(map(str, shape))
-    return _Content(shape, problems, [f"{listing.name}: {size} pixels, {how}", *notes])
+    told = [f"{listing.name}: {size} pixels, {how}", *notes]
+    return _Content(shape, problems, told, {"range": [low, high]})
 
 
 def _alike(folder: Path, listing: Listing, order: Order, content: _Content) -> IntArray | None:
@@ -303,9 +308,10 @@ def _alike(folder: Path, listing: Listing, order: Order, content: _Content) -> I
 
 def _write_features(
     folder: Path, listing: Listing, columns: Mapping[str, Cells], order: Order, say: Say
-) -> tuple[int, ...]:
-    """The features of a table's rows and their digests to the cache; the shape of a row."""
-    features = to_features(
+) -> tuple[tuple[int, ...], list[Recipe]]:
+    """The features of a table's rows and their digests to the cache; the shape of a row, and by
+    which recipes the columns became them."""
+    features, recipes = to_features(
         columns,
         order.chosen,
         order.train,
@@ -318,7 +324,7 @@ def _write_features(
     blocks = (np.stack([feature[k : k + BLOCK] for feature in features], 1) for k in starts)
     write_parts(folder / IMAGES, (block.data for block in blocks))
     write_atomic(folder / DIGESTS, row_digests(columns)[order.chosen].tobytes())
-    return (len(features),)
+    return (len(features),), recipes
 
 
 def _write_pixels(folder: Path, pixels: Pixels, chosen: IntArray) -> None:
@@ -426,6 +432,7 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
         digest=about["digest"],
         root=about["root"],
         contents=np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32),
+        encoding=about.get("encoding", {}),
     )
 
 

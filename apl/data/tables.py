@@ -32,6 +32,11 @@ _TRUTH = {"true": 1.0, "false": 0.0}
 _DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
 
+Recipe = dict[str, Any]
+"""How a column becomes features, as JSON holds it: its name (`column`); of numbers whether what is
+missing is marked, and scale, mean, std and bound, unless they are the same in all training rows; of
+words those that have a feature each, and whether the rest share one."""
+
 
 def to_columns(array: Any) -> dict[str, Cells]:
     """The columns of an array [N, F], or of a pandas DataFrame, by name."""
@@ -70,8 +75,9 @@ def to_features(
     *,
     decimal: str = ".",
     class_names: Sequence[str] = (),
-) -> list[Rows]:
-    """The features [N] of the rows at `chosen`, of which the first `train` are trained on.
+) -> tuple[list[Rows], list[Recipe]]:
+    """The features [N] of the rows at `chosen`, of which the first `train` are trained on; and by
+    which recipes the columns became these, for rows to come.
 
     A column of numbers is standardised by the training rows' mean and std; what is missing becomes
     the mean, and where training rows lack some, a column of 0 and 1 says which.  A column of words
@@ -85,30 +91,57 @@ def to_features(
     Raises BadInput where nothing is left.
     """
     features: list[Rows] = []
+    recipes: list[Recipe] = []
     left: dict[str, list[str]] = {}
     numbers = words = 0
     for column, cells in columns.items():
         values, strays = _to_numbers(cells, decimal)
-        made: list[Rows] | str
+        recipe: Recipe | str
         if values is None:
-            made = _one_hot([as_text(cell) for cell in cells], chosen, train, set(class_names))
-            made = "lists and the like" if _is_nested(cells) else made
-            words += not isinstance(made, str)
+            texts = [as_text(cell) for cell in cells]
+            recipe = _words_of(texts, chosen[:train], set(class_names))
+            recipe = "lists and the like" if _is_nested(cells) else recipe
+            words += not isinstance(recipe, str)
         else:
-            made = "row numbers" if _counts_rows(values) else _standardised(values[chosen], train)
-            numbers += not isinstance(made, str)
-        if isinstance(made, str):
-            left.setdefault(made, []).append(column)
+            recipe = "row numbers" if _counts_rows(values) else _usual_of(values[chosen[:train]])
+            numbers += not isinstance(recipe, str)
+        if isinstance(recipe, str):
+            left.setdefault(recipe, []).append(column)
             continue
+        if values is None:
+            made = _one_hot([texts[i] for i in chosen], recipe)
+        else:
+            made = _standardised(values[chosen], recipe)
         if strays:
             say(f"column {column!r}: missing where there is no number: {some_of(strays, 3)}")
         features += made
+        recipes.append({"column": column, **recipe})
     for why, names in left.items():
         say(f"columns left out, {why}: {some_of(names)}")
     if not features:
         raise BadInput(f"{name} has no column that anything can be learned from")
     say(f"{name}: {len(features)} features of {numbers} columns of numbers and {words} of words")
-    return features
+    return features, recipes
+
+
+def encode(
+    columns: Mapping[str, Cells], recipes: Sequence[Recipe], count: int, decimal: str = "."
+) -> Rows:
+    """The features [N, F] of `count` new rows, by the recipes of those that were trained on: the
+    columns are found by their names, and one that is not there is missing in each row."""
+    features: list[Rows] = []
+    for recipe in recipes:
+        cells = columns.get(recipe["column"])
+        if cells is None:
+            cells = [None] * count
+        if "words" in recipe:
+            features += _one_hot([as_text(cell) for cell in cells], recipe)
+        else:
+            values, _ = _to_numbers(cells, decimal, strict=False)
+            assert values is not None
+            features += _standardised(values, recipe)
+    made: Rows = np.stack(features, 1) if features else np.zeros((count, 0), np.float32)
+    return made
 
 
 def _is_numeric(cells: Cells) -> bool:
@@ -119,9 +152,11 @@ def _is_nested(cells: Cells) -> bool:
     return any(isinstance(cell, list | dict | bytes | np.ndarray) for cell in cells)
 
 
-def _to_numbers(cells: Cells, decimal: str) -> tuple[npt.NDArray[np.float64] | None, list[str]]:
+def _to_numbers(
+    cells: Cells, decimal: str, *, strict: bool = True
+) -> tuple[npt.NDArray[np.float64] | None, list[str]]:
     """A column as numbers, nan where one is missing, and which cells are none; None where too many
-    are."""
+    are, if it is strict."""
     if _is_numeric(cells):
         values = np.array(cells, np.float64)
         values[~np.isfinite(values)] = np.nan
@@ -142,7 +177,7 @@ def _to_numbers(cells: Cells, decimal: str) -> tuple[npt.NDArray[np.float64] | N
             strays.append(written[i])
     there = len(texts) - missing
     few = there > 0 and len(strays) <= STRAY * there
-    return (values, strays) if few else (None, [])
+    return (values, strays) if few or not strict else (None, [])
 
 
 def _to_number(text: str) -> float | None:
@@ -162,33 +197,40 @@ def _counts_rows(values: npt.NDArray[np.float64]) -> bool:
     return bool((np.diff(values) > 0).all() and values[-1] - values[0] <= 1.1 * len(values))
 
 
-def _standardised(values: npt.NDArray[np.float64], train: int) -> list[Rows] | str:
-    """Numbers with the training rows' mean 0 and std 1, and which are missing where some are; or
-    why they are left out."""
+def _usual_of(values: npt.NDArray[np.float64]) -> Recipe | str:
+    """The recipe of a column of numbers by those of the training rows, nan where one is missing; or
+    why it is left out."""
     known = np.isfinite(values)
-    of_training = values[:train][known[:train]]
-    made: list[Rows] = []
-    if len(of_training) and of_training.min() < of_training.max():
-        scale = np.abs(of_training).max()  # so that no square overflows
-        with np.errstate(over="ignore"):
-            scaled = values / scale
-        usual = scaled[:train][known[:train]]
-        mean, std = usual.mean(), usual.std()
+    there = values[known]
+    recipe: Recipe = {"missing": bool(0 < len(there) < len(values))}
+    if len(there) and there.min() < there.max():
+        scale = float(np.abs(there).max())  # so that no square overflows
+        usual = there / scale
+        mean, std = float(usual.mean()), float(usual.std())
         if std > 0:
-            scaled = np.where(known, (scaled - mean) / std, 0.0)
-            # No training row can lie further out; a test row that does may not flood the network.
-            bound = math.sqrt(train)
-            made.append(np.clip(scaled, -bound, bound).astype(np.float32))
-    if 0 < len(of_training) < train:
+            # No training row can lie further out; another that does may not flood the network.
+            bound = math.sqrt(len(values))
+            recipe |= {"scale": scale, "mean": mean, "std": std, "bound": bound}
+    return recipe if recipe["missing"] or "scale" in recipe else "the same in all training rows"
+
+
+def _standardised(values: npt.NDArray[np.float64], recipe: Recipe) -> list[Rows]:
+    """Numbers with the training rows' mean 0 and std 1, and which are missing where some were."""
+    known = np.isfinite(values)
+    made: list[Rows] = []
+    if "scale" in recipe:
+        with np.errstate(over="ignore"):
+            scaled = values / recipe["scale"]
+        scaled = np.where(known, (scaled - recipe["mean"]) / recipe["std"], 0.0)
+        made.append(np.clip(scaled, -recipe["bound"], recipe["bound"]).astype(np.float32))
+    if recipe["missing"]:
         made.append((~known).astype(np.float32))
-    return made or "the same in all training rows"
+    return made
 
 
-def _one_hot(
-    texts: Sequence[str], chosen: IntArray, train: int, class_names: set[str]
-) -> list[Rows] | str:
-    """A column of 0 and 1 for each word, and one for those that are rare; or why they are left
-    out.  A missing word is one as any other."""
+def _words_of(texts: Sequence[str], training: IntArray, class_names: set[str]) -> Recipe | str:
+    """The recipe of a column of words, by those of the training rows, or why it is left out.  A
+    missing word is one as any other."""
     distinct = set(texts) - {""}
     there = sum(text != "" for text in texts)
     if distinct and all(map(_DATE.fullmatch, distinct)):
@@ -197,13 +239,17 @@ def _one_hot(
         return "labels too, as it seems"
     if 2 * len(distinct) > there:
         return "nearly every row another word (ids, free text)"
-    texts = [texts[i] for i in chosen]
-    counts = Counter(texts[:train])
+    counts = Counter(texts[i] for i in training)
     frequent = sorted((text for text in counts if counts[text] > 1), key=lambda t: (-counts[t], t))
-    own = {text: k for k, text in enumerate(sorted(frequent[:MOST]))}
-    rest = len(own)
-    index = np.array([own.get(text, rest) for text in texts])
-    if len(np.unique(index[:train])) < 2:
+    own = sorted(frequent[:MOST])
+    rest = bool({*counts} - {*own})
+    if len(own) + rest < 2:
         return "the same in all training rows"
-    count = rest + bool((index[:train] == rest).any())
-    return [(index == k).astype(np.float32) for k in range(count)]
+    return {"words": own, "rest": rest}
+
+
+def _one_hot(texts: Sequence[str], recipe: Recipe) -> list[Rows]:
+    """A column of 0 and 1 for each word of its own, and one for all others where there is one."""
+    own = {text: k for k, text in enumerate(recipe["words"])}
+    index = np.array([own.get(text, len(own)) for text in texts], np.int64)
+    return [(index == k).astype(np.float32) for k in range(len(own) + recipe["rest"])]

@@ -1,9 +1,16 @@
-"""Texts as counts of their characters and words (TF-IDF), reduced to few numbers: no download."""
+"""Texts as counts of their characters and words (TF-IDF), reduced to few numbers: no download.
+
+What was counted and how it is reduced is kept in the cache folder, and goes with a run: new texts
+get their numbers by it, wherever the training texts are.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +18,63 @@ import numpy.typing as npt
 
 from apl.errors import BadInput
 from apl.features.backbone import Backbone
+from apl.features.store import Store
+from apl.files import load_tensors, save_tensors
 
 NUMBERS = 256  # of a text
 MOST = 60_000  # pieces of characters, and as many words, the most frequent ones
 BATCH = 1024
+KEPT = "fitted.safetensors"
+_KINDS: dict[str, dict[str, Any]] = {
+    "characters": {"analyzer": "char_wb", "ngram_range": (2, 5)},
+    "words": {"token_pattern": r"(?u)\b\w+\b", "ngram_range": (1, 2)},
+}
+_USUAL: dict[str, Any] = {"sublinear_tf": True, "dtype": np.float32}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is counted in a text: the terms of each kind in the order of their numbers, how rare
+    each is [V], and what reduces all of them to few numbers [F, V], float16."""
+
+    terms: dict[str, list[str]]
+    rarity: dict[str, npt.NDArray[np.float32]]
+    axes: npt.NDArray[np.float16]
+    fitted_to: str
+
+    @functools.cached_property
+    def _parts(self) -> list[Any]:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        parts = []
+        for kind, terms in self.terms.items():
+            part = TfidfVectorizer(vocabulary=terms, **_KINDS[kind], **_USUAL)
+            part.idf_ = self.rarity[kind]
+            parts.append(part)
+        return parts
+
+    def rows(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The numbers [B, F] of texts."""
+        from scipy import sparse
+
+        counted = sparse.hstack([part.transform(texts) for part in self._parts], "csr")
+        made: npt.NDArray[np.float32] = counted @ self.axes.T.astype(np.float32)
+        return np.asarray(made, np.float32)
+
+    def write(self, path: Path) -> None:
+        """Write it to a file, atomically."""
+        import torch
+
+        arrays = {f"rarity.{kind}": array for kind, array in self.rarity.items()}
+        tensors = {name: torch.from_numpy(a) for name, a in {**arrays, "axes": self.axes}.items()}
+        save_tensors(path, tensors, {"terms": self.terms, "fitted_to": self.fitted_to})
+
+    @classmethod
+    def read(cls, path: Path) -> Counts:
+        """What `write` wrote; FileNotFoundError, or BadInput where it is damaged."""
+        tensors, state = load_tensors(path)
+        rarity = {kind: tensors[f"rarity.{kind}"].numpy() for kind in state["terms"]}
+        return cls(state["terms"], rarity, tensors["axes"].numpy(), state["fitted_to"])
 
 
 def tfidf(texts: Sequence[str]) -> Backbone:
@@ -25,42 +85,68 @@ def tfidf(texts: Sequence[str]) -> Backbone:
     """
     import sklearn
 
-    fitted: list[Any] = []
+    fitted: list[Counts] = []
 
     def of(batch: Sequence[str]) -> npt.NDArray[np.float32]:
         if not fitted:
-            fitted.append(_fit(texts))
-        rows: npt.NDArray[np.float32] = fitted[0].transform(batch).astype(np.float32)
-        return rows
+            fitted.append(Counts.read(kept_counts(made, texts)))
+        return fitted[0].rows(batch)
 
+    decided_by = {
+        "fitted_to": _digest(texts),
+        "scikit-learn": sklearn.__version__,
+        "axes": "float16",  # so that what goes with a run is what it was trained with
+    }
+    made = Backbone("tfidf", of, decided_by, BATCH, parallel=False)
+    return made
+
+
+def kept_counts(backbone: Backbone, texts: Sequence[str]) -> Path:
+    """The file in the cache folder with what `tfidf` counts, fitted to these texts where it is not
+    there yet."""
+    path = Store.of(backbone).folder / KEPT
+    try:
+        Counts.read(path)
+    except (FileNotFoundError, BadInput):
+        _fit(texts).write(path)
+    return path
+
+
+def counted(path: Path) -> Backbone:
+    """`tfidf` as it was fitted before: by the file that went with a run."""
+    counts = Counts.read(path)
+    decided_by = {"fitted_to": counts.fitted_to}
+    return Backbone("tfidf", counts.rows, decided_by, BATCH, parallel=False)
+
+
+def _digest(texts: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for text in texts:
         content = text.encode("utf-8", "surrogatepass")
         digest.update(len(content).to_bytes(8, "little") + content)
-    decided_by = {"fitted_to": digest.hexdigest(), "scikit-learn": sklearn.__version__}
-    return Backbone("tfidf", of, decided_by, BATCH, parallel=False)
+    return digest.hexdigest()
 
 
-def _fit(texts: Sequence[str]) -> Any:
+def _fit(texts: Sequence[str]) -> Counts:
+    from scipy import sparse
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline, make_union
 
     rare = 2 if len(texts) > 1 else 1  # what one text alone has says nothing of another
-    usual: dict[str, Any] = {"min_df": rare, "max_features": MOST, "sublinear_tf": True}
-    usual["dtype"] = np.float32
-    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **usual)
-    words = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", ngram_range=(1, 2), **usual)
-    parts = []
-    for part in (characters, words):
+    terms: dict[str, list[str]] = {}
+    rarity: dict[str, npt.NDArray[np.float32]] = {}
+    matrices = []
+    for kind, how in _KINDS.items():
+        part = TfidfVectorizer(min_df=rare, max_features=MOST, **how, **_USUAL)
         try:
-            parts.append(part.fit(texts))
+            matrices.append(part.fit_transform(texts))
         except ValueError:  # nothing stands in two texts
             continue
-    if not parts:
+        terms[kind] = part.get_feature_names_out().tolist()
+        rarity[kind] = part.idf_.astype(np.float32)
+    if not matrices:
         raise BadInput("tfidf finds nothing that two of the texts share: take minilm or st:NAME")
-    counts = make_union(*parts)
-    matrix = counts.transform(texts)
+    matrix = sparse.hstack(matrices, "csr")
     size = max(1, min(NUMBERS, *(each - 1 for each in matrix.shape)))
     svd = TruncatedSVD(size, random_state=0).fit(matrix)
-    return make_pipeline(counts, svd)
+    return Counts(terms, rarity, svd.components_.astype(np.float16), _digest(texts))

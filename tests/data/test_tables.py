@@ -98,7 +98,7 @@ def test_a_table_of_numbers_and_words(tmp_path: Path) -> None:
 def features(columns: Mapping[str, Sequence[Any]], train: int, **options: Any) -> Any:
     count = len(next(iter(columns.values())))
     told: list[str] = []
-    made = to_features(columns, np.arange(count), train, "it", told.append, **options)
+    made, _ = to_features(columns, np.arange(count), train, "it", told.append, **options)
     return np.stack(made, 1), told
 
 
