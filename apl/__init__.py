@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from apl.study.run import run_study
     from apl.training.listener import Listener
     from apl.training.machine import Machine
+    from apl.training.use import load_run
 
 __version__ = "0.2.0"
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "find_mislabelled",
     "linear_loss",
     "load_data",
+    "load_run",
     "make_config",
     "make_grid",
     "make_loss",
@@ -68,6 +70,7 @@ _HOMES = {
     "find_mislabelled": "detect.search",
     "linear_loss": "losses.linear",
     "load_data": "data.sources",
+    "load_run": "training.use",
     "make_config": "config.config",
     "make_grid": "config.grid",
     "make_loss": "losses.modules",

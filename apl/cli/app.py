@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apl.cli import apply, find, options, show, study, train
+from apl.cli import apply, find, options, show, study, train, use
 from apl.cli.console import console
 from apl.cli.text import visible, write_anything
 from apl.errors import BadInput, NoiseWarning
@@ -50,6 +50,7 @@ for name, command in (
     ("find", find.find),
     ("apply", apply.apply),
     ("evaluate", train.evaluate),
+    ("predict", use.predict),
     ("study", study.study),
     ("plot", show.plot),
     ("report", show.report),

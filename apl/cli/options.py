@@ -57,6 +57,8 @@ PANELS: dict[str, tuple[str, ...]] = {
             "pictures",
             "folder",
             "out_file",
+            "everything",
+            "best",
         ),
         *("to", "link", "move", "yes", "undo"),
     ),

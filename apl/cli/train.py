@@ -154,7 +154,12 @@ def train_command(
         else:
             words = ["apl", "find", given_dataset, *typed(asked, SEES)]
             remedies.append(("which labels are wrong", words))
-    then(out, *remedies, ("more", ["apl", "evaluate", str(run)]))
+    more = ("more", ["apl", "evaluate", str(run)])
+    in_use = (
+        "in use, on these or new samples",
+        ["apl", "predict", str(run), given_dataset or config.dataset],
+    )
+    then(out, *remedies, more, *([] if result.collapsed else [in_use]))
     if result.collapsed:
         raise typer.Exit(1)
 

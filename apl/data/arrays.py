@@ -26,22 +26,25 @@ def is_array_name(name: str) -> bool:
     return _WORDS.issuperset(name.lower().split("_"))
 
 
-def list_arrays(path: Path, reading: Reading) -> Listing:
+def list_arrays(path: Path, reading: Reading, *, labelled: bool = True) -> Listing:
     """An .npz, or .npy files beside each other, with images and labels by name: x and y, or the
     words above, with a split before or behind (x_train, train_images), and `clean` in the name of
-    true labels (y_train_clean).  Arrays [N, F] are a table."""
-    arrays, stat = _read_arrays(path)
+    true labels (y_train_clean).  Arrays [N, F] are a table.
+
+    labelled: whether a sample needs a label.
+    """
+    arrays, stat = _read_arrays(path, labelled)
     parts = _by_split(arrays)
     found = Listing(path if path.is_dir() else path.parent)
     inputs: list[npt.NDArray[Any]] = []
     for split, part in parts.items():
-        if not {"images", "given"} <= set(part):
+        if not ({"images", "given"} if labelled else {"images"}) <= set(part):
             raise BadInput(
                 f"{path} lacks images or labels{f' of {split}' if split else ''}: {_NAMED}"
             )
         images = part["images"]
         inputs.append(images if images.ndim == 2 else channels_last(images, str(path)))
-        given = texts_of(part["given"], str(path))
+        given = texts_of(part["given"], str(path)) if "given" in part else [""] * len(images)
         true = texts_of(part["true"], str(path)) if "true" in part else [""] * len(given)
         if not len(images) == len(given) == len(true):
             raise BadInput(f"{path}: {len(images)} images but {len(given)} labels")
@@ -52,7 +55,8 @@ def list_arrays(path: Path, reading: Reading) -> Listing:
         raise BadInput(f"{path} has no arrays that are called images and labels: {_NAMED}")
     if len({images.shape[1:] for images in inputs}) > 1:
         raise BadInput(f"{path}: the images of its splits differ in shape")
-    settle_labels(found, reading, str(path))
+    if labelled:
+        settle_labels(found, reading, str(path))
     if inputs[0].ndim == 2:
         found.columns = {str(k): column for k, column in enumerate(np.concatenate(inputs).T)}
     else:
@@ -76,7 +80,7 @@ def _by_split(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, dict[str, npt
     return parts
 
 
-def _read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], tuple[int, int]]:
+def _read_arrays(path: Path, labelled: bool) -> tuple[dict[str, npt.NDArray[Any]], tuple[int, int]]:
     """The arrays at a path by name, those of .npy files mapped, and the sizes and the last time of
     its files.
 
@@ -92,9 +96,9 @@ def _read_arrays(path: Path) -> tuple[dict[str, npt.NDArray[Any]], tuple[int, in
         if path.is_file() and not is_array_name(path.stem):
             labels = [path.with_stem(f"{path.stem}_{word}") for word in _LABELS]
             beside = next(filter(Path.is_file, labels), None)
-            if beside is None:
+            if beside is None and labelled:
                 raise BadInput(f"{path} has no labels beside it; accepted: {path.stem}_labels.npy")
-            files = {"x": path, "y": beside}
+            files = {"x": path} if beside is None else {"x": path, "y": beside}
     arrays: dict[str, npt.NDArray[Any]] = {}
     try:
         for name, file in files.items():

@@ -81,9 +81,12 @@ _ALPHA = frozenset(("LA", "La", "RGBA", "RGBa", "PA"))
 _ORIENTATION = 0x0112
 
 
-def read_image(path: str, plan: Plan, most: int) -> tuple[Pixels, bytes]:
+def read_image(
+    path: str, plan: Plan, most: int, convert: Callable[[Image.Image, Plan], Pixels] | None = None
+) -> tuple[Pixels, bytes]:
     """An image as the plan wants it, [H, W, C], and the digest of its file.  One of more than
-    `most` pixels is broken, unless it is a JPEG, which is decoded smaller."""
+    `most` pixels is broken, unless it is a JPEG, which is decoded smaller.  convert: another way
+    than `to_pixels` from the open file to pixels."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -100,7 +103,7 @@ def read_image(path: str, plan: Plan, most: int) -> tuple[Pixels, bytes]:
                 raise Broken(
                     f"{math.prod(image.size):,} pixels, more than the {most:,} of --max-pixels"
                 )
-            return to_pixels(image, plan), hashlib.sha256(content).digest()
+            return (convert or to_pixels)(image, plan), hashlib.sha256(content).digest()
     except (Broken, Misfit):
         raise
     except UnidentifiedImageError:

@@ -49,12 +49,15 @@ class _Columns(NamedTuple):
     embedded: bool
 
 
-def list_file(path: Path, reading: Reading, split: str = "", sure: bool = False) -> Listing:
+def list_file(
+    path: Path, reading: Reading, split: str = "", sure: bool = False, *, labelled: bool = True
+) -> Listing:
     """A list of files with their labels, the files below the list's folder or in it; or, without a
     column of files, a table: a sample a row.
 
     split: that of rows which tell none.  sure: only a column that is called one of labels is taken
-    for it.  Raises BadInput where nothing can be learned from it.
+    for it.  labelled: whether a sample needs a label.  Raises BadInput where nothing can be learned
+    from it.
     """
     sheet = read_rows(path, {reading.label_column})
     rows = iter(sheet.rows)
@@ -64,10 +67,10 @@ def list_file(path: Path, reading: Reading, split: str = "", sure: bool = False)
     places = None if reading.image_folder == NONE else Places(path, reading.image_folder)
     columns = None
     if named:
-        columns = _columns_of(path, named, reading, places, found, sure)
+        columns = _columns_of(path, named, reading, places, found, sure, labelled)
     if columns and columns.file and not columns.embedded and places is not None:
         found.root = places.root
-    taken = _Taken(path, columns, places, split, found)
+    taken = _Taken(path, columns, places, split, found, labelled)
     for number, row in itertools.chain(head, rows):
         taken.add(number, row)
     if columns is None or not found.samples:
@@ -76,7 +79,8 @@ def list_file(path: Path, reading: Reading, split: str = "", sure: bool = False)
         raise BadInput(f"{path} lists no {what}{where}; {broken_line(found.broken)}")
     found.label_columns = columns.labels
     taken.tell()
-    settle_labels(found, reading, f"{path} ({', '.join(columns.labels)})")
+    if labelled:
+        settle_labels(found, reading, f"{path} ({', '.join(columns.labels)})")
     if not columns.file:
         _make_table(found, taken.cells, columns.labels)
     return found
@@ -92,9 +96,10 @@ class _Taken:
         places: Places | None,
         split: str,
         found: Listing,
+        labelled: bool,
     ) -> None:
         self.path, self.columns, self.places = path, columns, places
-        self.split, self.found = split, found
+        self.split, self.found, self.labelled = split, found, labelled
         self.cells: dict[str, list[Any]] = {}
         self.folders: Counter[str] = Counter()
         self.count = self.missing = self.place = 0
@@ -138,10 +143,12 @@ class _Taken:
         try:
             given, true = _label_of(row, columns.labels), label_text(row.get("clean_label"))
         except Unclear as error:
-            return str(error)
-        if not given:
+            if self.labelled:
+                return str(error)
+            given = true = ""
+        if not given and self.labelled:
             return NO_LABEL
-        if columns.split and split not in SPLITS:
+        if columns.split and split not in SPLITS and self.labelled:
             return f"split is {split!r}; accepted: {', '.join(SPLITS)}"
         split = SPLITS.get(split, self.split)
         if not columns.file or columns.embedded or self.places is None:
@@ -184,7 +191,7 @@ def _name_of(row: Row, column: str) -> str:
 # -------------------------------------------------------------------- what the columns are for
 
 
-# Six parameters beside the rows: the reading decides, the listing is told.
+# Seven parameters: the reading decides, the listing is told.
 def _columns_of(
     path: Path,
     rows: Sequence[Row],
@@ -192,6 +199,7 @@ def _columns_of(
     places: Places | None,
     found: Listing,
     sure: bool,
+    labelled: bool,
 ) -> _Columns:
     """What the columns of a list are for, by its first rows."""
     names = list(dict.fromkeys(name for row in rows[:100] for name in row))
@@ -209,10 +217,11 @@ def _columns_of(
         labels = names_of(reading.label_column)
     if not {*labels} <= {*names}:
         guessed = _label_column(names, file, sure) if file and labels == ("label",) else ""
-        if not guessed:
+        if not guessed and labelled:
             raise BadInput(_no_labels(path, reading.label_column, rows[0], names))
-        found.notes.append(f"labels: column {guessed!r} (--label-column takes another)")
-        labels = (guessed,)
+        if guessed:
+            found.notes.append(f"labels: column {guessed!r} (--label-column takes another)")
+        labels = (guessed,) if guessed else ()
     return _Columns(labels, file, "split" if "split" in names else "", bool(pictured))
 
 
@@ -292,7 +301,9 @@ def _label_column(names: Sequence[str], file: str, sure: bool) -> str:
 
 
 def _label_of(row: Row, columns: Sequence[str]) -> str:
-    """The label of a row, in its column or by the one of several columns that is 1."""
+    """The label of a row, in its column or by the one of several columns that is 1; '' without."""
+    if not columns:
+        return ""
     if len(columns) == 1:
         return label_text(row.get(columns[0]))
     text = one_hot_text([as_text(row.get(name)) or 0 for name in columns], columns)

@@ -126,6 +126,21 @@ def _kept(name: str, weights: str, digest: str, device: torch.device) -> Backbon
     return make_backbone(name, weights=weights, device=device)
 
 
+def rows_of(backbone: Backbone, samples: Any, threads: int = 0) -> Halves:
+    """The features [N, F] of samples that are not kept: images uint8 [N, H, W, C] as a tensor, or
+    texts; threads: 0 for all cores."""
+    starts = range(0, len(samples), backbone.batch)
+    batches = [samples[start : start + backbone.batch] for start in starts]
+    workers = (threads or cores()) if backbone.parallel else 1
+
+    def compute(place: int) -> Halves:
+        batch = batches[place]
+        return as_rows(backbone.of(batch), len(batch), backbone.name, starts[place])
+
+    with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
+        return np.concatenate(list(pool.map(compute, range(len(batches)))))
+
+
 def _rows_of(backbone: Backbone, parts: dict[str, Any], how: Embedding) -> dict[str, Halves]:
     """The features of the samples of each part, from the store, once they are all there."""
     store = Store.of(backbone)

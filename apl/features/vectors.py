@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apl.data.dataset import Dataset, Split
+from apl.data.listing import Listing, Sample
 from apl.errors import BadInput, one_line
 from apl.features.catalog import path_of
 from apl.features.store import Halves, as_rows
@@ -44,6 +45,20 @@ def read_vectors(file: str, parts: Mapping[str, Split], whole: Dataset) -> dict[
     if len({*widths.values()}) > 1:
         raise BadInput(f"{file} has rows of {widths} numbers; accepted: as many in each part")
     return found
+
+
+def list_vectors(file: str) -> Listing:
+    """The rows of a file of vectors as samples, all of its parts one after the other, by their
+    names where it has these, else by their numbers.  Raises BadInput as `read_vectors` does."""
+    path = path_of(file)
+    names, tables = _parquet(path) if path.suffix.lower() == ".parquet" else _arrays(path)
+    rows = np.concatenate(list(tables.values()))
+    if names is None or len(names) != len(rows):
+        names = [str(k) for k in range(len(rows))]
+    info = path.stat()
+    at = (info.st_size, info.st_mtime_ns)
+    samples = [Sample(name, "", "", "", "", at) for name in names]
+    return Listing(path, samples, columns={str(k): column for k, column in enumerate(rows.T)})
 
 
 def _arrays(path: Path) -> tuple[list[str] | None, dict[str, Array]]:

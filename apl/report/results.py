@@ -13,6 +13,7 @@ import pandas as pd
 
 from apl.config.config import Config
 from apl.config.published import published_at
+from apl.errors import BadInput
 from apl.losses.catalog import is_tolerant
 from apl.report.study import EPOCHS, Study
 from apl.report.tables import Cell, Table, escape
@@ -228,6 +229,36 @@ def choices(study: Study) -> list[Choice]:
         count = int(part["held_out_count"].min())
         found.append(Choice(setting, method, best, test, ahead, count))
     return found
+
+
+def chosen_run(found: Sequence[Study], folder: str) -> tuple[str, str]:
+    """The run of a study that held-out given labels choose, and a line that says so: of the method
+    that `choices` names the seed with the highest accuracy on them.
+
+    Raises BadInput where nothing was held out, or runs of several data sets, presets or noise
+    settings can't be compared.
+    """
+    settings = [(s.caption, setting) for s in found for setting in s.settings]
+    if len(settings) != 1:
+        raise BadInput(
+            f"{folder} has {len(settings)} settings of data and noise, whose runs can't be "
+            "compared: name a run in place of --best"
+        )
+    (study,) = found
+    runs = study.runs[study.runs["held_out"].notna()]
+    if not len(runs):
+        raise BadInput(
+            f"nothing was held out in {folder} to choose by: run it with --select noisy, or name "
+            "a run in place of --best"
+        )
+    methods = runs.groupby("method")["held_out"].mean()
+    best = runs[runs["method"] == methods.idxmax()]
+    row = best.iloc[int(best["held_out"].to_numpy().argmax())]
+    why = (
+        f"{row['run']}: chosen by held-out given labels, {row['held_out']:.1f} % of "
+        f"{row['held_out_count']:,}; not by the truth"
+    )
+    return str(row["run"]), why
 
 
 def chosen_lines(study: Study) -> list[str]:

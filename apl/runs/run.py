@@ -1,11 +1,14 @@
 """A run and its folder, and the only place that knows the names of its files.
 
-A run folder holds config.json, noise.npz, history.csv, result.json and model.safetensors."""
+A run folder holds config.json, noise.npz, history.csv, result.json and model.safetensors; and what
+the network in use needs besides: inputs.json, of texts counted by tfidf their vocabulary, and
+calibration.json."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import filecmp
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +29,7 @@ from apl.files import (
     save_tensors,
     write_atomic,
     write_json,
+    write_parts,
 )
 from apl.noise.files import read_noise, write_noise
 from apl.noise.labels import Labels
@@ -38,6 +42,8 @@ RUNS, RECORD, SUMMARY, TABLE = "runs", "runs.jsonl", "summary.csv", "table.md"
 PICTURES, REPORT = "pictures", "report.html"
 CONFIG, NOISE, HISTORY, RESULT = "config.json", "noise.npz", "history.csv", "result.json"
 WEIGHTS, LOG, LOCK = "model.safetensors", "log.txt", "run.lock"
+INPUTS, VOCABULARY = "inputs.json", "vocabulary.safetensors"
+CALIBRATION = "calibration.json"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint-previous.safetensors"
 
 History = list[dict[str, float]]
@@ -140,6 +146,19 @@ class Run:
         name = self.file(CONFIG).parent.name
         return Finished(name, self.config, self.environment, self.history, self.result)
 
+    @property
+    def inputs(self) -> dict[str, Any] | None:
+        """What its network sees, as `apl.training.inputs` has it; None of a run of an older apl."""
+        path = self.file(INPUTS)
+        return read_json(path) if path.is_file() else None
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """How its probabilities are calibrated, as `apl.training.calibration` has it; None where
+        nobody wrote it."""
+        path = self.file(CALIBRATION)
+        return read_json(path) if path.is_file() else None
+
     # While it is trained.
 
     @contextlib.contextmanager
@@ -196,6 +215,28 @@ class Run:
             raise BadInput(
                 f"{self.path} was trained on other labels than these arguments give: delete it"
             )
+
+    def keep_inputs(self, inputs: Mapping[str, Any], vocabulary: Path | None = None) -> None:
+        """Keep what the network sees; vocabulary: the file in the cache with what tfidf counts.
+        The runs of a study share one file of these where the disk can."""
+        if self.path is None:
+            return
+        write_json(self.file(INPUTS), {"format": FORMAT, **inputs})
+        if vocabulary is None or self.file(VOCABULARY).exists():
+            return
+        beside = sorted(self.path.parent.glob(f"*/{VOCABULARY}"))
+        for other in (*beside[:1], vocabulary):
+            if filecmp.cmp(other, vocabulary, shallow=False):
+                with contextlib.suppress(OSError):  # another disk, or one without links
+                    os.link(other, self.file(VOCABULARY))
+                    return
+        with vocabulary.open("rb") as file:
+            write_parts(self.file(VOCABULARY), iter(lambda: file.read(2**22), b""))
+
+    def keep_calibration(self, calibration: Mapping[str, Any]) -> None:
+        """Keep how the probabilities are calibrated."""
+        if self.path is not None:
+            write_json(self.file(CALIBRATION), {"format": FORMAT, **calibration})
 
     def save(self, config: Config, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Write the newest checkpoint; the one before it stays as a fallback."""

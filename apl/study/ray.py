@@ -25,7 +25,19 @@ from apl.data.folders import available, data_folder
 from apl.errors import BadInput, Busy, one_line, require
 from apl.files import require_no_link, write_atomic
 from apl.names import DATASETS
-from apl.runs.run import CHECKPOINT, CONFIG, HISTORY, LOG, NOISE, RESULT, WEIGHTS, Run
+from apl.runs.run import (
+    CALIBRATION,
+    CHECKPOINT,
+    CONFIG,
+    HISTORY,
+    INPUTS,
+    LOG,
+    NOISE,
+    RESULT,
+    VOCABULARY,
+    WEIGHTS,
+    Run,
+)
 from apl.study.cells import CELLS_PER_GPU, ON_THE_WAY, Event, train_cell
 from apl.training.machine import Machine, keep_freed_memory
 from apl.training.prepare import data_of
@@ -395,7 +407,8 @@ def _report(task: _Task, run: Path, apart: bool, told: queue.SimpleQueue[Event])
                     newest = written
             shipped = time.monotonic()
     if apart:
-        names = [NOISE, CONFIG, HISTORY, *([WEIGHTS] if task.weights else []), LOG, RESULT]
+        weights = [WEIGHTS, VOCABULARY] if task.weights else []
+        names = [NOISE, CONFIG, HISTORY, *weights, INPUTS, CALIBRATION, LOG, RESULT]
         yield "files", _read(run, names)
     yield event
 

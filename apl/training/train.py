@@ -27,6 +27,7 @@ from apl.training.batches import Batches
 from apl.training.ddp import Group, synchronise
 from apl.training.evaluate import Evaluator, judge, warning
 from apl.training.fit import Counts, Criterion, Fit, Forward, learning_rate, make_forwards
+from apl.training.inputs import keep_inputs
 from apl.training.listener import Listener, ignore, with_keywords
 from apl.training.machine import Machine, choose_device, environment, set_up
 from apl.training.prepare import (
@@ -76,8 +77,10 @@ def _prepare(
     check_code(config, machine, (config.network, config.loss, config.features))
     if data is None:
         group.one_before_the_rest(lambda: data_of(config, machine))
+        data = data_of(config, machine)
     how = embedding(config, machine, say=listener.on_message, should_stop=listener.should_stop)
-    data, held_out = prepare(config, machine, data, how), None
+    source, held_out = data, None
+    data = prepare(config, machine, source, how)
     if config.select:
         data, held_out = hold_out(data)
     labels = data.train.labels
@@ -87,6 +90,7 @@ def _prepare(
     if data.made_by:
         at["features"] = dict(data.made_by)
     group.from_first(lambda: run.begin(config, labels, at | environment()))
+    keep_inputs(run, source, data.made_by)
 
     test = dataclasses.replace(data.test, images=place(data.test.images, device))
     data = dataclasses.replace(data, test=test)

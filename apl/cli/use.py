@@ -1,0 +1,224 @@
+"""`apl predict`: a trained network in use."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apl.cli.console import console, counting
+from apl.cli.options import DATA, options, take_machine, take_own_data
+from apl.errors import BadInput, require
+
+if TYPE_CHECKING:
+    from apl.cli.terminal import Terminal
+    from apl.data.listing import Listing
+    from apl.training.machine import Machine
+    from apl.training.predictions import Told
+    from apl.training.use import Trained
+
+_TEXTS = {
+    "dataset": "where its training data are now, for a run of an older apl",
+    "network": "module:Class of yours, typed again",
+    "features": "module:function of yours, typed again",
+    "label_column": "column with labels to score on [default: the run's]",
+    "max_pixels": "most pixels of an image; a JPEG may have more",
+}
+
+
+@options(
+    *("dataset", "network", "features", "label_column", "device", "threads", "data_dir"),
+    *("download", "max_pixels", "image_folder", "layout", "skip"),
+    usual={},
+    texts=_TEXTS,
+)
+def predict(
+    things: Annotated[
+        list[str],
+        typer.Argument(
+            help="RUN, STUDY or several runs; then the new samples", metavar="RUN INPUT"
+        ),
+    ],
+    *,
+    out_file: Annotated[Path, typer.Option("--out", help="the table to write")] = Path(
+        "predictions.csv"
+    ),
+    everything: Annotated[bool, typer.Option("--all", help="a column for each class")] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="of a study: the run that held-out given labels choose")
+    ] = False,
+    **given: Any,
+) -> None:
+    """Say what trained networks see in new samples: file_name, predicted_label, probability.
+
+    INPUT is what `--dataset` takes, labelled or not, a single file, or a pattern as `'new/*.jpg'`.
+    Several runs: the mean of their probabilities.  Given labels are scored.  What can't be read is
+    named and left out.  Stop it at any moment: the same command goes on.
+
+    Example: `apl predict results/photos-quick-train/runs/ce_given_seed0 new/ --out predictions.csv`
+    """
+    machine = take_machine(given)
+    from apl.training.predictions import Question, write_predictions
+
+    out = console()
+    folders, sources = _runs_first(things)
+    paths = _run_folders(folders, best, out)
+    runs = _load(paths, given, machine)
+    reading = {**given, **{name: getattr(machine, name) for name in DATA}}
+    listings = [_listed(source, runs[0], reading, machine, out, len(sources)) for source in sources]
+    for line in _missing(runs, listings):
+        out.print(line, markup=False)
+    if not out_file.parent.is_dir():
+        raise BadInput(f"there is no folder {out_file.parent} for --out")
+    require(not out_file.is_dir(), "out", str(out_file), "a file, as predictions.csv")
+    asked = Question(runs, listings, everything, machine.max_pixels)
+    with counting("predicting", out) as count:
+        told = write_predictions(asked, out_file, out.print, count)
+    _tell(told, runs, out_file, out)
+    if not told.rows:
+        raise typer.Exit(1)
+
+
+def _runs_first(things: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The folders of runs and studies that come first, and the inputs behind them."""
+    folders = [Path(each) for each in itertools.takewhile(_is_run_or_study, things)]
+    if not folders:
+        raise BadInput(f"{things[0]} is no run; accepted: a run folder, as `apl train` names it")
+    if len(folders) == len(things):
+        raise BadInput(f"predict what? For instance `apl predict {folders[0]} new/`")
+    return folders, list(things[len(folders) :])
+
+
+def _is_run_or_study(thing: str) -> bool:
+    from apl.runs.run import CONFIG, RECORD, RUNS
+
+    path = Path(thing)
+    return any((path / name).exists() for name in (CONFIG, RECORD)) or any(
+        path.glob(f"{RUNS}/*/{CONFIG}")
+    )
+
+
+def _run_folders(folders: Sequence[Path], best: bool, out: Terminal) -> list[Path]:
+    """The run folders that are asked: a study's is the one that was chosen without the truth."""
+    from apl.runs.run import CONFIG, RUNS
+
+    found = []
+    for folder in folders:
+        if (folder / CONFIG).exists():
+            found.append(folder)
+            continue
+        runs = sorted(folder.glob(f"{RUNS}/*/{CONFIG}"))
+        if len(runs) == 1:
+            found.append(runs[0].parent)
+            continue
+        if not best:
+            raise BadInput(
+                f"{folder} has {len(runs)} runs; accepted: --best, one of them, or several, whose "
+                f"mean is taken: {folder / RUNS / '*'}"
+            )
+        from apl.report.results import chosen_run
+        from apl.report.study import studies
+        from apl.runs.record import read_runs
+
+        name, why = chosen_run(studies(read_runs(folder)), str(folder))
+        out.print(why, markup=False)
+        found.append(folder / RUNS / name)
+    return found
+
+
+def _load(paths: Sequence[Path], given: dict[str, Any], machine: Machine) -> list[Trained]:
+    """The runs' networks, once their data are decoded where the user says where these are."""
+    from apl.runs.run import Run
+    from apl.training.machine import set_up
+    from apl.training.use import load_run
+
+    config = Run(paths[0]).config
+    for name in ("network", "features"):
+        typed = given.pop(name, getattr(config, name))
+        require(typed == getattr(config, name), name, typed, f"the run's, {getattr(config, name)}")
+    if "dataset" in given:
+        own = {name: getattr(config, name) for name in ("image_size", "label_column", "test_set")}
+        own["dataset"] = given.pop("dataset")
+        take_own_data(own, machine)
+    set_up(config, machine)
+    return [load_run(path, machine) for path in paths]
+
+
+def _listed(
+    source: str,
+    run: Trained,
+    given: dict[str, Any],
+    machine: Machine,
+    out: Terminal,
+    several: int,
+) -> Listing:
+    """What lies at an input; of several each sample has its input before its name."""
+    from apl.data.hub import PREFIX, is_saved
+    from apl.data.reading import Reading
+    from apl.data.samples import list_dataset, list_samples
+    from apl.features.vectors import list_vectors
+    from apl.names import DATASETS
+    from apl.paths import user_path
+
+    inputs = run.inputs
+    side = inputs.shape[0] if inputs.kind == "images" else 0
+    reading = Reading.of({"label_column": run.config.label_column, **given})
+    path = user_path(source)
+    if source in DATASETS or source.startswith(PREFIX) or (path.is_dir() and is_saved(path)):
+        from apl.data.sources import read_data
+
+        reading = reading if source in DATASETS else dataclasses.replace(reading, image_size=side)
+        data = read_data(source, reading, machine.data_dir, machine.download, out.print)
+        found = list_dataset(data)
+    elif inputs.kind == "vectors":
+        found = list_vectors(source)
+    else:
+        found = list_samples(source, reading, inputs.kind)
+    for note in found.notes:
+        out.print(note, markup=False)
+    if (
+        several > 1
+        and path.exists()
+        and not all(sample.name == sample.path for sample in found.samples)
+    ):
+        before = source.rstrip("/")
+        found.samples = [s._replace(name=f"{before}/{s.name}") for s in found.samples]
+        found.broken = [(f"{before}/{name}", why) for name, why in found.broken]
+    return found
+
+
+def _missing(runs: Sequence[Trained], listings: Sequence[Listing]) -> list[str]:
+    """A line for columns that a network was trained on and a table lacks."""
+    from apl.data.listing import some_of
+    from apl.data.samples import missing_columns
+
+    lines = []
+    for listing in listings:
+        if listing.columns is not None:
+            recipes = runs[0].inputs.encoding.get("columns", ())
+            lacks = missing_columns(listing.columns, recipes)
+            if lacks:
+                lines.append(f"columns that are not there, taken as missing: {some_of(lacks)}")
+    return lines
+
+
+def _tell(told: Told, runs: Sequence[Trained], path: Path, out: Terminal) -> None:
+    """What was predicted, how far it agrees with given labels, and what was left out."""
+    from apl.data.listing import broken_line, some_of
+
+    mean = f", the mean of {len(runs)} runs" if len(runs) > 1 else ""
+    out.print(f"{told.rows:,} predictions{mean}: {path}", markup=False)
+    out.print(f"probabilities: {'; '.join(dict.fromkeys(run.calibrated for run in runs))}")
+    if told.labelled:
+        share = f"{told.right / told.labelled:.2%}"
+        out.print(f"accuracy on given labels: {share} of {told.labelled:,}")
+    if told.strange:
+        names = some_of([f"{name} {count:,}" for name, count in told.strange.most_common()])
+        count = sum(told.strange.values())
+        out.print(f"not scored: {count:,} with a label that is no class: {names}", markup=False)
+    if told.broken:
+        out.print(broken_line(told.broken), markup=False)
