@@ -30,19 +30,19 @@ _TEXTS = {
 }
 
 
-@options(
+_NAMES = (
     *("dataset", "network", "features", "label_column", "device", "threads", "data_dir"),
     *("download", "max_pixels", "image_folder", "layout", "skip"),
+)
+
+
+@options(
+    *_NAMES,
     usual={},
     texts=_TEXTS,
 )
 def predict(
-    things: Annotated[
-        list[str],
-        typer.Argument(
-            help="RUN, STUDY or several runs; then the new samples", metavar="RUN INPUT"
-        ),
-    ],
+    things: Annotated[list[str], typer.Argument(help="runs, then samples", metavar="RUN INPUT")],
     *,
     out_file: Annotated[Path, typer.Option("--out", help="the table to write")] = Path(
         "predictions.csv"
