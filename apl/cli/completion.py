@@ -9,7 +9,7 @@ from apl.config.grid import ALL_PUBLISHED
 from apl.config.presets import PRESETS
 from apl.features.catalog import KNOWN, NONE
 from apl.kernels.bases import BASES
-from apl.losses.catalog import LOSSES
+from apl.losses.catalog import LOSSES, REPAIR
 from apl.names import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS
 
 Offer = Callable[[str], list[str]]
@@ -45,7 +45,7 @@ def loss(incomplete: str) -> list[str]:
     before, last = re.fullmatch(r"(.*?)(\w*)", incomplete, re.DOTALL).groups()  # type: ignore[union-attr]
     inside = re.search(r"(\w+)\(([^()]*)$", before)
     if inside is None:
-        names: Iterable[str] = LOSSES
+        names: Iterable[str] = (*LOSSES, REPAIR)
     elif inside[1] == "norm":
         names = [base for base in BASES if f"n{base}" in LOSSES]
     elif inside[1] in LOSSES and not before.endswith("="):

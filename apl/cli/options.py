@@ -48,6 +48,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Options": (  # typer's own panel, the first one, with --help: what most people need
         *("dataset", "loss", "losses", "noise", "rate", "rates", "seed", "seeds", "preset"),
         *(
+            "repair",
             "epochs",
             "labels",
             "folds",

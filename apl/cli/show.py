@@ -152,6 +152,7 @@ def losses(
         return
     out = console()
     out.print("p = softmax(z); sums are losses too: '2*nce + 0.5*mae'; one: apl losses NAME")
+    out.print("repair stands for one: CE on labels that are repaired first (docs/repair.md)")
     rows = []
     for each, loss in LOSSES.items():
         params = [f"{key}={value:.4g}" for key, value in loss.params.items()]

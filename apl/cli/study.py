@@ -57,7 +57,7 @@ def study(  # its parameters are its options, which half of its lines are
     losses: Annotated[
         str | None,
         typer.Option(
-            help=f"as `ce,gce(q=0.9)`; {ALL_PUBLISHED}: those of papers",
+            help=f"as `ce,gce(q=0.9)`; repair; {ALL_PUBLISHED}: those of papers",
             autocompletion=offer_losses,
         ),
     ] = None,

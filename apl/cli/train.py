@@ -37,7 +37,7 @@ from apl.cli.results import (
 from apl.config.config import make_config
 from apl.errors import Interrupted, require
 from apl.features.catalog import seen_by
-from apl.losses.catalog import PARAMS, loss_label
+from apl.losses.catalog import PARAMS, REPAIR, loss_label, loss_name
 from apl.study.trackers import Tracking, require_tracker
 from apl.training.ddp import Group
 from apl.training.listener import Listener
@@ -97,6 +97,9 @@ def train_command(
         Path | None, typer.Option("--out", help="study folder; the run is written into its runs/")
     ] = None,
     track: Annotated[str | None, TRACK] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="judge labels first, then train on repaired ones")
+    ] = False,
     **given: Any,
 ) -> None:
     """Train one network on noisy labels.
@@ -109,6 +112,10 @@ def train_command(
     """
     if track:
         require_tracker(track)
+    if repair:
+        typed = loss_name(given.get("loss", REPAIR))
+        require(typed in (REPAIR, "ce"), "loss", typed, "ce or none with --repair")
+        given["loss"] = REPAIR
     given_dataset, asked = given.get("dataset", ""), dict(given)
     machine = take_machine(given)
     data = take_own_data(given, machine)

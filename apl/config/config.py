@@ -20,6 +20,7 @@ from apl.config.presets import (
     NETWORK,
     OTHER_WIDTH,
     PRESETS,
+    REPAIRED_HEAD,
     Preset,
     own_network,
 )
@@ -35,7 +36,7 @@ from apl.features.catalog import (
     require_weights,
     side_of,
 )
-from apl.losses.catalog import PARAMS, Values, loss_name, loss_params, parse_loss
+from apl.losses.catalog import PARAMS, REPAIR, Values, loss_name, loss_params, parse_loss
 from apl.names import (
     DATASETS,
     HUMAN,
@@ -179,6 +180,9 @@ class Config:
         require_network(self.network)
         require_features(self.features)
         require_weights(self.features, self.weights)
+        rows = self.features != NONE or bool(self.dataset_sha256 and self.image_size == 1)
+        accepted = "repair on features (--features lite0) or a table; from pixels another loss"
+        require(rows or self.loss != REPAIR, "loss", self.loss, accepted)
         if self.features != NONE:
             head = self.network in HEADS or is_own(self.network)
             accepted = f"{', '.join(HEADS)}, module:Class on features"
@@ -471,6 +475,9 @@ def _settings(preset: str, given: Settings) -> dict[str, Any]:
     features = given.get("features", NONE)
     if features != NONE:
         settings |= HEAD
+    repaired = loss_name(given.get("loss", settings["loss"])) == REPAIR
+    if repaired:
+        settings |= {"warm_start": 0.0, **(REPAIRED_HEAD if features != NONE else {})}
     if given.get("network", settings["network"]) != settings["network"]:
         settings["width"] = _other_width(features)
     loss, noise, rate = (given.get(name, settings[name]) for name in ("loss", "noise", "rate"))

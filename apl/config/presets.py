@@ -121,6 +121,15 @@ HEAD: dict[str, Any] = {
 docs/features.md says."""
 
 
+REPAIRED_HEAD: dict[str, Any] = {
+    "network": "mlp",
+    "width": HEAD_WIDTH,
+    "dropout": 0.5,
+    "weight_decay": 5e-3,
+}
+"""What is other where labels are repaired: soft targets leave little to memorise, so a hidden layer
+helps; chosen once, as docs/repair.md says."""
+
 WARM_START = 2.0  # epochs of ce where budgets are short, see docs/warm-start.md
 
 SEARCH: dict[str, Any] = {"loss": "sce", "warm_start": 3.0}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from apl.data.pixels import middle, to_float
-from apl.noise.labels import IntArray, Labels
+from apl.noise.labels import BoolArray, IntArray, Labels
 
 COPIED = 1024  # images that are in memory at a time where all are looked at
 
@@ -29,7 +29,8 @@ class Split:
 
     texts: of samples that are texts, images then being the rows of what stands beside them, [N, 0]
     where nothing does.  at: which samples of the whole split these are [N], None for all of them.
-    pixels: the images of the whole split, where `images` are features of them.
+    pixels: the images of the whole split, where `images` are features of them.  decided: whose
+    label a person has looked at and decided on [N], None where nobody has.
     """
 
     images: Tensor
@@ -38,6 +39,7 @@ class Split:
     texts: tuple[str, ...] = ()
     at: IntArray | None = None
     pixels: Tensor | None = None
+    decided: BoolArray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,7 +53,8 @@ class Split:
         texts = tuple(self.texts[i] for i in chosen) if self.texts else ()
         images = self.images[torch.from_numpy(chosen)]
         at = chosen if self.at is None else self.at[chosen]
-        return Split(images, labels, names, texts, at, self.pixels)
+        decided = None if self.decided is None else self.decided[chosen]
+        return Split(images, labels, names, texts, at, self.pixels, decided)
 
     @property
     def pictures(self) -> Tensor | None:

@@ -12,7 +12,8 @@ import numpy as np
 
 from apl.detect.evidence import INVISIBLE, Evidence, Findings, eyes, find_issues, untold
 from apl.detect.monitor import Halves, LabelMonitor
-from apl.losses.catalog import PARAMS
+from apl.errors import require
+from apl.losses.catalog import PARAMS, REPAIR, loss_name
 from apl.noise.labels import MOST_CLASSES, UNKNOWN, IntArray, Matrix
 from apl.training.listener import Listener, with_keywords
 
@@ -137,6 +138,9 @@ def search_config(preset: str, data: Dataset, settings: Mapping[str, Any]) -> Co
 
     given = {name: value for name, value in settings.items() if value is not None}
     chosen: dict[str, Any] = {"noise": "none"}
+    loss = loss_name(str(given.get("loss", "")))
+    accepted = "a loss of `apl losses`: find judges labels itself"
+    require(loss != REPAIR, "loss", loss, accepted)
     if "loss" not in given:
         alpha = max(0.1, data.num_classes / 100)
         chosen |= {**SEARCH, "alpha": alpha, "beta": 1.0}

@@ -363,6 +363,11 @@ Values = Mapping[str, float | tuple[float, ...]]
 of these parts, in order."""
 
 
+REPAIR = "repair"
+"""What stands where a loss does and is none: CE on labels that are repaired before, which
+`apl.training.repair` tells."""
+
+
 def loss_label(spec: str) -> str:
     """What a loss is called in print: 'NCE+RCE' for 'nce_rce'; a sum as given."""
     return LOSSES[spec].label if spec in LOSSES else spec
@@ -377,7 +382,7 @@ def loss_name(spec: str) -> str:
     if text in labels:
         return labels[text]
     bare = text if is_own(text) else _BRACKETS.sub("", text).strip()
-    return bare.lower() if bare.lower() in LOSSES else bare
+    return bare.lower() if bare.lower() in {*LOSSES, REPAIR} else bare
 
 
 def split_losses(text: str) -> list[str]:
@@ -450,6 +455,11 @@ def _lookup(name: str, *, normalised: bool) -> Loss:
         if name in (*_PAPER, *_LATER):
             return LOSSES[f"n{name}"]
         raise ValueError(f"norm() takes one of {', '.join((*_PAPER, *_LATER))}; got {name!r}")
+    if name == REPAIR:
+        raise ValueError(
+            f"{REPAIR!r} is no loss of logits and labels: it trains on repaired labels, stands "
+            "alone and takes no parameter"
+        )
     if name not in LOSSES:
         near = difflib.get_close_matches(name, LOSSES, 5, 0.0)
         meant = f"{', '.join(map(repr, near[:-1]))} or {near[-1]!r}"
@@ -555,7 +565,12 @@ def params_of(spec: str) -> set[str]:
 
     Raises ValueError for a loss that can't be read.
     """
-    return set() if is_own(spec) else {n for part in parse_loss(spec) for n in part.loss.params}
+    return set() if _is_none(spec) else {n for part in parse_loss(spec) for n in part.loss.params}
+
+
+def _is_none(spec: str) -> bool:
+    """Whether a loss is none of ours, and so without parameters."""
+    return is_own(spec) or spec.strip().lower() == REPAIR
 
 
 def loss_params(
@@ -571,7 +586,7 @@ def loss_params(
     Raises ValueError for a loss that can't be read, for a name or a value that it does not take,
     and for a parameter that only parts with another value of their own take.
     """
-    if is_own(spec):
+    if _is_none(spec):
         for name in (name for name, value in params.items() if value is not None):
             raise ValueError(f"{spec!r} takes no parameter {name!r}; it takes: none")
         return {}
@@ -686,5 +701,8 @@ def _terms(
 
 
 def is_tolerant(spec: str) -> bool:
-    """Whether every part of the loss is known to be tolerant to symmetric noise."""
-    return not is_own(spec) and all(part.loss.tolerant for part in parse_loss(spec))
+    """Whether every part of the loss is known to be tolerant to symmetric noise; repaired labels
+    are taken for it."""
+    if _is_none(spec):
+        return not is_own(spec)
+    return all(part.loss.tolerant for part in parse_loss(spec))

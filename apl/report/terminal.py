@@ -140,10 +140,20 @@ def verdicts(config: Config, result: Result) -> list[Text]:
     elif given_up:
         names = ", ".join(result.class_names[k] for k in given_up)
         lines.append(Text(f"never predicted: {names}", "yellow"))
+    if result.repaired is not None:
+        lines.append(Text(repaired_line(result.repaired)))
     memory = None if result.collapsed else memory_verdict(config, result)
     said = (budget_verdict(config, result.memorised), memory)
     lines += [Text(verdict, "yellow") for verdict in said if verdict]
     return lines
+
+
+def repaired_line(found: Mapping[str, float]) -> str:
+    """What `Result.repaired` says."""
+    return (
+        f"repaired: {found['moved']:,.0f} of {found['labels']:,.0f} labels moved; estimated noise "
+        f"rate {found['noise_rate']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+    )
 
 
 def epoch_line(row: Mapping[str, float], epochs: int, on: str = "true") -> str:

@@ -10,7 +10,7 @@ import contextlib
 import csv
 import filecmp
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +27,7 @@ from apl.files import (
     read_state,
     require_no_link,
     save_tensors,
+    table_bytes,
     write_atomic,
     write_json,
     write_parts,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 RUNS, RECORD, SUMMARY, TABLE = "runs", "runs.jsonl", "summary.csv", "table.md"
 PICTURES, REPORT = "pictures", "report.html"
 CONFIG, NOISE, HISTORY, RESULT = "config.json", "noise.npz", "history.csv", "result.json"
+REPAIRED = "repaired.csv"  # of a run on repaired labels: those that moved
 WEIGHTS, LOG, LOCK = "model.safetensors", "log.txt", "run.lock"
 INPUTS, VOCABULARY = "inputs.json", "vocabulary.safetensors"
 CALIBRATION = "calibration.json"
@@ -283,6 +285,11 @@ class Run:
         write_atomic(self.file(HISTORY), csv_bytes([list(columns), *rows]))
         write_json(self.file(RESULT), {"format": FORMAT, **result.to_json()})
         self.delete_checkpoints()
+
+    def write_repaired(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Write which labels moved where they were repaired, a row each."""
+        if self.path is not None:
+            write_atomic(self.file(REPAIRED), table_bytes(columns, rows))
 
     def delete_checkpoints(self) -> None:
         """Remove the checkpoints of a finished run."""

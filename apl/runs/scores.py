@@ -124,7 +124,8 @@ class Result:
     memorised, recovered: nan where no training label is known to be wrong; corrupted: how many
     are; confusion: counts [K, K] of labels by predictions on the test images; transition: the noise
     matrix [K, K], None where nobody knows it; reason: why it collapsed, a key of CAUSES, else '';
-    held_out: how many training labels were held out to choose by.
+    held_out: how many training labels were held out to choose by; repaired: of a run on repaired
+    labels how many there are and how many moved, and the noise rate, with its interval.
     """
 
     collapsed: bool
@@ -140,6 +141,7 @@ class Result:
     transition: list[list[float]] | None
     on: str = "true"
     held_out: int = 0
+    repaired: Mapping[str, float] | None = None
     per_class_accuracy: list[float] = field(default_factory=list, compare=False)
 
     def __post_init__(self) -> None:
@@ -149,8 +151,8 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """What a file holds of it."""
-        held_out = {} if self.held_out else {"held_out"}
-        return {name: value for name, value in asdict(self).items() if name not in held_out}
+        later = {name for name in ("held_out", "repaired") if not getattr(self, name)}
+        return {name: value for name, value in asdict(self).items() if name not in later}
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Result:
@@ -166,6 +168,7 @@ class Result:
         fits = isinstance(found["collapsed"], bool) and isinstance(found["reason"], str)
         for matrix in filter(None, (found["confusion"], found["transition"])):
             fits = fits and [len(row) for row in matrix] == [classes] * classes
+        fits = fits and isinstance(found.get("repaired"), Mapping | None)
         if found["confusion"] is None:
             shares = [math.nan if v is None else v for v in found["per_class_accuracy"]]
             found["per_class_accuracy"], fits = shares, fits and len(shares) == classes

@@ -33,6 +33,7 @@ from apl.runs.run import (
     INPUTS,
     LOG,
     NOISE,
+    REPAIRED,
     RESULT,
     VOCABULARY,
     WEIGHTS,
@@ -408,7 +409,8 @@ def _report(task: _Task, run: Path, apart: bool, told: queue.SimpleQueue[Event])
             shipped = time.monotonic()
     if apart:
         weights = [WEIGHTS, VOCABULARY] if task.weights else []
-        names = [NOISE, CONFIG, HISTORY, *weights, INPUTS, CALIBRATION, LOG, RESULT]
+        names = [NOISE, CONFIG, HISTORY, *weights, INPUTS, CALIBRATION, LOG]
+        names += [REPAIRED, RESULT]
         yield "files", _read(run, names)
     yield event
 

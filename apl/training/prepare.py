@@ -22,6 +22,7 @@ from apl.data.sources import built_in, human_labels
 from apl.errors import BadInput
 from apl.features.catalog import NONE, file_digest
 from apl.features.embed import Embedding, Progress, Say, featured
+from apl.losses.catalog import REPAIR
 from apl.losses.modules import make_loss, needs_of
 from apl.noise.draw import corrupt, corrupt_each
 from apl.noise.files import read_published
@@ -33,6 +34,7 @@ from apl.training.heads import make_head
 from apl.training.listener import never
 from apl.training.machine import Machine, choose_device
 from apl.training.networks import make_network
+from apl.training.repair import RepairedLabels
 from apl.usercode import is_own, look_up
 
 
@@ -207,7 +209,7 @@ def read_decisions(
 
 def _decided(split: Split, said: Decisions) -> Split:
     labels = dataclasses.replace(split.labels, given=said.labels)
-    split = dataclasses.replace(split, labels=labels)
+    split = dataclasses.replace(split, labels=labels, decided=said.decided)
     return split if said.keep.all() else split.take(np.flatnonzero(said.keep))
 
 
@@ -246,6 +248,8 @@ def find_criterion(config: Config, data: Dataset) -> Criterion:
     """The loss that a config means: ours by name, or `module:name` of the user's own, a function
     of (logits [B, K], targets [B]) or a class of such modules, called with the classes' number."""
     classes = data.num_classes
+    if config.loss == REPAIR:
+        return RepairedLabels(len(data.train), classes)
     if not is_own(config.loss):
         given: dict[str, Any] = dict(config.params)
         for name in needs_of(config.loss):

@@ -4,15 +4,19 @@ reaches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from apl.data.dataset import Dataset
 from apl.errors import BadInput, require
+from apl.files import plain
 from apl.noise.labels import UNKNOWN, BoolArray, IntArray, Matrix, Rate, Vector
 from apl.training.crossfit import FEWEST_STEPS, ROUNDS, CrossFit, cross_fit
 
@@ -105,3 +109,73 @@ def repair_labels(  # what is repaired, and how long it may take
         should_stop=should_stop,
     )
     return Repaired(fit.posterior, labels, fit)
+
+
+def repaired_data(data: Dataset, seed: int, should_stop: Callable[[], bool]) -> Repaired:
+    """What the training labels of data whose samples are rows become; people's decisions win.
+    Raises Interrupted where should_stop says so."""
+    train = data.train
+    given = train.labels.given
+    rows = np.flatnonzero(train.decided) if train.decided is not None else ()
+    return repair_labels(
+        train.images,
+        given,
+        data.num_classes,
+        decided={int(row): int(given[row]) for row in rows},
+        seed=seed,
+        should_stop=should_stop,
+    )
+
+
+class RepairedLabels(nn.Module):
+    """CE on what N labels of K classes become: soft targets, which `take` brings and a checkpoint
+    keeps, so that a training that was interrupted does not judge them again."""
+
+    wants: ClassVar[tuple[str, ...]] = ("samples",)
+    targets: Tensor
+    rate: Tensor
+
+    def __init__(self, count: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("targets", torch.zeros(count, classes))
+        self.register_buffer("rate", torch.zeros(3))  # with its interval
+
+    def take(self, made: Repaired) -> None:
+        """Learn these from now on.  In place, so that what was compiled before sees it."""
+        found = made.rate
+        self.targets.copy_(torch.from_numpy(made.targets))
+        self.rate.copy_(torch.tensor([found.estimate, found.low, found.high]))
+
+    def forward(self, logits: Tensor, targets: Tensor, samples: Tensor) -> Tensor:
+        """The mean CE of logits [B, K] of these samples [B]; their given labels do not count."""
+        return F.cross_entropy(logits, self.targets[samples])
+
+    def moved(self, given: IntArray) -> IntArray:
+        """The samples whose likeliest class is not their given label [N], the surest first."""
+        targets = self.targets.cpu().numpy()
+        there = np.flatnonzero(targets.argmax(1) != given)
+        order: IntArray = there[np.argsort(-targets[there].max(1), kind="stable")]
+        return order
+
+    def summary(self, given: IntArray) -> dict[str, float]:
+        """What a record keeps: how many labels there are, how many moved, and the noise rate."""
+        rate, low, high = (round(float(each), 6) for each in self.rate)
+        counts = {"labels": len(given), "moved": len(self.moved(given))}
+        return {**counts, "noise_rate": rate, "low": low, "high": high}
+
+    def rows(
+        self, given: IntArray, class_names: Sequence[str], names: Sequence[str]
+    ) -> Iterator[tuple[object, ...]]:
+        """COLUMNS of each sample that moved."""
+        targets = self.targets.cpu().numpy()
+        for i in self.moved(given):
+            to, name = int(targets[i].argmax()), plain(names[i]) if names else ""
+            labels = class_names[given[i]], class_names[to]
+            chances = f"{targets[i, to]:.4f}", f"{targets[i, given[i]]:.4f}"
+            yield (int(i), *labels, *chances, name)
+
+
+COLUMNS = (
+    *("id", "given_label", "repaired_label"),
+    *("repaired_probability", "given_probability", "file_name"),
+)

@@ -28,7 +28,7 @@ from apl.training.ddp import Group, synchronise
 from apl.training.evaluate import Evaluator, judge, warning
 from apl.training.fit import Counts, Criterion, Fit, Forward, learning_rate, make_forwards
 from apl.training.inputs import keep_inputs
-from apl.training.listener import Listener, ignore, with_keywords
+from apl.training.listener import Listener, ignore, never, with_keywords
 from apl.training.machine import Machine, choose_device, environment, set_up
 from apl.training.prepare import (
     build_network,
@@ -39,6 +39,7 @@ from apl.training.prepare import (
     hold_out,
     prepare,
 )
+from apl.training.repair import COLUMNS, Repaired, RepairedLabels, repaired_data
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,8 @@ def _fit(parts: Parts) -> Scores | None:
         begins = fit.step == 0 and epoch == config.warm_epochs
         if begins and isinstance(parts.criterion, ForwardEstimated):
             parts.criterion.estimate(parts.evaluator.logits(batches.images).softmax(1))
+        if begins and isinstance(parts.criterion, RepairedLabels):
+            parts.criterion.take(_repaired(parts))
         for chosen, images in batches.of(epoch, fit.step):
             targets = given[chosen]
             if epoch < config.warm_epochs:
@@ -165,6 +168,13 @@ def _fit(parts: Parts) -> Scores | None:
         listener.on_epoch(row)
         fit.end_epoch(row)
     return scores
+
+
+def _repaired(parts: Parts) -> Repaired:
+    """What the given labels become, judged in the first process alone."""
+    alone = parts.group.size == 1  # others would wait for one that stops
+    stop = parts.listener.should_stop if alone else never
+    return parts.group.from_first(lambda: repaired_data(parts.data, parts.config.seed, stop))
 
 
 def _measure(parts: Parts, row: dict[str, float]) -> Scores:
@@ -203,6 +213,11 @@ def _evaluate(parts: Parts, scores: Scores | None) -> Result:
     result = judge(parts.config, parts.data, scores, on_training, fit.reason)
     if parts.held_out is not None:
         result = dataclasses.replace(result, held_out=len(parts.held_out))
+    if isinstance(parts.criterion, RepairedLabels):
+        train, given = parts.data.train, parts.data.train.labels.given
+        result = dataclasses.replace(result, repaired=parts.criterion.summary(given))
+        names = parts.data.class_names
+        fit.run.write_repaired(COLUMNS, parts.criterion.rows(given, names, train.names))
     if result.collapsed:
         unreached = ", ".join(sorted(fit.unreached)[:3])
         detail = f"no gradient reached {unreached}" if unreached else ""

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import Cli
 
-from apl.errors import BadInput
+from apl.config.config import Config, make_config
+from apl.config.grid import make_grid, study_commands
+from apl.data.sources import load_data
+from apl.errors import BadInput, Interrupted
 from apl.noise.labels import UNKNOWN
+from apl.training.listener import Listener, ignore
 from apl.training.repair import repair_labels
+from apl.training.train import train
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def clouds(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, Any]:
@@ -73,3 +89,95 @@ def test_few_samples_constant_features_and_one_class(count: int) -> None:
 def test_what_can_not_be_repaired_is_told(rows: Any, given: Any, decided: Any, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         repair_labels(rows, given, 2, decided=decided)
+
+
+# ------------------------------------------------------------------------------ trained on them
+
+
+def table(folder: Path, count: int = 90) -> list[int]:
+    """A table of three classes in which one label of five is wrong; the rows of these."""
+    rows, true = clouds(count, 3)
+    given = true.copy()
+    wrong = np.random.default_rng(2).permutation(count)[: count // 5]
+    given[wrong] = (true[wrong] + 1) % 3
+    lines = [
+        ",".join([*(f"{value:.4f}" for value in row[:8]), "=yes no maybe".split()[k]])
+        for row, k in zip(rows.tolist(), given, strict=True)
+    ]
+    columns = ",".join([*(f"x{i}" for i in range(8)), "label"])
+    (folder / "t.csv").write_text("\n".join([columns, *lines]) + "\n", encoding="utf-8")
+    return sorted(wrong.tolist())
+
+
+@pytest.mark.slow
+def test_a_stopped_run_on_repaired_labels_ends_as_an_unstopped_one(tmp_path: Path) -> None:
+    table(tmp_path)
+    data = load_data(tmp_path / "t.csv")
+    config = make_config("quick", dataset=data, loss="repair", epochs=3)
+    quiet = Listener(on_message=ignore)
+    result = train(config, tmp_path / "whole", listener=quiet)
+    assert result.repaired is not None
+    assert result.repaired["labels"] == len(data.train)
+    assert 5 <= result.repaired["moved"] <= 25
+    rounds = 100  # asked after an epoch of the heads, later after a step of the network
+    for calls in (20, 3 * rounds, 10_000):
+        asked = iter(range(calls))
+        stop = dataclasses.replace(quiet, should_stop=lambda asked=asked: next(asked, None) is None)
+        with contextlib.suppress(Interrupted):
+            train(config, tmp_path / "stopped", listener=stop)
+    assert train(config, tmp_path / "stopped", listener=quiet) == result
+    for name in ("model.safetensors", "repaired.csv", "history.csv", "noise.npz"):
+        whole, stopped = ((tmp_path / run / name).read_bytes() for run in ("whole", "stopped"))
+        assert whole == stopped, name
+
+
+@pytest.mark.slow
+def test_repair_from_the_command_line_and_beside_losses(cli: Cli, tmp_path: Path) -> None:
+    table(tmp_path)
+    shown = cli("train", "--dataset", "t.csv", "--repair", "--epochs", "10").stdout
+    assert "labels moved; estimated noise rate" in shown
+    (file,) = tmp_path.glob("results/*/runs/repair_given_seed0*/repaired.csv")
+    with file.open(encoding="utf-8", newline="") as lines:
+        moved = list(csv.DictReader(lines))
+    assert {"id", "given_label", "repaired_label", "repaired_probability"} <= set(moved[0])
+    assert all(row["given_label"] != row["repaired_label"] for row in moved)
+    assert any("'=yes" in (row["given_label"], row["repaired_label"]) for row in moved)
+    chances = [float(row["repaired_probability"]) for row in moved]
+    assert chances == sorted(chances, reverse=True)
+    assert json.loads((file.parent / "result.json").read_text())["repaired"]["moved"] == len(moved)
+    # A person says of the surest one that its label is right.
+    name = moved[0]["file_name"] or moved[0]["id"]
+    (tmp_path / "d.csv").write_text(f"file_name,decision\n{name},keep\n", encoding="utf-8")
+    cli("train", "--dataset", "t.csv", "--repair", "--labels", "d.csv", "--out", "decided")
+    (file,) = tmp_path.glob("decided/runs/repair_*/repaired.csv")
+    assert name not in {line.split(",")[-1] for line in file.read_text().splitlines()}
+    told = cli("study", "--dataset", "t.csv", "--losses", "ce,repair", "--seeds", "1", "--out", "s")
+    assert "repair" in (tmp_path / "s" / "table.md").read_text(encoding="utf-8"), told.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"loss": "repair"}, "repair on features"),
+        ({"loss": "repair(q=0.9)"}, "'repair' is no loss"),
+        ({"loss": "ce + repair"}, "'repair' is no loss"),
+        ({"loss": "repair", "q": 0.9}, "takes no parameter 'q'"),
+    ],
+)
+def test_what_repair_does_not_take_is_told(settings: Any, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        make_config(**settings)
+
+
+def test_repair_is_a_row_of_a_study_with_settings_of_its_own(tmp_path: Path) -> None:
+    np.savez(tmp_path / "v.npz", train=np.zeros((3, 4)), test=np.zeros((2, 4)))
+    features = {"features": str(tmp_path / "v.npz"), "dataset": "digits"}
+    asked = make_grid("quick", ["ce", "Repair"], ["sym"], [0.4], 1, **features)
+    assert [cell.loss for cell in asked] == ["ce", "repair"]
+    assert asked[1].name.startswith("repair_sym-0.4_seed0_features=")
+    assert "dropout" not in asked[1].name
+    assert (asked[0].network, asked[1].network, asked[1].dropout) == ("linear", "mlp", 0.5)
+    assert "--losses ce,repair" in study_commands(asked)[0]
+    assert Config.read(asked[1].to_json()) == asked[1]
+    own = make_config("quick", loss="repair", network="linear", **features)
+    assert (own.network, own.dropout) == ("linear", 0.5)
