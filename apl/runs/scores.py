@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from apl.config.config import Config
-from apl.losses.catalog import is_tolerant
+from apl.losses.catalog import REPAIR, is_tolerant
 from apl.noise.labels import MOST_CLASSES, IntArray, Labels
 
 ONE_CLASS_SHARE = 0.95  # of the predictions in one class: the network has collapsed
@@ -185,7 +185,7 @@ def too_short(loss: str, memorised: float) -> bool:
 
 def budget_verdict(config: Config, memorised: float) -> str | None:
     """What a low share of memorised labels says about the budget, or None where it is not low."""
-    if not memorised < HARDLY_MEMORISED:
+    if not memorised < HARDLY_MEMORISED or config.loss == REPAIR:  # that is what it is for
         return None
     found = f"hardly any wrong label was memorised ({memorised:.1%})"
     if not too_short(config.loss, memorised):

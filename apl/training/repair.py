@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from apl.data.dataset import Dataset
 from apl.errors import BadInput, require
 from apl.files import plain
-from apl.noise.labels import UNKNOWN, BoolArray, IntArray, Matrix, Rate, Vector
+from apl.noise.labels import MOST_CLASSES, UNKNOWN, BoolArray, IntArray, Matrix, Rate, Vector
 from apl.training.crossfit import FEWEST_STEPS, ROUNDS, CrossFit, cross_fit
 
 
@@ -81,6 +81,7 @@ def repair_labels(  # what is repaired, and how long it may take
     epoch, and True raises Interrupted.
     Raises BadInput where the rows hold no finite numbers or a label is no class.
     """
+    require(1 <= classes <= MOST_CLASSES, "classes", classes, f"1 to {MOST_CLASSES:,}")
     features = torch.as_tensor(rows)
     labels = np.asarray(given, dtype=np.int64)
     if features.ndim != 2 or len(features) != len(labels) or not features.shape[1]:
@@ -123,6 +124,7 @@ def repaired_data(data: Dataset, seed: int, should_stop: Callable[[], bool]) -> 
         data.num_classes,
         decided={int(row): int(given[row]) for row in rows},
         seed=seed,
+        steps=FEWEST_STEPS,
         should_stop=should_stop,
     )
 

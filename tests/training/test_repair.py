@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import json
@@ -94,6 +93,12 @@ def test_what_can_not_be_repaired_is_told(rows: Any, given: Any, decided: Any, s
 # ------------------------------------------------------------------------------ trained on them
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that learn for as long as so few samples need, and no longer."""
+    monkeypatch.setattr("apl.training.repair.FEWEST_STEPS", 100)
+
+
 def table(folder: Path, count: int = 90) -> list[int]:
     """A table of three classes in which one label of five is wrong; the rows of these."""
     rows, true = clouds(count, 3)
@@ -110,6 +115,7 @@ def table(folder: Path, count: int = 90) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short")
 def test_a_stopped_run_on_repaired_labels_ends_as_an_unstopped_one(tmp_path: Path) -> None:
     table(tmp_path)
     data = load_data(tmp_path / "t.csv")
@@ -119,12 +125,12 @@ def test_a_stopped_run_on_repaired_labels_ends_as_an_unstopped_one(tmp_path: Pat
     assert result.repaired is not None
     assert result.repaired["labels"] == len(data.train)
     assert 5 <= result.repaired["moved"] <= 25
-    rounds = 100  # asked after an epoch of the heads, later after a step of the network
-    for calls in (20, 3 * rounds, 10_000):
+    for calls in (20, 63):  # asked 60 times by the heads, an epoch each, then by each step
         asked = iter(range(calls))
         stop = dataclasses.replace(quiet, should_stop=lambda asked=asked: next(asked, None) is None)
-        with contextlib.suppress(Interrupted):
+        with pytest.raises(Interrupted):
             train(config, tmp_path / "stopped", listener=stop)
+        assert (tmp_path / "stopped" / "checkpoint.safetensors").exists() == (calls > 60)
     assert train(config, tmp_path / "stopped", listener=quiet) == result
     for name in ("model.safetensors", "repaired.csv", "history.csv", "noise.npz"):
         whole, stopped = ((tmp_path / run / name).read_bytes() for run in ("whole", "stopped"))
@@ -132,9 +138,12 @@ def test_a_stopped_run_on_repaired_labels_ends_as_an_unstopped_one(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_repair_from_the_command_line_and_beside_losses(cli: Cli, tmp_path: Path) -> None:
-    table(tmp_path)
-    shown = cli("train", "--dataset", "t.csv", "--repair", "--epochs", "10").stdout
+@pytest.mark.usefixtures("short")
+def test_repair_from_the_command_line_and_beside_losses(here: Cli, tmp_path: Path) -> None:
+    table(tmp_path, 240)
+    asked = ("train", "--dataset", "t.csv", "--epochs", "8")
+    here(*asked, "--loss", "ce")
+    shown = here(*asked, "--repair").stdout
     assert "labels moved; estimated noise rate" in shown
     (file,) = tmp_path.glob("results/*/runs/repair_given_seed0*/repaired.csv")
     with file.open(encoding="utf-8", newline="") as lines:
@@ -148,11 +157,12 @@ def test_repair_from_the_command_line_and_beside_losses(cli: Cli, tmp_path: Path
     # A person says of the surest one that its label is right.
     name = moved[0]["file_name"] or moved[0]["id"]
     (tmp_path / "d.csv").write_text(f"file_name,decision\n{name},keep\n", encoding="utf-8")
-    cli("train", "--dataset", "t.csv", "--repair", "--labels", "d.csv", "--out", "decided")
+    here(*asked, "--repair", "--labels", "d.csv", "--out", "decided")
     (file,) = tmp_path.glob("decided/runs/repair_*/repaired.csv")
     assert name not in {line.split(",")[-1] for line in file.read_text().splitlines()}
-    told = cli("study", "--dataset", "t.csv", "--losses", "ce,repair", "--seeds", "1", "--out", "s")
-    assert "repair" in (tmp_path / "s" / "table.md").read_text(encoding="utf-8"), told.stdout
+    (study,) = tmp_path.glob("results/*/summary.csv")
+    with study.open(encoding="utf-8", newline="") as lines:
+        assert {row["loss"] for row in csv.DictReader(lines)} == {"ce", "repair"}
 
 
 @pytest.mark.parametrize(
