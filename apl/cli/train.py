@@ -113,8 +113,8 @@ def train_command(
     if track:
         require_tracker(track)
     if repair:
-        typed = loss_name(given.get("loss", REPAIR))
-        require(typed in (REPAIR, "ce"), "loss", typed, "ce or none with --repair")
+        loss = loss_name(given.get("loss", REPAIR))
+        require(loss in (REPAIR, "ce"), "loss", loss, "ce or none with --repair")
         given["loss"] = REPAIR
     given_dataset, asked = given.get("dataset", ""), dict(given)
     machine = take_machine(given)
