@@ -5,7 +5,7 @@
 Prints a row for each specialisation, of every loss unless one is given, and what the columns are.
 Every specialisation goes through the launch code of `apl.kernels.triton_loss` up to the point
 where a kernel would start, is compiled for a given NVIDIA architecture, and is taken apart with
-the cuobjdump of triton's own wheel.
+the nvdisasm of triton's own wheel.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import argparse
 import itertools
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -180,9 +180,15 @@ def shipped(terms: tuple[Term, ...] | None = None) -> list[Specialisation]:
 
 def inspect(specs: Iterable[Specialisation], arch: int) -> list[Report]:
     """Compiles each for sm_<arch> and reads its machine code.  Raises where ptxas does."""
-    with _compile_only(arch), ThreadPoolExecutor(2) as pool:  # one compiles, others take apart
-        waiting = [pool.submit(_report, spec, arch, *_compile(spec, arch)) for spec in specs]
-        return [report.result() for report in waiting]
+    with _compile_only(arch):
+        compiled = [(spec, *_compile(spec, arch)) for spec in specs]
+    cubins = [kernel.asm["cubin"] for _, _, kernel in compiled]
+    return [
+        _report(spec, arch, launch, _resources(cubin), parse(listing))
+        for (spec, launch, _), cubin, listing in zip(
+            compiled, cubins, _listings(cubins, arch), strict=True
+        )
+    ]
 
 
 LEGEND = """\
@@ -390,7 +396,7 @@ _INSTRUCTION = re.compile(
 
 
 def parse(sass: str) -> list[Instruction]:
-    """The instructions of a listing of cuobjdump that can be reached from the first, without NOPs:
+    """The instructions of a listing of nvdisasm that can be reached from the first, without NOPs:
     what the compiler leaves behind the end is not among them."""
     code = [
         Instruction(
@@ -547,15 +553,14 @@ def _two_turns(first: int, last: int, inside: Sequence[tuple[int, int]]) -> Iter
 # --- One report ---
 
 
-def _report(spec: Specialisation, arch: int, launch: triton_loss.Launch, kernel: Any) -> Report:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        Path(file.name).write_bytes(kernel.asm["cubin"])
-        listing = _cuobjdump("-res-usage", "-sass", file.name)
-    registers, stack, shared, local = map(
-        int,
-        re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", listing).groups(),  # type: ignore[union-attr]
-    )
-    code = parse(listing)
+def _report(
+    spec: Specialisation,
+    arch: int,
+    launch: triton_loss.Launch,
+    resources: tuple[int, ...],
+    code: Sequence[Instruction],
+) -> Report:
+    registers, stack, shared, local = resources
     given = dict(zip(launch.kernel.arg_names, launch.args, strict=False))
     options = launch.options
     warps, rows = options["num_warps"], options.get("ROWS", 1)
@@ -621,9 +626,50 @@ def _report(spec: Specialisation, arch: int, launch: triton_loss.Launch, kernel:
     )
 
 
-def _cuobjdump(*args: str) -> str:
-    path = knobs.nvidia.cuobjdump.path
-    return subprocess.run([path, *args], check=True, capture_output=True, text=True).stdout
+def _tool(name: str, *given: str, content: bytes) -> str:
+    """What a disassembler of triton's wheel prints of a file with this content."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "code")
+        path.write_bytes(content)
+        command = [getattr(knobs.nvidia, name).path, *given, str(path)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _resources(cubin: bytes) -> tuple[int, ...]:
+    """Registers, bytes of stack, shared and local memory."""
+    usage = r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)"
+    found = re.search(usage, _tool("cuobjdump", "-res-usage", content=cubin))
+    return tuple(map(int, found.groups()))  # type: ignore[union-attr]
+
+
+def _listings(cubins: Sequence[bytes], arch: int) -> list[str]:
+    """The machine code of each, at addresses that go on from one to the next.
+
+    The disassembler takes half a second to start and hundredths for a kernel: it is given the code
+    of all of them as one.
+    """
+    codes = [_machine_code(cubin) for cubin in cubins]
+    target = f"SM{arch}a" if arch >= 90 else f"SM{arch}"  # as triton compiles
+    listing = _tool("nvdisasm", "-b", target, content=b"".join(codes))
+    lines = [line for line in listing.splitlines() if line.lstrip().startswith("/*")]
+    assert 16 * len(lines) == sum(map(len, codes))  # an instruction a line
+    ends = itertools.accumulate(len(code) // 16 for code in codes)
+    return [
+        "\n".join(lines[end - len(code) // 16 : end]) for code, end in zip(codes, ends, strict=True)
+    ]
+
+
+def _machine_code(cubin: bytes) -> bytes:
+    """The section .text.<kernel> of an ELF file of 64 bits."""
+    (table,) = struct.unpack_from("<Q", cubin, 0x28)
+    count, names = struct.unpack_from("<HH", cubin, 0x3C)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, table + 64 * i) for i in range(count)]
+    (found,) = (
+        cubin[begin : begin + size]
+        for name, _, _, _, begin, size in sections
+        if cubin.startswith(b".text.", sections[names][4] + name)
+    )
+    return found
 
 
 def _argument_offsets(launch: triton_loss.Launch, arch: int) -> tuple[int, int]:
