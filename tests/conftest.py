@@ -13,11 +13,10 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from forked import CONTEXT, answer, stop
+from forked import CONTEXT, answer, forked, stop
 
 from apl.cli import app as command_line
 from apl.data.folders import available, data_folder
@@ -58,11 +57,6 @@ def pytest_sessionfinish() -> None:
 def workers_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers of studies are forked from a process that has loaded torch, which takes seconds
     in each; those of `fresh_cli` and of programs that tests start are not."""
-    get_context = multiprocessing.get_context
-
-    def forked(method: str | None = None) -> Any:
-        return CONTEXT if method == "spawn" else get_context(method)
-
     monkeypatch.setattr(multiprocessing, "get_context", forked)
 
 
@@ -73,23 +67,45 @@ def checked(
     return done
 
 
+class Begun:
+    """An `apl ...` of its own that has begun, and what it will have said."""
+
+    def __init__(self, arguments: tuple[str, ...], folder: Path, env: dict[str, str]) -> None:
+        self._out = tempfile.TemporaryDirectory()
+        self.arguments = arguments
+        given = {**os.environ, "COLUMNS": "200", **env}
+        self.process = CONTEXT.Process(
+            target=answer, args=(arguments, folder, given, Path(self._out.name))
+        )
+        self.process.start()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        """Wait for it, and kill it where it hangs."""
+        self.process.join(PATIENCE)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        with self._out as out:
+            printed = [Path(out, name).read_text(encoding="utf-8") for name in ("out", "err")]
+        code = self.process.exitcode or 0
+        return subprocess.CompletedProcess(self.arguments, code, *printed)
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Cli:
+def begin(tmp_path: Path) -> Callable[..., Begun]:
+    """Begins what `cli` runs, and does not wait."""
+    return lambda *arguments, **env: Begun(arguments, tmp_path, env)
+
+
+@pytest.fixture
+def cli(begin: Callable[..., Begun]) -> Cli:
     """Runs `apl ...` as a user would, in an empty folder."""
 
     def run(*arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder)
-            given = {**os.environ, "COLUMNS": "200", **env}
-            process = CONTEXT.Process(target=answer, args=(arguments, tmp_path, given, out))
-            process.start()
-            process.join(PATIENCE)
-            if process.exitcode is None:
-                process.kill()
-                process.join()
-            printed = [(out / name).read_text(encoding="utf-8") for name in ("out", "err")]
-        done = subprocess.CompletedProcess(arguments, process.exitcode or 0, *printed)
-        return checked(arguments, code, done)
+        return checked(arguments, code, begin(*arguments, **env).end())
 
     return run
 

@@ -12,11 +12,31 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 # Where there is no fork, on Windows, each process is a fresh one.
 FORKED = "forkserver" in multiprocessing.get_all_start_methods()
-CONTEXT = multiprocessing.get_context("forkserver" if FORKED else "spawn")
+CONTEXT: Any = multiprocessing.get_context("forkserver" if FORKED else "spawn")
 if FORKED:
+
+    class _Process(CONTEXT.Process):  # type: ignore[misc]
+        """One in the environment and the folder of the process that asks for it, as a fresh one
+        is, and not in those of the process that forks."""
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self._environment, self._folder = dict(os.environ), os.getcwd()
+
+        def run(self) -> None:
+            os.environ.clear()
+            os.environ.update(self._environment)
+            os.chdir(self._folder)
+            super().run()
+
+    class _Forked(type(CONTEXT)):  # type: ignore[misc]
+        Process = _Process
+
+    CONTEXT = _Forked()
     loaded = ["apl.report.page", "apl.report.pictures", "apl.study.run", "sklearn.datasets"]
     multiprocessing.set_forkserver_preload(["apl.cli.app", *loaded])
 
@@ -27,9 +47,17 @@ def stop() -> None:
         multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
+def forked(method: str | None = None) -> Any:
+    """`multiprocessing.get_context` whose fresh processes are forked ones."""
+    return CONTEXT if method == "spawn" else _get_context(method)
+
+
+_get_context = multiprocessing.get_context
+
+
 def answer(arguments: tuple[str, ...], folder: Path, env: Mapping[str, str], out: Path) -> None:
     """Be `apl ARGUMENTS` in a folder, and write what it prints to the files `out` / 'out' and
-    'err'."""
+    'err'.  Its own processes are forked, as those of the tests are, from the same one."""
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
@@ -37,6 +65,10 @@ def answer(arguments: tuple[str, ...], folder: Path, env: Mapping[str, str], out
         file = os.open(out / name, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, stream.fileno())
     sys.argv = ["apl", *arguments]
+    if FORKED:
+        # It knows where the process listens from which it came, but not that it need start none.
+        multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
+    multiprocessing.get_context = forked  # type: ignore[assignment]
     from apl.cli.app import main
 
     main()

@@ -70,10 +70,79 @@ def ask(folder: Path, program: str, *arguments: str, **env: str) -> Answer:
     return Answer(done.returncode, done.stdout, done.stderr, set(loaded.read_text().split("\n")))
 
 
-def complete(folder: Path, line: str) -> Answer:
-    """What bash is offered at the end of a line."""
+# Each line in a fork of a process that has loaded the command line: what it has loaded by then is
+# at least what a process of its own would have, and twenty of these take ten seconds to begin.
+EACH = """
+import os, sys, traceback
+from pathlib import Path
+import apl.cli.app
+folder = Path(sys.argv[1])
+os.mkdir("elsewhere")
+os.chdir("elsewhere")
+for name, words, env in eval(sys.argv[2]):
+    pid = os.fork()
+    if pid == 0:
+        for number, kind in ((1, "out"), (2, "err")):
+            os.dup2(os.open(folder / f"{name}.{kind}", os.O_WRONLY | os.O_CREAT), number)
+        os.environ.update(env)
+        sys.argv = ["apl", *words]
+        code = 0
+        try:
+            apl.cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 99
+        sys.stdout.flush(), sys.stderr.flush()
+        (folder / f"{name}.loaded").write_text("\\n".join(sys.modules))
+        os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    (folder / f"{name}.code").write_text(str(os.waitstatus_to_exitcode(status)))
+"""
+
+
+def completing(line: str) -> dict[str, str]:
+    """The environment in which bash asks what it may offer at the end of a line."""
     last = str(len(line.split(" ")) - 1)
-    return ask(folder, APL, _APL_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=last)
+    return {"_APL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": last}
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
+    """What `apl LINE` answers to the lines below, and what is offered at their ends."""
+    folder = tmp_path_factory.mktemp("answers")
+    lines = [line for line, _ in LISTED] + BAD + ["noise --help", "train --help"]
+    asked = [(line, line.split(), {}) for line in lines]
+    asked += [(line, [], completing(line)) for line, _ in OFFERED]
+    if hasattr(os, "fork"):
+        given = [(str(n), words, env) for n, (_, words, env) in enumerate(asked)]
+        done = subprocess.run(
+            [sys.executable, "-c", EACH, str(folder), repr(given)],
+            cwd=folder,
+            env={**os.environ, "COLUMNS": "300"},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not any((folder / "elsewhere").iterdir())
+
+        def read(name: str) -> str:
+            return (folder / name).read_text(encoding="utf-8")
+
+        found = [
+            Answer(
+                int(read(f"{n}.code")),
+                read(f"{n}.out"),
+                read(f"{n}.err"),
+                set(read(f"{n}.loaded").split("\n")),
+            )
+            for n in range(len(asked))
+        ]
+    else:
+        found = [ask(tmp_path_factory.mktemp("one"), APL, *words, **env) for _, words, env in asked]
+    return {line: answer for (line, _, _), answer in zip(asked, found, strict=True)}
 
 
 def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
@@ -101,61 +170,67 @@ def test_the_commands_are_found() -> None:
     assert {(), ("train",), ("study",), ("noise",), ("track", "import")} <= set(COMMANDS)
 
 
+LISTED = [
+    ("losses", "nce_rce"),
+    ("losses gce(q=0.9)", "(1 - p_y^q) / q"),
+    ("datasets", "cifar10"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("command", "listed"),
-    [("losses", "nce_rce"), ("losses gce(q=0.9)", "(1 - p_y^q) / q"), ("datasets", "cifar10")],
-)
-def test_lists_load_nothing_heavy(command: str, listed: str, tmp_path: Path) -> None:
-    answer = ask(tmp_path, APL, *command.split())
+@pytest.mark.parametrize(("command", "listed"), LISTED)
+def test_lists_load_nothing_heavy(command: str, listed: str, answers: dict[str, Answer]) -> None:
+    answer = answers[command]
     assert answer.code == 0, answer.err
     assert listed in answer.out
     assert not answer.heavy
 
 
+OFFERED: list[tuple[str, list[str]]] = [
+    ("apl tra", ["train", "track"]),
+    ("apl train --loss nce", [name for name in LOSSES if name.startswith("nce")]),
+    ("apl train --dataset ", list(DATASETS)),
+    ("apl train --network ", list(NETWORKS)),
+    ("apl noise --type ", list(NOISES)),
+    ("apl study --noise sym,pa", ["sym,pair"]),
+    ("apl evaluate run --labels ", ["clean", "noisy"]),
+    ("apl train --loss nce+2*ldr", ["nce+2*ldr_kl"]),
+    ("apl train --loss 'norm(phuber_c", ["norm(phuber_ce"]),
+    (
+        "apl train --loss 'ce+nce_agce(a=3,",
+        [f"ce+nce_agce(a=3,{p}=" for p in ("alpha", "beta", "q")],
+    ),
+    ("apl train --loss 'gce(q=", []),
+    ("apl study --losses 'gce(q=0.5,scale=1),nce_agc", ["gce(q=0.5,scale=1),nce_agce"]),
+    ("apl study --losses ce,all", ["ce,all-published"]),
+    ("apl losses bi_t", ["bi_tempered"]),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [
-        ("apl tra", ["train", "track"]),
-        ("apl train --loss nce", [name for name in LOSSES if name.startswith("nce")]),
-        ("apl train --dataset ", list(DATASETS)),
-        ("apl train --network ", list(NETWORKS)),
-        ("apl noise --type ", list(NOISES)),
-        ("apl study --noise sym,pa", ["sym,pair"]),
-        ("apl evaluate run --labels ", ["clean", "noisy"]),
-        ("apl train --loss nce+2*ldr", ["nce+2*ldr_kl"]),
-        ("apl train --loss 'norm(phuber_c", ["norm(phuber_ce"]),
-        (
-            "apl train --loss 'ce+nce_agce(a=3,",
-            [f"ce+nce_agce(a=3,{p}=" for p in ("alpha", "beta", "q")],
-        ),
-        ("apl train --loss 'gce(q=", []),
-        ("apl study --losses 'gce(q=0.5,scale=1),nce_agc", ["gce(q=0.5,scale=1),nce_agce"]),
-        ("apl study --losses ce,all", ["ce,all-published"]),
-        ("apl losses bi_t", ["bi_tempered"]),
-    ],
-)
-def test_completion_loads_nothing_heavy(line: str, offered: list[str], tmp_path: Path) -> None:
-    answer = complete(tmp_path, line)
+@pytest.mark.parametrize(("line", "offered"), OFFERED)
+def test_completion_loads_nothing_heavy(
+    line: str, offered: list[str], answers: dict[str, Answer]
+) -> None:
+    answer = answers[line]
     assert answer.code == 0, answer.err
     assert answer.out.split() == offered
     assert not answer.heavy
 
 
+BAD = [
+    "train --loss nope",
+    "train --rate 2",
+    "train --nope 1",
+    "noise --type what",
+    "study --rates x",
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "line",
-    [
-        "train --loss nope",
-        "train --rate 2",
-        "train --nope 1",
-        "noise --type what",
-        "study --rates x",
-    ],
-)
-def test_bad_input_loads_nothing_heavy(line: str, tmp_path: Path) -> None:
-    answer = ask(tmp_path, APL, *line.split())
+@pytest.mark.parametrize("line", BAD)
+def test_bad_input_loads_nothing_heavy(line: str, answers: dict[str, Answer]) -> None:
+    answer = answers[line]
     assert answer.code == 2
     assert answer.out == ""
     assert answer.err.startswith("apl: ")
@@ -177,8 +252,8 @@ def test_make_loss_loads_torch_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["noise", "train"])
-def test_help_lists_what_there_is(command: str, tmp_path: Path) -> None:
-    shown = ask(tmp_path, APL, command, "--help").out.replace(" (default)", "")
+def test_help_lists_what_there_is(command: str, answers: dict[str, Answer]) -> None:
+    shown = answers[f"{command} --help"].out.replace(" (default)", "")
     assert f" {', '.join(NOISES)} " in shown
     assert f"{', '.join(DATASETS)}; " in shown
     if command == "train":

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ import filelock
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import PATIENCE, ROOT
+from conftest import PATIENCE, ROOT, Begun, Cli
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -539,14 +539,12 @@ def test_a_study_that_goes_on_counts_what_is_done_and_what_others_do(
     assert lefts.max() < 100 * pace * 400
 
 
-def _study_command(folder: Path, *more: str) -> list[str]:
-    return [
-        sys.executable,
-        str(ROOT / "cli.py"),
+def _study(folder: Path, *more: str) -> tuple[str, ...]:
+    return (
         *("study", "--losses", "ce,nce_rce,mae", "--noise", "sym", "--rates", "0.4"),
         *("--seeds", "1", "--train-size", "400", "--epochs", "12", "--no-pictures"),
         *("--out", str(folder), *more),
-    ]
+    )
 
 
 def _wait_for(condition: Any) -> None:
@@ -558,7 +556,9 @@ def _wait_for(condition: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_study_stopped_anyhow_goes_on_to_the_same_result(tmp_path: Path, how: int) -> None:
+def test_a_study_stopped_anyhow_goes_on_to_the_same_result(
+    tmp_path: Path, begin: Callable[..., Begun], here: Cli, how: int
+) -> None:
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"
     cells = make_grid(
         *("quick", ["ce", "nce_rce", "mae"], ["sym"], [0.4], 1), train_size=400, epochs=12
@@ -569,36 +569,33 @@ def test_a_study_stopped_anyhow_goes_on_to_the_same_result(tmp_path: Path, how: 
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with filelock.FileLock(last):
-        process = subprocess.Popen(
-            _study_command(stopped), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        _wait_for(lambda: list(stopped.glob(f"runs/*/{CHECKPOINT}")))
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=PATIENCE)
+        if how == signal.SIGKILL:  # whose workers see that it is gone: by processes as a user's
+            command = [sys.executable, str(ROOT / "cli.py"), *_study(stopped)]
+            killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _wait_for(lambda: list(stopped.glob(f"runs/*/{CHECKPOINT}")))
+            killed.kill()
+            assert killed.wait() == -signal.SIGKILL
+        else:
+            process = begin(*_study(stopped))
+            _wait_for(lambda: list(stopped.glob(f"runs/*/{CHECKPOINT}")))
+            process.send_signal(how)
+            done = process.end()
+            assert done.returncode == 130
+            to_go_on = "nothing finished is lost; to go on: apl study --losses ce,nce_rce,mae"
+            assert to_go_on in done.stderr
     assert sum(Run(run).finished for run in stopped.glob("runs/*")) < 3
-    if how != signal.SIGKILL:
-        assert process.returncode == 130
-        assert "nothing finished is lost; to go on: apl study --losses ce,nce_rce,mae" in errors
-    done = subprocess.run(_study_command(stopped), capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
+    here(*_study(stopped))
     run_study(cells, whole, workers=2)
     assert contents(stopped) == contents(whole)
 
 
 @pytest.mark.slow
-def test_two_studies_share_a_folder_and_run_no_cell_twice(tmp_path: Path) -> None:
-    both = [
-        subprocess.Popen(
-            _study_command(tmp_path, "--workers", "1"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for process in both:
-        out, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, out + errors
+def test_two_studies_share_a_folder_and_run_no_cell_twice(
+    tmp_path: Path, begin: Callable[..., Begun]
+) -> None:
+    for process in [begin(*_study(tmp_path, "--workers", "1")) for _ in range(2)]:
+        done = process.end()
+        assert done.returncode == 0, done.stdout + done.stderr
     assert len(pd.read_csv(tmp_path / SUMMARY)) == 3
     assert all(Run(run).finished for run in tmp_path.glob("runs/*"))
 
