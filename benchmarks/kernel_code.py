@@ -36,6 +36,7 @@ from triton.runtime import driver
 
 from apl.kernels import triton_loss
 from apl.kernels.bases import BASES, Form, Term
+from apl.kernels.options import LossOptions
 from apl.losses.catalog import loss_terms
 
 
@@ -313,12 +314,10 @@ def _compile(spec: Specialisation, arch: int) -> tuple[triton_loss.Launch, Any]:
         logits,
         torch.empty_like(logits) if spec.targets == "dense" else targets,
         spec.terms,
-        None,
+        LossOptions(label_smoothing=0.1 if spec.targets == "smoothed" else 0.0),
         denominator,
-        -100,
         losses,
         torch.empty_like(logits),
-        label_smoothing=0.1 if spec.targets == "smoothed" else 0.0,
         chip=triton_loss.Chip(CARDS[arch].processors, CARDS[arch].l2),
     )
     return launch, launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)

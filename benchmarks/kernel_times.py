@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apl.kernels import dispatch
-from apl.kernels.bases import LOG_ZERO, Reduction, Term
+from apl.kernels.bases import LOG_ZERO, Term
+from apl.kernels.options import LossOptions, Reduction
 from apl.losses.catalog import loss_terms
 
 LossOf = Callable[[int], tuple[Term, ...]]
@@ -136,7 +137,8 @@ def four_lines(logits: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
 def _through(
     backend: dispatch.Backend, terms: tuple[Term, ...], reduction: Reduction = "mean"
 ) -> Path:
-    return functools.partial(dispatch.loss, terms=terms, reduction=reduction, backend=backend)
+    options = LossOptions(reduction=reduction)
+    return functools.partial(dispatch.loss, terms=terms, options=options, backend=backend)
 
 
 @contextlib.contextmanager

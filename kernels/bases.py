@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     Number = float | Tensor  # a parameter: of no dimension where it is a tensor
 
-Reduction = Literal["mean", "sum", "none"]
-REDUCTIONS = ("mean", "sum", "none")
-
 Form = Literal["at", "norm", "sum"]  # phi(l_y), phi(l_y) / sum_j phi(l_j), sum_j phi(l_j)
 
 LOG_ZERO = -9.210340371976182  # log 1e-4: what the RCE of Wang et al. 2019 puts for log 0

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .bases import BASES, Form, Reduction, Term
+from .bases import BASES, Form, Term
+from .options import LossOptions
 from .reference import expected, inverse_sum, soft_targets
 from .targets import any_ignored
 
@@ -177,14 +178,11 @@ def _times(slope: Tensor | float, x: Tensor) -> Tensor:
     return -x if isinstance(slope, float) and slope == -1.0 else slope * x
 
 
-def loss_and_grad(  # those of reference_loss
+def loss_and_grad(
     logits: Tensor,
     targets: Tensor,
     terms: Sequence[Term],
-    class_weight: Tensor | None,
-    ignore_index: int,
-    reduction: Reduction,
-    label_smoothing: float,
+    options: LossOptions,
     need_grad: bool,
     compiled: bool,
 ) -> tuple[Tensor, Tensor | None, float]:
@@ -192,20 +190,21 @@ def loss_and_grad(  # those of reference_loss
     yet to be multiplied by (1/N of a plain mean: the backward multiplies anyway).
 
     Arguments as in `reference_loss`."""
+    reduction, class_weight = options.reduction, options.weight
     # Dynamo would warn that it looks through the cache.
     constants = _constants.__wrapped__ if torch.compiler.is_compiling() else _constants
     structure, values = constants(tuple(terms))
     num_classes = logits.shape[1]
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     given_soft = targets.is_floating_point()
-    soft = given_soft or label_smoothing > 0.0
+    soft = given_soft or options.label_smoothing > 0.0
     compute: Compute = rows_closed_form
     if compiled:
         compute = _compiled(structure, num_classes, logits.dtype, need_grad, soft)
-    plain = given_soft or not any_ignored(targets, num_classes, ignore_index)
+    plain = given_soft or not any_ignored(targets, num_classes, options.ignore_index)
     if given_soft or (plain and class_weight is None):
         if soft:
-            targets = soft_targets(targets, num_classes, class_weight, label_smoothing, wide)
+            targets = soft_targets(targets, num_classes, options, wide)
         # Compiled code divides the gradient by N for nothing, the backward for one torch call.
         divide = compiled and reduction == "mean"
         losses, grad = compute(logits, targets, structure, values, need_grad, divide)
@@ -213,14 +212,14 @@ def loss_and_grad(  # those of reference_loss
             return losses.mean(), grad, 1.0 if divide else 1.0 / max(len(logits), 1)
         return (losses.sum() if reduction == "sum" else losses), grad, 1.0
 
-    kept = targets != ignore_index
+    kept = targets != options.ignore_index
     targets = torch.where(kept, targets, 0)
     factor = kept.to(wide)
     if class_weight is not None:
         factor = factor * class_weight.to(wide)[targets]
     count = factor.sum()
     if soft:  # weighted already
-        targets = soft_targets(targets, num_classes, class_weight, label_smoothing, wide)
+        targets = soft_targets(targets, num_classes, options, wide)
         factor = kept.to(wide)
     losses, grad = compute(logits, targets, structure, values, need_grad, False)
     if reduction == "mean":

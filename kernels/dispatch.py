@@ -20,7 +20,8 @@ from torch.autograd import forward_ad
 from torch.autograd.forward_ad import unpack_dual
 
 from . import closed_form
-from .bases import BASES, REDUCTIONS, Form, Reduction, Term
+from .bases import BASES, Form, Term
+from .options import DEFAULTS, LossOptions
 from .reference import few_rows, reference_loss
 from .targets import any_ignored, known
 
@@ -28,22 +29,19 @@ Backend = Literal["auto", "triton", "compiled", "eager", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
-def loss(  # the door: those of F.cross_entropy, and how it is computed
+def loss(
     logits: Tensor,
     targets: Tensor,
     terms: Sequence[Term],
+    options: LossOptions = DEFAULTS,
     *,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
     backend: Backend = "auto",
     inplace: bool | Literal["leaf"] = False,
 ) -> Tensor:
     """The loss of logits [N, K], [N, K, d1, ...] or [K] at class indices of shape [N], [N, d1, ...]
     or [], or at soft targets of the shape of the logits.
 
-    terms, weight, ignore_index, reduction and label_smoothing as in `reference_loss`.  backend:
+    terms and options as in `reference_loss`.  backend:
     'triton' (one kernel for value and gradient), 'eager' (closed form in torch), 'compiled' (the
     same through Inductor), 'reference' (autograd), or 'auto'.  One that cannot run here gives way
     to the next best with one warning; where the gradient of weight or targets is asked for, all
@@ -54,32 +52,23 @@ def loss(  # the door: those of F.cross_entropy, and how it is computed
     Returns a scalar, or [N] or [N, d1, ...] for reduction 'none', in the dtype of the logits;
     under autocast in float32, as `F.cross_entropy` does.
     """
-    if backend == "auto" and weight is None and not (label_smoothing or inplace):
-        few = _few_rows(logits, targets, terms, ignore_index, reduction)
+    if backend == "auto" and not inplace:
+        few = _few_rows(logits, targets, terms, options)
         if few is not None:
             return few
+    weight, reduction = options.weight, options.reduction
+    how: dict[str, Any] = {"backend": backend, "inplace": inplace}
     if logits.ndim == 1:  # one row
         if inplace:
             _check_inplace(logits, reduction, inplace == "leaf")
-        value = loss(
-            logits.unsqueeze(0),
-            targets.unsqueeze(0),
-            terms,
-            weight=weight,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            label_smoothing=label_smoothing,
-            backend=backend,
-            inplace=inplace,
-        )
+        value = loss(logits.unsqueeze(0), targets.unsqueeze(0), terms, options, **how)
         return value.reshape(())
     _check(logits, targets, weight)
-    check_options(
-        logits.shape[1], weight, reduction, label_smoothing, backend, ignore_index=ignore_index
-    )
-    if targets.is_floating_point() and ignore_index >= 0:
+    options.check(logits.shape[1])
+    check_backend(backend)
+    if targets.is_floating_point() and options.ignore_index >= 0:
         raise ValueError(
-            f"ignore_index={ignore_index} is for class indices, and the targets are soft: "
+            f"ignore_index={options.ignore_index} is for class indices, and the targets are soft: "
             "leave it out"
         )
     terms = tuple(terms)
@@ -93,7 +82,7 @@ def loss(  # the door: those of F.cross_entropy, and how it is computed
     if inplace:
         _check_inplace(logits, reduction, inplace == "leaf")
     own = bool(inplace) and chosen == "triton" and logits.requires_grad and torch.is_grad_enabled()
-    call = _Call(terms, ignore_index, reduction, label_smoothing, chosen, logits.dtype, own)
+    call = _Call(terms, options, chosen, logits.dtype, own)
     device = logits.device.type
     if logits.dtype != torch.float32 and torch.is_autocast_enabled(device):
         call = call._replace(dtype=torch.float32)
@@ -114,75 +103,28 @@ def loss(  # the door: those of F.cross_entropy, and how it is computed
     try:
         if call.backend == "reference":
             if not labels.is_floating_point() and known(labels):
-                any_ignored(labels, rows.shape[1], ignore_index)
-            result = _reference(rows, labels, weight, call)
+                any_ignored(labels, rows.shape[1], options.ignore_index)
+            result = _reference(rows, labels, call)
         elif rows.requires_grad and torch.is_grad_enabled():
             function = _Kernel if call.backend == "triton" else _ClosedForm
-            result = function.apply(rows, labels, weight, call)
+            result = function.apply(rows, labels, call)
         elif call.backend == "triton":
-            denominator = _denominator(labels, weight, call)
-            losses = _rows(rows, labels, weight, call, denominator, need_grad=False)[0]
+            denominator = _denominator(labels, call)
+            losses = _rows(rows, labels, call, denominator, need_grad=False)[0]
             result = _reduced(losses, call)
         else:
-            result = _closed_form(rows, labels, weight, call, need_grad=False)[0]
+            result = _closed_form(rows, labels, call, need_grad=False)[0]
     except Exception as error:
         if call.backend != "triton" or not _note_launch_problem(error, terms, logits):
             raise
-        return loss(
-            logits,
-            targets,
-            terms,
-            weight=weight,
-            ignore_index=ignore_index,
-            reduction=reduction,
-            label_smoothing=label_smoothing,
-            backend=backend,
-            inplace=inplace,
-        )
+        return loss(logits, targets, terms, options, **how)
     return result.reshape(logits.shape[:1] + logits.shape[2:]) if reduction == "none" else result
 
 
-def check_options(
-    num_classes: int,
-    weight: Tensor | None,
-    reduction: Reduction,
-    label_smoothing: float,
-    backend: Backend,
-    ignore_index: int = -100,
-) -> None:
-    """ValueError for options that no logits of so many classes go with."""
-    if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
-        raise ValueError(
-            f"ignore_index must be an integer, got {ignore_index!r}; left out it is -100, which no "
-            "class is"
-        )
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+def check_backend(backend: Backend) -> None:
+    """ValueError for what is no way to compute a loss."""
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing!r}")
-    if weight is not None and not isinstance(weight, Tensor):
-        raise ValueError(f"weight must be a tensor [{num_classes}], got {type(weight).__name__}")
-    if weight is not None and weight.shape != (num_classes,):
-        raise ValueError(f"weight must have shape [{num_classes}], got {list(weight.shape)}")
-    if weight is not None and not weight.is_floating_point():
-        raise ValueError(f"weight must be floating point, got {weight.dtype}")
-
-
-def as_weight(
-    name: str, given: Tensor | Sequence[float] | None, device: torch.device | None = None
-) -> Tensor | None:
-    """Class weights as a tensor: a list, a tuple or an array of numbers becomes one."""
-    if given is None or isinstance(given, Tensor):
-        return given
-    try:
-        found = torch.as_tensor(given, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} must be a number for each class, got {given!r}") from error
-    if found.is_complex() or found.dtype == torch.bool:
-        raise ValueError(f"{name} must be a number for each class, got {found.dtype}")
-    return found.to(torch.get_default_dtype())
 
 
 def _check(logits: Tensor, targets: Tensor, weight: Tensor | None) -> None:
@@ -209,7 +151,7 @@ def _check(logits: Tensor, targets: Tensor, weight: Tensor | None) -> None:
             raise ValueError(f"{name} on {tensor.device}, the logits on {logits.device}")
 
 
-def _check_inplace(logits: Tensor, reduction: Reduction, leaf: bool) -> None:
+def _check_inplace(logits: Tensor, reduction: str, leaf: bool) -> None:
     # ValueError where a gradient over the logits would be a wrong one.
     why = ""
     if torch.compiler.is_compiling():
@@ -236,25 +178,22 @@ def _flat(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 class _Call(NamedTuple):
     terms: tuple[Term, ...]
-    ignore_index: int
-    reduction: Reduction
-    label_smoothing: float
+    options: LossOptions
     backend: str
     dtype: torch.dtype  # of the result
     inplace: bool = False
 
 
 def _few_rows(
-    logits: Tensor,
-    targets: Tensor,
-    terms: Sequence[Term],
-    ignore_index: int,
-    reduction: Reduction,
+    logits: Tensor, targets: Tensor, terms: Sequence[Term], options: LossOptions
 ) -> Tensor | None:
     # The loss by autograd of as few calls of torch as there can be, or None where another way is
     # faster, or where there is more to it than class indices that count alike.  Ahead of every
     # other look at the arguments, for these cost as much here as the arithmetic does.
-    if torch.compiler.is_compiling() or type(logits) is not Tensor or type(targets) is not Tensor:
+    weight, ignore_index, reduction, label_smoothing = options
+    if weight is not None or label_smoothing or torch.compiler.is_compiling():
+        return None
+    if type(logits) is not Tensor or type(targets) is not Tensor:
         return None
     if logits.ndim != 2 or targets.dtype != torch.int64 or targets.shape != logits.shape[:1]:
         return None
@@ -277,59 +216,50 @@ class _ClosedForm(torch.autograd.Function):
     """Value and gradient at once in the forward; the backward hands the gradient over."""
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call
-    ) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, call: _Call) -> Tensor:
         # Detached, as compiled code is made anew for inputs that require a gradient.
-        value, grad, scale = _closed_form(logits.detach(), targets, weight, call, need_grad=True)
+        value, grad, scale = _closed_form(logits.detach(), targets, call, need_grad=True)
         ctx.call, ctx.scale, ctx.dtype = call, scale, logits.dtype
         if torch.compiler.is_compiling():
             ctx.save_for_backward(grad)
         else:
             # The logits are kept, not copied, for whoever differentiates twice.
-            ctx.save_for_backward(logits, targets, weight)
+            ctx.save_for_backward(logits, targets, call.options.weight)
             ctx.grad = grad
         return value
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None]:
         call, scale = ctx.call, ctx.scale
         if torch.compiler.is_compiling():
             (grad,) = ctx.saved_tensors
-            factor = grad_output.unsqueeze(1) if call.reduction == "none" else grad_output
-            return (grad * (factor * scale)).to(ctx.dtype), None, None, None
+            factor = grad_output.unsqueeze(1) if call.options.reduction == "none" else grad_output
+            return (grad * (factor * scale)).to(ctx.dtype), None, None
         # The first backward takes the gradient away and may scale it in place.
         grad, ctx.grad = ctx.grad, None
+        logits, targets, _ = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return _differentiable(ctx.saved_tensors, call, grad_output), None, None, None
+            return _differentiable(logits, targets, call, grad_output), None, None
         if grad is None:  # once more through the same graph (retain_graph): computed again
-            logits, targets, weight = ctx.saved_tensors
-            grad = _closed_form(logits, targets, weight, call, need_grad=True)[1]
+            grad = _closed_form(logits, targets, call, need_grad=True)[1]
             assert grad is not None
-        if call.reduction == "none":
+        if call.options.reduction == "none":
             grad.mul_(grad_output.unsqueeze(1))  # [N] against [N, K]
         else:
             factor = grad_output.item() * scale
             if factor != 1.0:
                 grad.mul_(factor)
-        return grad.to(ctx.dtype), None, None, None
+        return grad.to(ctx.dtype), None, None
 
 
 def _closed_form(
-    logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call, need_grad: bool
+    logits: Tensor, targets: Tensor, call: _Call, need_grad: bool
 ) -> tuple[Tensor, Tensor | None, float]:
     # The reduced loss, the gradient (with respect to the row losses for 'none'), and a number
     # the gradient is yet to be multiplied by.
+    compiled = call.backend == "compiled"
     value, grad, scale = closed_form.loss_and_grad(
-        logits,
-        targets,
-        call.terms,
-        weight,
-        call.ignore_index,
-        call.reduction,
-        call.label_smoothing,
-        need_grad,
-        compiled=call.backend == "compiled",
+        logits, targets, call.terms, call.options, need_grad, compiled
     )
     # In float16 it is kept wide: it would be rounded to 0 before a loss scale arrives.
     if grad is not None and logits.dtype != torch.float16:
@@ -348,12 +278,10 @@ class _Kernel(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call
-    ) -> Tensor:
-        rows = (logits.detach(), targets, weight, call)
-        ctx.call, ctx.grad, ctx.denominator = call, None, _denominator(targets, weight, call)
-        if torch.compiler.is_compiling() or call.reduction == "none":
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, call: _Call) -> Tensor:
+        rows = (logits.detach(), targets, call)
+        ctx.call, ctx.grad, ctx.denominator = call, None, _denominator(targets, call)
+        if torch.compiler.is_compiling() or call.options.reduction == "none":
             losses = _rows(*rows, ctx.denominator, need_grad=False)[0]
         else:
             ctx.used = None if call.inplace else _expected(logits, call)
@@ -361,66 +289,51 @@ class _Kernel(torch.autograd.Function):
         if call.inplace:
             torch.autograd.graph.increment_version(logits)
         else:
-            ctx.save_for_backward(logits, targets, weight)  # kept, not copied
+            ctx.save_for_backward(logits, targets, call.options.weight)  # kept, not copied
         return _reduced(losses, call)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None]:
         call = ctx.call
         # The first backward takes the gradient away.
         grad, ctx.grad = ctx.grad, None
         if call.inplace:
             if grad is None or torch.is_grad_enabled():
                 raise RuntimeError("a loss with inplace=True has one backward: its logits are gone")
-            return grad.mul_(grad_output), None, None, None
-        tensors = ctx.saved_tensors
+            return grad.mul_(grad_output), None, None
+        logits, targets, _ = ctx.saved_tensors
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return _differentiable(tensors, call, grad_output), None, None, None
+            return _differentiable(logits, targets, call, grad_output), None, None
         try:
-            return _kernel_grad(ctx, tensors, grad, grad_output.float()), None, None, None
+            return _kernel_grad(ctx, logits, targets, grad, grad_output.float()), None, None
         except Exception as error:
             # A kernel of the backward is another one, and may fail where that of the forward ran.
-            if not _note_launch_problem(error, call.terms, tensors[0]):
+            if not _note_launch_problem(error, call.terms, logits):
                 raise
-            _warn_once(_gives_way(_launch_problems[_kernel_of(call.terms, tensors[0])]))
-        return _reference_grad(tensors, call, grad_output), None, None, None
+            _warn_once(_gives_way(_launch_problems[_kernel_of(call.terms, logits)]))
+        return _reference_grad(logits, targets, call, grad_output), None, None
 
 
 def _kernel_grad(
-    ctx: Any,
-    tensors: tuple[Tensor, Tensor, Tensor | None],
-    grad: Tensor | None,
-    upstream: Tensor,
+    ctx: Any, logits: Tensor, targets: Tensor, grad: Tensor | None, upstream: Tensor
 ) -> Tensor | None:
     # The gradient for what has arrived: what the forward left, if it expected that, or another.
-    call, (logits, targets, weight) = ctx.call, tensors
+    call = ctx.call
     if grad is None:
-        rows = (logits.detach(), targets, weight, call)
-        return _rows(*rows, ctx.denominator, True, upstream, need_losses=False)[1]
-    seen = _triton().module.correct_(
-        grad,
-        ctx.used,
-        upstream,
-        logits.detach(),
-        targets,
-        call.terms,
-        weight,
-        call.ignore_index,
-        ctx.denominator,
-        call.label_smoothing,
-    )
+        return _rows(
+            logits.detach(), targets, call, ctx.denominator, True, upstream, need_losses=False
+        )[1]
+    rows = (logits.detach(), targets, call.terms, call.options, ctx.denominator)
+    seen = _triton().module.correct_(grad, ctx.used, upstream, *rows)
     if not _capturing(logits):
         _upstreams[_upstream_key(logits, call)] = seen
     return grad
 
 
-def _reference_grad(
-    tensors: tuple[Tensor, Tensor, Tensor | None], call: _Call, grad_output: Tensor
-) -> Tensor:
-    logits, targets, weight = tensors
+def _reference_grad(logits: Tensor, targets: Tensor, call: _Call, grad_output: Tensor) -> Tensor:
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_()
-        value = _reference_rows(leaf, targets, weight, call)
+        value = _reference_rows(leaf, targets, call)
         return torch.autograd.grad(value, leaf, grad_output)[0]
 
 
@@ -447,43 +360,34 @@ def _capturing(logits: Tensor) -> bool:
     return logits.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _denominator(targets: Tensor, weight: Tensor | None, call: _Call) -> Tensor | None:
-    if call.reduction != "mean" or torch.compiler.is_compiling():
+def _denominator(targets: Tensor, call: _Call) -> Tensor | None:
+    if call.options.reduction != "mean" or torch.compiler.is_compiling():
         return None  # compiled: the operator finds it
-    return _triton().module.row_weight_sum(targets, weight, call.ignore_index)  # type: ignore[no-any-return]
+    return _triton().module.row_weight_sum(targets, call.options)  # type: ignore[no-any-return]
 
 
 def _reduced(losses: Tensor, call: _Call) -> Tensor:
     # The kernel has divided by the weights of the rows; of no rows at all the mean is nan.
-    if call.reduction != "none":
-        losses = losses.sum() if losses.numel() or call.reduction == "sum" else losses.mean()
+    if call.options.reduction != "none":
+        empty_mean = call.options.reduction == "mean" and not losses.numel()
+        losses = losses.mean() if empty_mean else losses.sum()
     return losses if losses.dtype == call.dtype else losses.to(call.dtype)
 
 
-def _differentiable(
-    tensors: tuple[Tensor, Tensor, Tensor | None], call: _Call, grad_output: Tensor
-) -> Tensor:
+def _differentiable(logits: Tensor, targets: Tensor, call: _Call, grad_output: Tensor) -> Tensor:
     # create_graph: a gradient that will be differentiated itself.
-    value = _reference_rows(*tensors, call)
-    return torch.autograd.grad(value, tensors[0], grad_output, create_graph=True)[0]
+    value = _reference_rows(logits, targets, call)
+    return torch.autograd.grad(value, logits, grad_output, create_graph=True)[0]
 
 
-def _reference(rows: Tensor, labels: Tensor, weight: Tensor | None, call: _Call) -> Tensor:
+def _reference(rows: Tensor, labels: Tensor, call: _Call) -> Tensor:
     wide = rows if rows.dtype == call.dtype else rows.to(call.dtype)
-    return reference_loss(
-        wide,
-        labels,
-        call.terms,
-        weight=weight,
-        ignore_index=call.ignore_index,
-        reduction=call.reduction,
-        label_smoothing=call.label_smoothing,
-    )
+    return reference_loss(wide, labels, call.terms, call.options)
 
 
-def _reference_rows(logits: Tensor, targets: Tensor, weight: Tensor | None, call: _Call) -> Tensor:
+def _reference_rows(logits: Tensor, targets: Tensor, call: _Call) -> Tensor:
     # The reference for logits [N, K] or, from the Triton path, [N, K, D].
-    value = _reference(*_flat(logits, targets), weight, call)
+    value = _reference(*_flat(logits, targets), call)
     return value.reshape(logits.shape[:1] + logits.shape[2:]) if value.ndim else value
 
 
@@ -625,7 +529,6 @@ def backends() -> list[tuple[str, bool, str]]:
 def _rows(  # what a kernel is launched with
     logits: Tensor,
     targets: Tensor,
-    weight: Tensor | None,
     call: _Call,
     denominator: Tensor | None,
     need_grad: bool,
@@ -634,22 +537,13 @@ def _rows(  # what a kernel is launched with
 ) -> tuple[Tensor, Tensor | None]:
     if torch.compiler.is_compiling():
         bases, numbers = _encode(call.terms)
-        mean = call.reduction == "mean"
-        rest = (upstream, bases, numbers, call.ignore_index, mean, call.label_smoothing)
+        weight, ignore_index, reduction, label_smoothing = call.options
+        rest = (upstream, bases, numbers, ignore_index, reduction == "mean", label_smoothing)
         result = _loss_or_grad_op(logits, targets, weight, *rest)
         return result, result if need_grad else None
+    rows = (logits, targets, call.terms, call.options, denominator)
     return _triton().module.loss_and_grad(  # type: ignore[no-any-return]
-        logits,
-        targets,
-        call.terms,
-        weight,
-        call.ignore_index,
-        denominator,
-        need_grad,
-        upstream,
-        call.label_smoothing,
-        need_losses,
-        call.inplace,
+        *rows, need_grad, upstream, need_losses, call.inplace
     )
 
 
@@ -683,19 +577,11 @@ def _loss_or_grad_op(  # an operator takes tensors and numbers, no values of our
 ) -> Tensor:
     """The losses of the rows, or where upstream is given their gradient."""
     need_grad = upstream is not None
+    options = LossOptions(weight, ignore_index, "mean" if mean else "sum", label_smoothing)
     kernels = _triton().module
-    losses, grad = kernels.loss_and_grad(
-        logits,
-        targets,
-        _decode(bases, numbers),
-        weight,
-        ignore_index,
-        kernels.row_weight_sum(targets, weight, ignore_index) if mean else None,
-        need_grad,
-        upstream,
-        label_smoothing,
-        not need_grad,
-    )
+    denominator = kernels.row_weight_sum(targets, options) if mean else None
+    rows = (logits, targets, _decode(bases, numbers), options, denominator)
+    losses, grad = kernels.loss_and_grad(*rows, need_grad, upstream, not need_grad)
     return grad if need_grad else losses  # type: ignore[no-any-return]
 
 

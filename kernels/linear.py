@@ -17,8 +17,9 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from . import dispatch
-from .bases import Reduction, Term
+from .bases import Term
 from .dispatch import Backend
+from .options import DEFAULTS, LossOptions, Reduction
 
 _FEW = 1 << 22  # logits: 16 MB of float32
 
@@ -32,34 +33,29 @@ Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 @torch.compiler.disable(  # type: ignore[untyped-decorator]
     reason="linear_loss runs chunk by chunk, each with kernels that are compiled already"
 )
-def linear_loss(  # those of F.linear and of F.cross_entropy
+def linear_loss(  # those of F.linear, and the loss
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
     terms: Sequence[Term],
     bias: Tensor | None = None,
+    options: LossOptions = DEFAULTS,
     *,
-    class_weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
     backend: Backend = "auto",
     chunk: int | None = None,
 ) -> Tensor:
     """`dispatch.loss` of F.linear(hidden, weight, bias), of which a chunk of rows exists at a time.
 
     hidden [..., H], weight [K, H], bias [K], targets [...] of classes or soft ones [..., K].
-    class_weight is the `weight` [K] of `dispatch.loss`, and the arguments after it are those of
-    that function.
+    options, whose weight [K] is one a class, and backend are those of `dispatch.loss`.
     chunk: rows at a time; None takes `chunk_rows`.
     Rows that are ignored cost nothing: the layer is not computed of them.
     Returns a scalar, or the shape of the targets for reduction 'none', in the dtype of the hidden
     states; under autocast layer and loss are computed as F.linear and F.cross_entropy are there.
     """
-    _check(hidden, weight, targets, bias, class_weight, chunk)
-    dispatch.check_options(
-        weight.shape[0], None, reduction, label_smoothing, backend, ignore_index=ignore_index
-    )
+    _check(hidden, weight, targets, bias, options.weight, chunk)
+    options._replace(weight=None).check(weight.shape[0])
+    dispatch.check_backend(backend)
     device, dtype, result = hidden.device.type, hidden.dtype, hidden.dtype
     if torch.is_autocast_enabled(device):
         result = torch.float32
@@ -69,10 +65,7 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
         dtype = torch.float32  # the products are a hundred times slower there in bfloat16
     call = _Call(
         tuple(terms),
-        class_weight,
-        ignore_index,
-        reduction,
-        label_smoothing,
+        options,
         backend,
         chunk or chunk_rows(weight),
         dtype,
@@ -85,14 +78,14 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
     if torch._C._are_functorch_transforms_active():
         value = _whole(rows, call)  # torch.func sees through it
     else:
-        kept = _kept(labels, ignore_index)
+        kept = _kept(labels, options.ignore_index)
         if kept is not None:
             rows = rows._replace(hidden=rows.hidden[kept], targets=labels[kept])
         if asked and torch.is_grad_enabled():
             value = _LinearLoss.apply(*rows, call)
         else:
             value = _forward(rows, call, _NONE)[0]
-    if reduction != "none":
+    if options.reduction != "none":
         return value
     if kept is not None:
         value = value.new_zeros(len(labels)).index_copy(0, kept, value)
@@ -187,10 +180,7 @@ class _Rows(NamedTuple):
 
 class _Call(NamedTuple):
     terms: tuple[Term, ...]
-    class_weight: Tensor | None
-    ignore_index: int
-    reduction: Reduction
-    label_smoothing: float
+    options: LossOptions
     backend: Backend
     chunk: int
     dtype: torch.dtype  # of the logits
@@ -207,7 +197,7 @@ class _Call(NamedTuple):
 
         Not in float16, where small ones would be 0 before a loss scale arrives.
         """
-        return self.reduction != "none" and self.dtype != torch.float16
+        return self.options.reduction != "none" and self.dtype != torch.float16
 
     def loss(
         self, logits: Tensor, targets: Tensor, reduction: Reduction, own: bool = False
@@ -219,10 +209,7 @@ class _Call(NamedTuple):
                 logits,
                 targets,
                 self.terms,
-                weight=self.class_weight,
-                ignore_index=self.ignore_index,
-                reduction=reduction,
-                label_smoothing=self.label_smoothing,
+                self.options._replace(reduction=reduction),
                 backend=self.backend,
                 inplace="leaf" if own else False,
             )
@@ -262,7 +249,7 @@ class _LinearLoss(torch.autograd.Function):
             grads = tuple(next(found) if needed else None for needed in needs)
         elif not call.one_pass:
             rows, upstream = _Rows(*ctx.saved_tensors), grad_output.to(call.wide)
-            if call.reduction == "mean":
+            if call.options.reduction == "mean":
                 upstream = upstream * _total(rows.targets, call)[1]
             _, grads = _in_chunks(rows, call, needs, upstream)
         else:
@@ -279,13 +266,13 @@ def _whole(rows: _Rows, call: _Call) -> Tensor:
     layer = rows.weight.to(call.dtype)
     offset = None if rows.bias is None else rows.bias.to(call.dtype)
     logits = F.linear(rows.hidden.to(call.dtype), layer, offset)
-    value = call._replace(backend="reference").loss(logits, rows.targets, call.reduction)
+    value = call._replace(backend="reference").loss(logits, rows.targets, call.options.reduction)
     return value.to(call.result)
 
 
 def _forward(rows: _Rows, call: _Call, needs: Needs) -> tuple[Tensor, Grads]:
     value, grads = _in_chunks(rows, call, needs)
-    if call.reduction == "mean":
+    if call.options.reduction == "mean":
         total, share = _total(rows.targets, call)
         value = value / total
         for grad in grads:
@@ -300,11 +287,11 @@ def _total(targets: Tensor, call: _Call) -> tuple[Tensor, Tensor]:
     if _is_soft(targets):
         total = torch.full((), len(targets), dtype=call.wide, device=targets.device)
         return total, torch.where(total > 0, total.reciprocal(), 0.0)
-    kept = targets != call.ignore_index
+    kept, class_weight = targets != call.options.ignore_index, call.options.weight
     counts = kept.to(call.wide)
-    if call.class_weight is not None:
-        known = torch.where(kept, targets, 0).long().clamp(0, len(call.class_weight) - 1)
-        counts = counts * call.class_weight.to(call.wide)[known]
+    if class_weight is not None:
+        known = torch.where(kept, targets, 0).long().clamp(0, len(class_weight) - 1)
+        counts = counts * class_weight.to(call.wide)[known]
     total = counts.sum()
     return total, torch.where(kept.any(), total.reciprocal(), 0.0)
 
@@ -324,7 +311,7 @@ def _chunk_by_chunk(
 ) -> tuple[Tensor, Grads]:
     hidden, weight, bias, targets = rows
     layer, offset = weight.to(call.dtype), None if bias is None else bias.to(call.dtype)
-    each = call.reduction == "none"
+    each = call.options.reduction == "none"
     value = hidden.new_zeros(len(hidden) if each else (), dtype=call.wide)
     of_hidden = torch.zeros_like(hidden) if needs[0] else None
     # A half type would lose what a chunk adds to the sum of those before it.

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .bases import BASES, Reduction, Term
+from .bases import BASES, Term
+from .options import DEFAULTS, LossOptions
 
 
 def row_losses(log_p: Tensor, targets: Tensor, terms: Sequence[Term]) -> Tensor:
@@ -80,14 +81,11 @@ def expected(values: Tensor, q: Tensor) -> Tensor:
 
 
 def soft_targets(
-    targets: Tensor,
-    num_classes: int,
-    weight: Tensor | None,
-    label_smoothing: float,
-    dtype: torch.dtype,
+    targets: Tensor, num_classes: int, options: LossOptions, dtype: torch.dtype
 ) -> Tensor:
     """By what the loss with each label counts, [N, K] of this type: (1 - s) q_k + s / K, times the
     weight of k, for s the label_smoothing and q the targets [N, K], or one-hot at targets [N]."""
+    weight, label_smoothing = options.weight, options.label_smoothing
     if targets.is_floating_point():
         q = targets.to(dtype)
         if label_smoothing:
@@ -104,20 +102,14 @@ def reference_loss(
     logits: Tensor,
     targets: Tensor,
     terms: Sequence[Term],
-    *,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    label_smoothing: float = 0.0,
+    options: LossOptions = DEFAULTS,
 ) -> Tensor:
     """The loss of logits [N, K] (any float type, float64 or float32 arithmetic) at targets: classes
     [N], or soft ones q [N, K] of any float type, whose loss is sum_k q_k L(z, k).
 
-    weight: one factor per class [K], by which L(z, k) counts.
-    ignore_index: rows whose target is this class count nothing.
-    label_smoothing: q is mixed with a share of it for all classes alike, (1 - s) q + s / K.
-    All as in `F.cross_entropy`, so 'mean' divides by the sum of the weights of the targets, and for
-    soft ones by N; it is nan when no row counts.
+    The options as in `F.cross_entropy`: the weight of class k multiplies L(z, k); label_smoothing s
+    mixes q with a share for all classes alike, (1 - s) q + s / K; 'mean' divides by the sum of the
+    weights of the targets, and for soft ones by N; it is nan when no row counts.
     Returns a scalar, or [N] for reduction 'none', in the dtype of the logits.
     """
     wide = logits if logits.dtype == torch.float64 else logits.float()
@@ -125,24 +117,24 @@ def reference_loss(
     count: Tensor | int
     if targets.is_floating_point():
         log_p, count = torch.log_softmax(wide, 1), len(wide)
-        q = soft_targets(targets, num_classes, weight, label_smoothing, wide.dtype)
+        q = soft_targets(targets, num_classes, options, wide.dtype)
         losses = row_losses(log_p, q, terms)
     else:
-        kept = targets != ignore_index
+        kept = targets != options.ignore_index
         targets = torch.where(kept, targets, 0)
         # An ignored row must not spread its own nan or inf through a product with 0.
         log_p = torch.log_softmax(torch.where(kept[:, None], wide, 0.0), 1)
         row_weights = kept.to(wide.dtype)
-        if weight is not None:
-            row_weights = row_weights * weight.to(wide.dtype)[targets]
+        if options.weight is not None:
+            row_weights = row_weights * options.weight.to(wide.dtype)[targets]
         count = row_weights.sum()
-        if label_smoothing:
-            q = soft_targets(targets, num_classes, weight, label_smoothing, wide.dtype)
+        if options.label_smoothing:
+            q = soft_targets(targets, num_classes, options, wide.dtype)
             losses = row_losses(log_p, q, terms) * kept
         else:
             losses = row_losses(log_p, targets, terms) * row_weights
-    if reduction == "mean":
+    if options.reduction == "mean":
         losses = losses.sum() / count
-    elif reduction == "sum":
+    elif options.reduction == "sum":
         losses = losses.sum()
     return losses.to(logits.dtype)

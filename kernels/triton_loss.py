@@ -29,6 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .bases import Term
+from .options import LossOptions
 
 # --- Base losses on the device ---
 # (log_p, p, params) -> (phi(log_p), its derivative), all float32, p = exp(log_p)
@@ -883,13 +884,11 @@ def plan(  # what a plan depends on
     logits: Tensor,
     targets: Tensor,
     terms: tuple[Term, ...],
-    class_weight: Tensor | None,
+    options: LossOptions,
     denominator: Tensor | None,
-    ignore_index: int,
     losses: Tensor | None,
     grad: Tensor | None,
     upstream: Tensor | None = None,
-    label_smoothing: float = 0.0,
     used: Tensor | None = None,
     seen: Tensor | None = None,
     chip: Chip | None = None,
@@ -897,7 +896,7 @@ def plan(  # what a plan depends on
     """The launch that writes losses [N, D] (float32) and grad (like the logits, or None).
 
     logits [N, K, D] of any strides; targets [N, D] contiguous, or soft ones [N, K, D] of any
-    strides; losses [N, D] (or None) and class_weight [K] contiguous; denominator [] divides losses
+    strides; losses [N, D] (or None) and the weight [K] contiguous; denominator [] divides losses
     and gradient; upstream, [] or [N, D] contiguous, multiplies the gradient.  With `used` [], grad
     holds the gradient for that upstream, and is computed again only if upstream is another, which
     `seen` [] keeps.
@@ -910,7 +909,7 @@ def plan(  # what a plan depends on
         targets.stride() if soft else None,
         logits.element_size(),
         terms,
-        label_smoothing != 0.0,
+        options.label_smoothing != 0.0,
         upstream is not None and upstream.ndim > 0,
         used is not None,
         chip or _chip(logits.device),
@@ -918,7 +917,7 @@ def plan(  # what a plan depends on
     args = (
         logits,
         targets,
-        class_weight,
+        options.weight,
         denominator,
         upstream,
         losses,
@@ -926,9 +925,9 @@ def plan(  # what a plan depends on
         used,
         seen,
         *form.sizes,
-        ignore_index,
+        options.ignore_index,
         1,
-        float(label_smoothing),
+        float(options.label_smoothing),
         *form.numbers,
     )
     return Launch(form.kernel, form.grid, args, form.options)
@@ -1083,12 +1082,10 @@ def loss_and_grad(  # what a kernel is launched with
     logits: Tensor,
     targets: Tensor,
     terms: tuple[Term, ...],
-    class_weight: Tensor | None,
-    ignore_index: int,
+    options: LossOptions,
     denominator: Tensor | None,
     need_grad: bool,
     upstream: Tensor | None = None,
-    label_smoothing: float = 0.0,
     need_losses: bool = True,
     inplace: bool = False,
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -1104,8 +1101,7 @@ def loss_and_grad(  # what a kernel is launched with
         losses = torch.empty(logits.shape[::2], dtype=torch.float32, device=logits.device)
     if need_grad:
         grad = logits if inplace else torch.empty_like(logits)
-    rest = (ignore_index, denominator, losses, grad, upstream, label_smoothing)
-    _launch(logits, targets, terms, class_weight, *rest)
+    _launch(logits, targets, terms, options, denominator, losses, grad, upstream)
     return losses, grad
 
 
@@ -1116,10 +1112,8 @@ def correct_(  # what a kernel is launched with
     logits: Tensor,
     targets: Tensor,
     terms: tuple[Term, ...],
-    class_weight: Tensor | None,
-    ignore_index: int,
+    options: LossOptions,
     denominator: Tensor | None,
-    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Makes the gradient for `used` [] the one for `upstream` [], in place; a copy of upstream.
 
@@ -1127,8 +1121,7 @@ def correct_(  # what a kernel is launched with
     not depend on what had been expected.  The host does not wait to know.
     """
     seen = torch.empty_like(used)
-    rest = (ignore_index, denominator, None, grad, upstream, label_smoothing, used, seen)
-    _launch(logits, targets, terms, class_weight, *rest)
+    _launch(logits, targets, terms, options, denominator, None, grad, upstream, used, seen)
     return seen
 
 
@@ -1136,13 +1129,11 @@ def _launch(  # what a kernel is launched with
     logits: Tensor,
     targets: Tensor,
     terms: tuple[Term, ...],
-    class_weight: Tensor | None,
-    ignore_index: int,
+    options: LossOptions,
     denominator: Tensor | None,
     losses: Tensor | None,
     grad: Tensor | None,
     upstream: Tensor | None,
-    label_smoothing: float,
     used: Tensor | None = None,
     seen: Tensor | None = None,
 ) -> None:
@@ -1153,13 +1144,13 @@ def _launch(  # what a kernel is launched with
     soft = targets.is_floating_point()
     if not soft:
         targets = targets.contiguous()
-    if class_weight is not None:
-        class_weight = class_weight.contiguous()
+    if options.weight is not None:
+        options = options._replace(weight=options.weight.contiguous())
     if upstream is not None:
         upstream = upstream.contiguous()
     with _on_device_of(logits):
-        where = (denominator, ignore_index, losses, grad, upstream, label_smoothing, used, seen)
-        plan(logits, targets, terms, class_weight, *where).run()
+        where = (denominator, losses, grad, upstream, used, seen)
+        plan(logits, targets, terms, options, *where).run()
 
 
 def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -1167,12 +1158,12 @@ def _on_device_of(tensor: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device_of(tensor) if tensor.is_cuda else nullcontext()
 
 
-def row_weight_sum(targets: Tensor, class_weight: Tensor | None, ignore_index: int) -> Tensor:
+def row_weight_sum(targets: Tensor, options: LossOptions) -> Tensor:
     """What a mean divides by [], float32: the weights of the rows, each 1 for soft targets."""
     if targets.is_floating_point():
         count = targets.numel() // targets.shape[1]
         return torch.full((), count, dtype=torch.float32, device=targets.device)
-    kept = targets != ignore_index
+    kept, class_weight = targets != options.ignore_index, options.weight
     if class_weight is None:
         return kept.sum(dtype=torch.float32)
     known = kept & (targets >= 0) & (targets < len(class_weight))

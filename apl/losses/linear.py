@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from apl.kernels import linear
-from apl.kernels.bases import Reduction
-from apl.kernels.dispatch import Backend, as_weight
+from apl.kernels.dispatch import Backend
+from apl.kernels.options import LossOptions, Reduction, as_weight
 from apl.kernels.targets import check_distributions, known
 from apl.losses.catalog import loss_terms
 
@@ -48,17 +48,10 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
     """
     if targets.is_floating_point() and known(targets) and targets.shape[-1:] == weight.shape[:1]:
         check_distributions(targets, -1)
+    terms = loss_terms(spec, len(weight), **params)
+    by_class = as_weight("class_weight", class_weight, hidden.device)
+    options = LossOptions(by_class, ignore_index, reduction, label_smoothing)
     value: Tensor = linear.linear_loss(
-        hidden,
-        weight,
-        targets,
-        loss_terms(spec, len(weight), **params),
-        bias,
-        class_weight=as_weight("class_weight", class_weight, hidden.device),
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-        backend=backend,
-        chunk=chunk,
+        hidden, weight, targets, terms, bias, options, backend=backend, chunk=chunk
     )
     return value

@@ -16,44 +16,35 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apl.kernels import dispatch
-from apl.kernels.bases import Reduction, Term
+from apl.kernels.bases import Term
 from apl.kernels.dispatch import Backend
+from apl.kernels.options import LossOptions, Reduction, as_weight
 from apl.kernels.targets import any_ignored, check_distributions, known
 from apl.losses.catalog import loss_name, loss_params, loss_terms
 
 
-class NoisyLabelLoss(nn.Module):
-    """A sum of plain and normalised loss terms; build it with `make_loss`."""
+class Criterion(nn.Module):
+    """What every criterion of `make_loss` is: a spec with its parameters, options, and a call."""
 
+    params: Mapping[str, float | tuple[float, ...]]
     weight: Tensor | None
 
-    def __init__(  # what make_loss has read and checked
+    def __init__(
         self,
         spec: str,
         num_classes: int,
-        terms: tuple[Term, ...],
-        weight: Tensor | None,
-        ignore_index: int,
-        reduction: Reduction,
-        label_smoothing: float,
-        backend: Backend,
-        inplace: bool,
         params: Mapping[str, float | tuple[float, ...]],
+        options: LossOptions,
     ) -> None:
         super().__init__()
-        self.spec, self.num_classes, self.terms = spec, num_classes, terms
-        self.params = dict(params)
-        self.ignore_index, self.reduction, self.backend = ignore_index, reduction, backend
-        self.label_smoothing, self.inplace = label_smoothing, inplace
+        self.spec, self.num_classes, self.params = spec, num_classes, dict(params)
+        weight, self.ignore_index, self.reduction, self.label_smoothing = options
         self.register_buffer("weight", weight)
 
-    def extra_repr(self) -> str:
-        own = {
-            "label_smoothing": (self.label_smoothing, 0.0),
-            "backend": (self.backend, "auto"),
-            "inplace": (self.inplace, False),
-        }
-        return _said(self, own)
+    @property
+    def options(self) -> LossOptions:
+        """Its options as they are now: the weight where the module is."""
+        return LossOptions(self.weight, self.ignore_index, self.reduction, self.label_smoothing)
 
     def forward(
         self,
@@ -62,14 +53,59 @@ class NoisyLabelLoss(nn.Module):
         *,
         input: Tensor | None = None,
         target: Tensor | None = None,
+        **wanted: Any,
     ) -> Tensor:
-        """logits [N, K], [N, K, d1, ...] or [K]; targets class indices of shape [N], [N, d1, ...]
-        or [], or soft targets q of the shape of the logits (mixup, distillation), which sum to 1
-        over the classes: sum_k q_k L(z, k).  input and target are the names of F.cross_entropy.
+        """The loss of logits at targets: what they may be is told by `value` of the class; wanted
+        is what its `wants` names, and no more.  input and target are the names of F.cross_entropy.
 
         Returns a scalar, or the shape of the class indices for reduction 'none'.
         """
-        logits, targets = _called(logits, targets, input, target)
+        return self.value(*_called(logits, targets, input, target), **wanted)
+
+    def value(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss, of tensors that have been given once each."""
+        raise NotImplementedError
+
+    def _said(self, **own: tuple[object, object]) -> str:
+        # All that two criteria may differ in: parameters, and what is not as it is by default.
+        said = [repr(self.spec), f"num_classes={self.num_classes}"]
+        for name, value in self.params.items():
+            said.append(f"{name}={_number(value)}")
+        if self.weight is not None:
+            said.append(f"weight={_few(self.weight)}")
+        rest = {
+            "ignore_index": (self.ignore_index, -100),
+            "reduction": (self.reduction, "mean"),
+            "label_smoothing": (self.label_smoothing, 0.0),
+            **own,
+        }
+        said += [f"{name}={value!r}" for name, (value, usual) in rest.items() if value != usual]
+        return ", ".join(said)
+
+
+class NoisyLabelLoss(Criterion):
+    """A sum of plain and normalised loss terms; build it with `make_loss`."""
+
+    def __init__(
+        self,
+        spec: str,
+        num_classes: int,
+        params: Mapping[str, float | tuple[float, ...]],
+        options: LossOptions,
+        terms: tuple[Term, ...],
+        backend: Backend,
+        inplace: bool,
+    ) -> None:
+        super().__init__(spec, num_classes, params, options)
+        self.terms, self.backend, self.inplace = terms, backend, inplace
+
+    def extra_repr(self) -> str:
+        return self._said(backend=(self.backend, "auto"), inplace=(self.inplace, False))
+
+    def value(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """logits [N, K], [N, K, d1, ...] or [K]; targets class indices of shape [N], [N, d1, ...]
+        or [], or soft targets q of the shape of the logits (mixup, distillation), which sum to 1
+        over the classes: sum_k q_k L(z, k)."""
         k = self.num_classes
         if logits.ndim < 1 or logits.shape[min(1, logits.ndim - 1)] != k:
             raise ValueError(
@@ -77,17 +113,8 @@ class NoisyLabelLoss(nn.Module):
             )
         if targets.is_floating_point() and targets.shape == logits.shape and known(targets):
             check_distributions(targets, min(1, logits.ndim - 1))
-        return dispatch.loss(
-            logits,
-            targets,
-            self.terms,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-            backend=self.backend,
-            inplace=self.inplace,
-        )
+        how: dict[str, Any] = {"backend": self.backend, "inplace": self.inplace}
+        return dispatch.loss(logits, targets, self.terms, self.options, **how)
 
 
 def _called(
@@ -109,22 +136,6 @@ def _called(
     return found  # type: ignore[return-value]
 
 
-def _said(criterion: NoisyLabelLoss | RowLoss, own: Mapping[str, tuple[object, object]]) -> str:
-    # All that two criteria may differ in: parameters, and what is not as it is by default.
-    said = [repr(criterion.spec), f"num_classes={criterion.num_classes}"]
-    for name, value in criterion.params.items():
-        said.append(f"{name}={_number(value)}")
-    if criterion.weight is not None:
-        said.append(f"weight={_few(criterion.weight)}")
-    rest = {
-        "ignore_index": (criterion.ignore_index, -100),
-        "reduction": (criterion.reduction, "mean"),
-        **own,
-    }
-    said += [f"{name}={value!r}" for name, (value, usual) in rest.items() if value != usual]
-    return ", ".join(said)
-
-
 def _number(value: float | tuple[float, ...]) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_number, value))})"
@@ -143,7 +154,7 @@ def _few(values: Tensor) -> str:
 # ------------------------------------------------------------------------ what is no sum of terms
 
 
-class RowLoss(nn.Module):
+class RowLoss(Criterion):
     """A loss of each row of logits that is no sum of terms; build it with `make_loss`.
 
     needs: what its class is built with beside its parameters ('num_samples', 'transition').
@@ -160,28 +171,11 @@ class RowLoss(nn.Module):
     wants: ClassVar[tuple[str, ...]] = ()
     views: ClassVar[int] = 1
     of_batch: ClassVar[bool] = False
+    params: Mapping[str, float]  # of its one part
     num_samples: int = 0  # how many training samples it remembers something of
-    weight: Tensor | None
-
-    def __init__(
-        self,
-        spec: str,
-        num_classes: int,
-        params: Mapping[str, float],
-        weight: Tensor | None,
-        ignore_index: int,
-        reduction: Reduction,
-    ) -> None:
-        super().__init__()
-        self.spec, self.num_classes, self.params = spec, num_classes, dict(params)
-        self.ignore_index, self.reduction = ignore_index, reduction
-        self.register_buffer("weight", weight)
 
     def extra_repr(self) -> str:
-        given: dict[str, tuple[object, object]] = {}
-        if self.num_samples:
-            given["num_samples"] = (self.num_samples, 0)
-        said = _said(self, given)
+        said = self._said(num_samples=(self.num_samples, 0))
         transition = getattr(self, "transition", None)  # where there is one to tell apart
         return said if transition is None else f"{said}, transition={_few(transition)}"
 
@@ -189,32 +183,21 @@ class RowLoss(nn.Module):
         """The losses [R] of logits [R, K] (of V views [V, R, K]), float32 or float64, at [R]."""
         raise NotImplementedError
 
-    def forward(
-        self,
-        logits: Tensor | None = None,
-        targets: Tensor | None = None,
-        *,
-        input: Tensor | None = None,
-        target: Tensor | None = None,
-        **wanted: Any,
-    ) -> Tensor:
+    def value(self, logits: Tensor, targets: Tensor, **wanted: Any) -> Tensor:
         """logits [N, K], [N, K, d1, ...] or [K], with V in front where there are views; targets
-        class indices of shape [N], [N, d1, ...] or []; wanted: what `wants` names, and no more.
-        input and target are the names of F.cross_entropy.
+        class indices of shape [N], [N, d1, ...] or [].
 
-        Returns a scalar, or the shape of the targets for reduction 'none', in the dtype of the
-        logits (under autocast in float32); the arithmetic is float32 or float64.
+        Returns the loss in the dtype of the logits (under autocast in float32); the arithmetic is
+        float32 or float64.
         """
         if set(wanted) != set(self.wants):
             wants = ", ".join(self.wants) or "nothing"
             given = ", ".join(sorted(wanted)) or "nothing"
             raise ValueError(f"{self.spec!r} wants {wants} beside logits and targets, got {given}")
-        logits, targets = _called(logits, targets, input, target)
         if targets.ndim == 0 and logits.ndim == (2 if self.views > 1 else 1):  # one row
             if "samples" in wanted:
                 wanted["samples"] = wanted["samples"].reshape(1)
-            one: Tensor = self(logits.unsqueeze(-2), targets[None], **wanted)
-            return one.squeeze(0)
+            return self.value(logits.unsqueeze(-2), targets[None], **wanted).squeeze(0)
         self._check(logits, targets)
         wide = logits if logits.dtype == torch.float64 else logits.float()
         # [..., K, d1, ...] as rows [..., K]
@@ -629,14 +612,14 @@ class EntropyRegularised(RowLoss):
     of_batch: ClassVar[bool] = True
 
     def __init__(
-        self, spec: str, num_classes: int, params: Mapping[str, float], *rest: Any
+        self, spec: str, num_classes: int, params: Mapping[str, float], options: LossOptions
     ) -> None:
-        super().__init__(spec, num_classes, params, *rest)
+        super().__init__(spec, num_classes, params, options)
         own = {name: value for name, value in params.items() if name != "lam"}
         self.terms = loss_terms(spec.removesuffix("_er"), num_classes, **own)
 
     def rows(self, logits: Tensor, targets: Tensor, kept: Tensor) -> Tensor:
-        losses = dispatch.loss(logits, targets, self.terms, reduction="none")
+        losses = dispatch.loss(logits, targets, self.terms, LossOptions(reduction="none"))
         log_p = torch.log_softmax(logits, 1).masked_fill(~kept[:, None], -math.inf)
         log_mean = torch.logsumexp(log_p, 0) - kept.sum().to(log_p.dtype).log()
         entropy = -(log_mean.exp() * log_mean).sum()
@@ -711,10 +694,10 @@ def make_loss(  # those of nn.CrossEntropyLoss, and ours
     >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))
     tensor(8.3893)
     """
-    weight = dispatch.as_weight("weight", weight)
-    dispatch.check_options(
-        num_classes, weight, reduction, label_smoothing, backend, ignore_index=ignore_index
-    )
+    weight = as_weight("weight", weight)
+    options = LossOptions(weight, ignore_index, reduction, label_smoothing)
+    options.check(num_classes)
+    dispatch.check_backend(backend)
     name = loss_name(spec)
     extras = {"num_samples": num_samples, "transition": transition}
     given: dict[str, Any] = {extra: value for extra, value in extras.items() if value is not None}
@@ -724,18 +707,8 @@ def make_loss(  # those of nn.CrossEntropyLoss, and ours
             raise ValueError(f"{spec!r} {'needs' if extra in needs else 'takes no'} {extra}")
     if name not in CRITERIA:
         terms = loss_terms(spec, num_classes, **params)
-        return NoisyLabelLoss(
-            spec,
-            num_classes,
-            terms,
-            weight,
-            ignore_index,
-            reduction,
-            label_smoothing,
-            backend,
-            inplace,
-            loss_params(spec, params),
-        )
+        about = (spec, num_classes, loss_params(spec, params), options)
+        return NoisyLabelLoss(*about, terms, backend, inplace)
     values: dict[str, Any] = loss_params(spec if "=" in spec else name, params)  # of one part
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
@@ -743,5 +716,4 @@ def make_loss(  # those of nn.CrossEntropyLoss, and ours
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if label_smoothing or inplace:
         raise ValueError(f"{name!r} has no {'label_smoothing' if label_smoothing else 'inplace'}")
-    about = (name, num_classes, values, weight, ignore_index, reduction)
-    return CRITERIA[name](*about, **given)
+    return CRITERIA[name](name, num_classes, values, options, **given)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from kernel_times import LOSSES, Case, compare
 
 from apl.kernels import dispatch
-from apl.kernels.bases import BASES, REDUCTIONS, Term
+from apl.kernels.bases import BASES, Term
+from apl.kernels.options import DEFAULTS, REDUCTIONS, LossOptions
 from apl.kernels.reference import reference_loss
 from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, correct_, loss_and_grad, plan
 
@@ -86,7 +87,7 @@ def both(logits, targets, terms, *, upstream=None, **options):
     results = []
     for backend, dtype in (("triton", logits.dtype), ("reference", torch.float64)):
         leaf = logits.detach().to(dtype).requires_grad_()
-        value = dispatch.loss(leaf, targets, terms, backend=backend, **options)
+        value = dispatch.loss(leaf, targets, terms, LossOptions(**options), backend=backend)
         value.backward(torch.ones_like(value) if upstream is None else upstream.to(value))
         results += [value.detach().double(), leaf.grad]
     assert results[1].dtype == logits.dtype
@@ -267,9 +268,9 @@ def test_offsets_beyond_32_bits():
     # Not run, as it would need the memory: planned.
     logits = torch.empty(2, 3, 2**30, device="meta")
     targets = torch.empty(2, 2**30, dtype=torch.int64, device="meta")
-    assert plan(logits, targets, NCE_RCE, None, None, -100, targets, logits).options["WIDE"]
+    assert plan(logits, targets, NCE_RCE, DEFAULTS, None, targets, logits).options["WIDE"]
     small = logits[:, :, :100].contiguous()
-    assert not plan(small, targets, NCE_RCE, None, None, -100, targets, small).options["WIDE"]
+    assert not plan(small, targets, NCE_RCE, DEFAULTS, None, targets, small).options["WIDE"]
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -279,11 +280,11 @@ def test_wide_offsets_give_the_same(k, wide):
     losses = torch.empty(3, 1, device=ON)
     grad = torch.empty_like(logits)
     launch = plan(
-        logits[:, :, None], targets[:, None], NCE_RCE, None, None, -100, losses, grad[:, :, None]
+        logits[:, :, None], targets[:, None], NCE_RCE, DEFAULTS, None, losses, grad[:, :, None]
     )
     launch._replace(options={**launch.options, "WIDE": wide}).run()
     leaf = logits.double().requires_grad_()
-    reference_loss(leaf, targets, NCE_RCE, reduction="sum").backward()
+    reference_loss(leaf, targets, NCE_RCE, LossOptions(reduction="sum")).backward()
     torch.testing.assert_close(grad.double(), leaf.grad, rtol=1e-5, atol=1e-6)
 
 
@@ -326,8 +327,8 @@ def test_targets_of_every_integer_type(name, reduction):
     logits, targets = random_case(10, 10)  # as many rows as classes: no shape tells a mask
     weight = torch.rand(10, device=ON) + 0.1
     options = {"weight": weight, "reduction": reduction, "backend": "triton"}
-    expected = dispatch.loss(logits, targets, NCE_RCE, **options)
-    found = dispatch.loss(logits, targets.to(getattr(torch, name)), NCE_RCE, **options)
+    expected = dispatch.loss(logits, targets, NCE_RCE, LossOptions(**options))
+    found = dispatch.loss(logits, targets.to(getattr(torch, name)), NCE_RCE, LossOptions(**options))
     assert torch.equal(found, expected)
 
 
@@ -352,7 +353,9 @@ def test_the_bits_do_not_depend_on_the_scale_that_was_expected(k, inner, dtype):
         grads = []
         for reduction in ("sum", "none"):
             leaf = logits.clone().requires_grad_()
-            value = dispatch.loss(leaf, targets, NCE_RCE, reduction=reduction, backend="triton")
+            value = dispatch.loss(
+                leaf, targets, NCE_RCE, LossOptions(reduction=reduction), backend="triton"
+            )
             value.float().backward(torch.full(value.shape, scale, device=ON))
             grads.append(leaf.grad)
         assert torch.equal(grads[0], grads[1])
@@ -377,7 +380,7 @@ def test_losses_of_several_scales_at_a_time():
 def test_a_gradient_that_is_right_is_not_touched(k):
     logits, targets = random_case(5, k)
     one, two = (torch.full((), float(number), device=ON) for number in (1, 2))
-    rows = (logits[:, :, None], targets[:, None], NCE_RCE, None, -100, None)
+    rows = (logits[:, :, None], targets[:, None], NCE_RCE, DEFAULTS, None)
     right = loss_and_grad(*rows, True, two)[1]
     grad = torch.full_like(right, 7.0)
     assert correct_(grad, two, two, *rows) == 2
@@ -415,7 +418,9 @@ def test_in_place_where_it_would_be_wrong():
     )
     for z, options, said in refused:
         with pytest.raises(ValueError, match=f"inplace=True cannot be with {said}"):
-            dispatch.loss(z, targets, NCE_RCE, inplace=True, backend="triton", **options)
+            dispatch.loss(
+                z, targets, NCE_RCE, LossOptions(**options), inplace=True, backend="triton"
+            )
     loss = dispatch.loss(logits * 1, targets, NCE_RCE, inplace=True, backend="triton")
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="has one backward"):
@@ -440,7 +445,7 @@ def test_a_bad_argument_is_an_error_and_switches_nothing_off():
     )
     for options, said in bad:
         with pytest.raises(ValueError, match=re.escape(said)):
-            dispatch.loss(logits, targets, NCE_RCE, backend="triton", **options)
+            dispatch.loss(logits, targets, NCE_RCE, LossOptions(**options), backend="triton")
     for wrong, said in (
         (targets.float(), "targets must be class indices [4] of an integer type or soft targets"),
         (targets > 0, "of a floating point type, got torch.bool [4]"),
@@ -562,7 +567,7 @@ def test_torch_compile_of_soft_targets_without_a_graph_break(terms):
     backend = "inductor" if ON == "cuda" else "aot_eager"
 
     def step(z):
-        return dispatch.loss(1.5 * z, q, terms, label_smoothing=0.1, backend="triton")
+        return dispatch.loss(1.5 * z, q, terms, LossOptions(label_smoothing=0.1), backend="triton")
 
     results = []
     for run in (step, torch.compile(step, fullgraph=True, backend=backend)):
@@ -624,21 +629,21 @@ def test_no_rows():
 def test_a_target_that_is_no_class_gives_nan():
     logits, targets = random_case(3, 10)
     targets[0], targets[1] = 10, -1
-    loss = dispatch.loss(logits, targets, NCE_RCE, reduction="none", backend="triton")
+    loss = dispatch.loss(logits, targets, NCE_RCE, LossOptions(reduction="none"), backend="triton")
     assert loss.isnan().tolist() == [True, True, False]
 
 
 def test_ignore_index_among_the_classes():
     logits, targets = random_case(20, 4)
     options = {"ignore_index": 2, "reduction": "mean"}
-    value = dispatch.loss(logits, targets, NCE_RCE, backend="triton", **options)
-    expected = reference_loss(logits.double(), targets, NCE_RCE, **options)
+    value = dispatch.loss(logits, targets, NCE_RCE, LossOptions(**options), backend="triton")
+    expected = reference_loss(logits.double(), targets, NCE_RCE, LossOptions(**options))
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_no_gradient_is_computed_unless_needed():
     logits, targets = random_case(5, 10)
-    _, grad = loss_and_grad(logits[:, :, None], targets[:, None], NCE_RCE, None, -100, None, False)
+    _, grad = loss_and_grad(logits[:, :, None], targets[:, None], NCE_RCE, DEFAULTS, None, False)
     assert grad is None
     with torch.no_grad():
         assert dispatch.loss(logits.requires_grad_(), targets, NCE_RCE, backend="triton").isfinite()
@@ -651,7 +656,9 @@ def test_backward_twice_and_double_backward(reduction):
     second = []
     for backend in ("triton", "reference"):
         leaf = logits.clone().requires_grad_()
-        value = dispatch.loss(leaf, targets, EVERYTHING, reduction=reduction, backend=backend)
+        value = dispatch.loss(
+            leaf, targets, EVERYTHING, LossOptions(reduction=reduction), backend=backend
+        )
         (first,) = torch.autograd.grad(value, leaf, upstream, retain_graph=True)
         (again,) = torch.autograd.grad(value, leaf, upstream, retain_graph=True)
         assert torch.equal(first, again)
@@ -667,7 +674,10 @@ def test_torch_compile_without_a_graph_break(reduction):
 
     def step(z):
         return (
-            2 * dispatch.loss(1.5 * z, targets, NCE_RCE, reduction=reduction, backend="triton")
+            2
+            * dispatch.loss(
+                1.5 * z, targets, NCE_RCE, LossOptions(reduction=reduction), backend="triton"
+            )
         ).sum()
 
     results = []
@@ -687,7 +697,7 @@ def test_torch_func():
 
     rows = torch.func.vmap(torch.func.grad(one))(logits, targets)
     leaf = logits.clone().requires_grad_()
-    dispatch.loss(leaf, targets, NCE_RCE, reduction="sum", backend="triton").backward()
+    dispatch.loss(leaf, targets, NCE_RCE, LossOptions(reduction="sum"), backend="triton").backward()
     torch.testing.assert_close(rows, leaf.grad)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from apl import linear_loss, make_loss
 from apl.kernels import dispatch
-from apl.kernels.bases import REDUCTIONS
+from apl.kernels.options import REDUCTIONS, LossOptions
 from apl.losses.catalog import loss_terms
 from apl.losses.modules import CRITERIA
 
@@ -196,7 +196,7 @@ def test_what_does_not_fit_is_said_when_it_is_built(
         with pytest.raises(ValueError, match=r"weight must be|ignore_index must be"):
             linear_loss(LOGITS, torch.randn(5, 5), TARGETS, name, **mine)
         with pytest.raises(ValueError, match=r"weight must|ignore_index must"):
-            dispatch.loss(LOGITS, TARGETS, loss_terms(name, 5), **options)
+            dispatch.loss(LOGITS, TARGETS, loss_terms(name, 5), LossOptions(**options))
 
 
 # --- Soft targets ---

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from apl import make_loss
 from apl.kernels import closed_form, dispatch
-from apl.kernels.bases import BASES, REDUCTIONS, Term
+from apl.kernels.bases import BASES, Term
+from apl.kernels.options import REDUCTIONS, LossOptions
 from apl.kernels.reference import reference_loss
 from apl.losses.catalog import SUMS, loss_terms
 
@@ -115,8 +116,8 @@ def test_random_sums_in_closed_form(terms, reduction, weighted, ignore_index, se
         *both(
             logits,
             targets,
-            lambda z, y: dispatch.loss(z, y, terms, backend="eager", **options),
-            lambda z, y: reference_loss(z, y, terms, **options),
+            lambda z, y: dispatch.loss(z, y, terms, LossOptions(**options), backend="eager"),
+            lambda z, y: reference_loss(z, y, terms, LossOptions(**options)),
         )
     )
 
@@ -218,7 +219,9 @@ def sum_over_labels(logits, targets, terms, *, weight, label_smoothing, reductio
     def of_label(k: int) -> torch.Tensor:
         if logits[:, k].isneginf().all():  # nobody's label: the gradient of its loss is no number
             return torch.zeros(len(logits), dtype=torch.float64)
-        return reference_loss(logits, torch.full((len(logits),), k), terms, reduction="none")
+        return reference_loss(
+            logits, torch.full((len(logits),), k), terms, LossOptions(reduction="none")
+        )
 
     by_label = torch.stack([of_label(k) for k in range(num_classes)], 1)
     losses = torch.where(q == 0, 0.0, q * torch.where(q == 0, 0.0, by_label)).sum(1)
@@ -261,7 +264,9 @@ def test_any_soft_targets(
     (value, grad), (expected, expected_grad) = both(
         logits.double(),
         q,
-        lambda z, y: dispatch.loss(z.to(dtype), y, terms, backend=backend, **options).double(),
+        lambda z, y: dispatch.loss(
+            z.to(dtype), y, terms, LossOptions(**options), backend=backend
+        ).double(),
         lambda z, y: sum_over_labels(z, y, terms, **options),
     )
     eps = 2 * torch.finfo(dtype).eps if dtype.itemsize == 2 else 1e-5

@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 from apl.config.config import make_config
 from apl.kernels import dispatch
 from apl.kernels.bases import Term
+from apl.kernels.options import LossOptions
 from apl.kernels.reference import reference_loss
 from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
@@ -30,7 +31,7 @@ TERMS = (Term("ce", 1.0, "norm"), Term("mae"))
 def expected(logits, targets, upstream=1.0):
     """Row losses and their gradient in float64, of logits [N, K]."""
     leaf = logits.detach().double().requires_grad_()
-    losses = reference_loss(leaf, targets, TERMS, reduction="none")
+    losses = reference_loss(leaf, targets, TERMS, LossOptions(reduction="none"))
     (grad,) = torch.autograd.grad(losses.sum() * upstream, leaf)
     return losses.detach(), grad
 
@@ -62,7 +63,9 @@ def test_logits_beyond_32_bits(k, n, inner, reduction):
         logits[rows] = some
     logits.requires_grad_()
     shape = (1, n) if inner else (n,)
-    loss = dispatch.loss(logits, targets.view(shape), TERMS, reduction=reduction, backend="triton")
+    loss = dispatch.loss(
+        logits, targets.view(shape), TERMS, LossOptions(reduction=reduction), backend="triton"
+    )
     loss.sum().backward()
 
     losses, grads = expected(some, targets[rows])
@@ -84,7 +87,9 @@ def test_logits_on_another_device_than_the_current_one(reduction, compiled):
     targets = torch.randint(10, (64,), device="cuda:1")
 
     def step(z):
-        return dispatch.loss(z, targets, TERMS, reduction=reduction, backend="triton").sum()
+        return dispatch.loss(
+            z, targets, TERMS, LossOptions(reduction=reduction), backend="triton"
+        ).sum()
 
     leaf = logits.clone().requires_grad_()
     with torch.cuda.device(0):

@@ -11,6 +11,7 @@ pytest.importorskip("triton.backends.nvidia")
 import kernel_code
 import triton
 
+from apl.kernels.options import DEFAULTS
 from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, Chip, plan
 from apl.losses.catalog import loss_terms
 
@@ -468,7 +469,7 @@ def test_another_number_of_rows_compiles_nothing(num_classes):
             logits = torch.empty(rows, num_classes, 1, device="meta")
             losses = torch.empty(rows, 1, device="meta")
             targets = torch.empty(rows, 1, dtype=torch.int64, device="meta")
-            where = (None, None, -100, losses, torch.empty_like(logits))
+            where = (DEFAULTS, None, losses, torch.empty_like(logits))
             launch = plan(logits, targets, terms, *where, chip=Chip(132, 50 << 20))
             kernels.add(launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options).hash)
     assert len(kernels) == 1

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from apl import linear_loss, make_loss
 from apl.kernels import linear
-from apl.kernels.bases import REDUCTIONS
+from apl.kernels.options import REDUCTIONS
 
 N, H, K = 24, 6, 9
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from apl.kernels import dispatch
 from apl.kernels.bases import BASES, Form, Term
 from apl.kernels.dispatch import Backend
+from apl.kernels.options import LossOptions
 from apl.losses.catalog import SUMS, loss_terms
 from apl.losses.modules import make_loss
 
@@ -41,7 +42,9 @@ def value_and_gradient(
     logits: Tensor, targets: Tensor, terms: tuple[Term, ...], backend: Backend, **options: float
 ) -> tuple[Tensor, Tensor]:
     leaf = logits.detach().clone().requires_grad_()
-    losses = dispatch.loss(leaf, targets, terms, backend=backend, reduction="none", **options)  # type: ignore[arg-type]
+    losses = dispatch.loss(
+        leaf, targets, terms, LossOptions(reduction="none", **options), backend=backend
+    )  # type: ignore[arg-type]
     losses.sum().backward()
     assert leaf.grad is not None
     return losses.detach(), leaf.grad

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from apl import linear_loss, make_loss
-from apl.kernels.bases import REDUCTIONS
 from apl.kernels.linear import chunk_rows
+from apl.kernels.options import REDUCTIONS
 from apl.losses.catalog import SUMS
 
 Layer = tuple[Tensor, Tensor, Tensor | None]
