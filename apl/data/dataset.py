@@ -30,7 +30,8 @@ class Split:
     texts: of samples that are texts, images then being the rows of what stands beside them, [N, 0]
     where nothing does.  at: which samples of the whole split these are [N], None for all of them.
     pixels: the images of the whole split, where `images` are features of them.  decided: whose
-    label a person has looked at and decided on [N], None where nobody has.
+    label a person has looked at and decided on [N], None where nobody has.  votes: what each of
+    several annotators says [N, A], UNKNOWN where one says nothing; None where there is one.
     """
 
     images: Tensor
@@ -40,6 +41,7 @@ class Split:
     at: IntArray | None = None
     pixels: Tensor | None = None
     decided: BoolArray | None = None
+    votes: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,7 +56,8 @@ class Split:
         images = self.images[torch.from_numpy(chosen)]
         at = chosen if self.at is None else self.at[chosen]
         decided = None if self.decided is None else self.decided[chosen]
-        return Split(images, labels, names, texts, at, self.pixels, decided)
+        votes = None if self.votes is None else self.votes[chosen]
+        return Split(images, labels, names, texts, at, self.pixels, decided, votes)
 
     @property
     def pictures(self) -> Tensor | None:
@@ -76,6 +79,7 @@ class Dataset:
     first.  encoding: how samples to come are brought into this form: `columns`, the recipes of a
     table's (`apl.data.tables`), or `range`, of images the pixels that became 0 to 255, both 0 where
     they were bytes; empty of a built-in set.
+    annotators: whose labels the splits' votes are.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Dataset:
     made_by: Mapping[str, Any] = field(default_factory=dict)
     contents: npt.NDArray[np.uint8] | None = None
     encoding: Mapping[str, Any] = field(default_factory=dict)
+    annotators: tuple[str, ...] = ()
 
     @property
     def on(self) -> str:

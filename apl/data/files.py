@@ -46,7 +46,7 @@ from apl.data.tables import Cells, Recipe, row_digests, to_features
 from apl.errors import BadInput
 from apl.files import plain, table_bytes, write_atomic, write_parts
 from apl.names import DATASETS, SIDE
-from apl.noise.labels import IntArray, Labels
+from apl.noise.labels import UNKNOWN, IntArray, Labels
 from apl.paths import user_path
 
 FORMAT = 3  # of what lies in the cache, and of how it is decoded; another one is decoded anew
@@ -84,7 +84,7 @@ def read_path(
     *how, side = dataclasses.astuple(dataclasses.replace(reading, max_broken=0))
     how += [] if side == SIDE else [side]
     asked = [FORMAT, listing.name, os.path.abspath(path), how]
-    key = json.dumps([asked, listing.notes, listing.broken, listing.samples])
+    key = json.dumps([asked, listing.notes, listing.broken, listing.samples, *listing.votes])
     return cached(key, listing, str(path), reading, say, progress, json.dumps(asked))
 
 
@@ -174,13 +174,15 @@ def _build(
     """Decode what is listed and write down what it is; ABOUT is the last file, and says that all
     others are whole."""
     notes: list[str] = []
-    order = arrange(listing.samples, source, notes.append, reading.classes)
+    said = {text for row in listing.votes for text in row} - {""}  # by the fewest, too
+    classes = {*reading.classes, *said}
+    order = arrange(listing.samples, source, notes.append, classes)
     content = _write_content(folder, listing, order, reading, progress)
     rows = np.arange(len(order.chosen))  # where each sample lies in the files
     alike = _alike(folder, listing, order, content)
     if alike is not None:
         notes = []
-        apart = arrange(listing.samples, source, notes.append, reading.classes, alike)
+        apart = arrange(listing.samples, source, notes.append, classes, alike)
         at = np.empty(len(listing.samples), np.int64)
         at[order.chosen] = rows
         rows, order = at[apart.chosen], apart
@@ -196,8 +198,9 @@ def _build(
     if train in (0, len(samples)):
         raise BadInput(f"no image of {source} can be read; {broken_line(broken)}")
     labels = Labels(order.given[good], order.true[good])
+    votes = _votes(listing, order, order.chosen[good])
     arrays = io.BytesIO()
-    np.savez(arrays, given=labels.given, true=labels.true)
+    np.savez(arrays, given=labels.given, true=labels.true, **votes)
     write_atomic(folder / LABELS, arrays.getvalue())
     names = [sample.name for sample in samples]
     write_atomic(folder / NAMES, json.dumps(names).encode())
@@ -209,7 +212,8 @@ def _build(
     about = {
         "name": listing.name,
         "root": os.path.abspath(listing.root) if samples[0].path else "",
-        "digest": digest_of(order.class_names, train, labels, digests),
+        "digest": digest_of(order.class_names, train, labels, digests, *votes.values()),
+        "annotators": list(listing.annotators),
         "shape": content.shape,
         "image_size": reading.image_size,
         "class_names": order.class_names,
@@ -230,6 +234,16 @@ def _build(
     for leftover in (DECODING, DONE, ".*.tmp"):  # the last ones of a writing that was killed
         for file in folder.glob(leftover):
             file.unlink()
+
+
+def _votes(listing: Listing, order: Order, chosen: IntArray) -> dict[str, IntArray]:
+    """What annotators say of the samples at `chosen` as numbers of classes [N, A], by its name in
+    the file; nothing where there are none."""
+    if not listing.votes:
+        return {}
+    index = {label: k for k, label in enumerate(order.class_names)}
+    rows = [[index.get(text, UNKNOWN) for text in listing.votes[i]] for i in chosen]
+    return {"votes": np.array(rows, np.int64).reshape(len(rows), len(listing.annotators))}
 
 
 def _write_copies(
@@ -363,11 +377,14 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str |
     write_atomic(path, table_bytes(columns, ([plain(str(cell)) for cell in row] for row in rows)))
 
 
-def digest_of(class_names: Sequence[str], train: int, labels: Labels, digests: Pixels) -> str:
-    """The sha256 of a data set: its classes, labels and split, and the digest of each image; not
-    of the names of its files or where they lie."""
+def digest_of(
+    class_names: Sequence[str], train: int, labels: Labels, digests: Pixels, *votes: IntArray
+) -> str:
+    """The sha256 of a data set: its classes, labels and split, the digest of each image, and what
+    several annotators say; not of the names of its files or where they lie."""
     digest = hashlib.sha256(json.dumps([list(class_names), train]).encode())
-    for part in (labels.given.astype("<i8"), labels.true.astype("<i8"), digests):
+    numbers = [part.astype("<i8") for part in (labels.given, labels.true, *votes)]
+    for part in (*numbers[:2], digests, *numbers[2:]):
         digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
 
@@ -415,11 +432,17 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
     """The data set that was decoded into a folder of the cache."""
     with np.load(folder / LABELS) as file:
         given, true = file["given"], file["true"]
+        votes = file["votes"] if "votes" in file.files else None
     names = tuple(json.loads((folder / NAMES).read_text()))
     images = torch.from_numpy(_map(folder / IMAGES, len(given), about["shape"]))
     at = about["train"]
     train, test = (
-        Split(images[part], Labels(given[part], true[part]), names[part])
+        Split(
+            images[part],
+            Labels(given[part], true[part]),
+            names[part],
+            votes=None if votes is None else votes[part],
+        )
         for part in (slice(None, at), slice(at, None))
     )
     return Dataset(
@@ -433,6 +456,7 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
         root=about["root"],
         contents=np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32),
         encoding=about.get("encoding", {}),
+        annotators=tuple(about.get("annotators", ())),
     )
 
 

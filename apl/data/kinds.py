@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from apl.data.annotators import join_votes
 from apl.data.arrays import is_array_name, list_arrays
 from apl.data.layouts import list_layout
 from apl.data.listing import LISTS, SPLITS, Listing, Sample, only_classes, some_of
@@ -38,6 +39,7 @@ def list_data(path: Path, reading: Reading) -> Listing:
         by_name = sorted(range(len(listing.samples)), key=lambda i: _by_name(listing.samples[i]))
         listing.samples = [listing.samples[i] for i in by_name]
         listing.rows = [listing.rows[i] for i in by_name] if listing.rows else []
+        listing.votes = [listing.votes[i] for i in by_name] if listing.votes else []
     elif listing.pixels is not None and reading.image_size not in (0, listing.pixels.shape[1]):
         raise BadInput(
             f"image_size is {reading.image_size}, but {path} holds arrays of height "
@@ -196,6 +198,7 @@ def _by_splits(path: Path, reading: Reading, lists: list[tuple[Path, str]]) -> L
         found.samples += part.samples
         found.broken += part.broken
         found.notes += [note for note in part.notes if note not in found.notes]
+    join_votes(found, parts)
     names = [sample.name for sample in found.samples]
     if len({*names}) < len(names) and first.pictures is not None:  # numbers of rows
         found.samples = [s._replace(name=str(k)) for k, s in enumerate(found.samples)]

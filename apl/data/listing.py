@@ -46,6 +46,9 @@ LISTS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 HELD_OUT = 5  # one in so many is held out where there is no test split
 
 
+Votes = tuple[str, ...]  # a sample's labels as text, by annotator, '' where one gave none
+
+
 class Sample(NamedTuple):
     """A sample as it is listed: what the user calls it, where it lies, its labels as text."""
 
@@ -65,7 +68,8 @@ class Listing:
     to tell; pixels: the images themselves where arrays hold them, in the samples' order; columns:
     so the cells of a table, by column, with `decimal` where a number's fraction begins; name: of
     the data set, '' until it has one; pictures: where the samples' images lie inside a file; rows:
-    where each sample stands in its list, as `apl.data.rows` numbers it; label_columns: of a list.
+    where each sample stands in its list, as `apl.data.rows` numbers it; label_columns: of a list;
+    votes: what several annotators say of each sample, by whom as `annotators` names them.
     """
 
     root: Path
@@ -79,6 +83,8 @@ class Listing:
     pictures: Pictures | None = None
     rows: list[int] = field(default_factory=list)
     label_columns: Sequence[str] = ()
+    votes: list[Votes] = field(default_factory=list)
+    annotators: Sequence[str] = ()
 
 
 def suffix_of(name: str) -> str:

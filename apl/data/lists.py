@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
@@ -10,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from apl.data.annotators import are_votes, column_of, folded, settle_votes, votes_of
 from apl.data.labels import NO_LABEL, Unclear, as_text, label_text, one_hot_text, to_number
 from apl.data.listing import (
     SPLITS,
     SUFFIXES,
     Listing,
     Sample,
+    Votes,
     broken_line,
     settle_labels,
     some_of,
@@ -34,6 +37,9 @@ LABEL_COLUMNS = (
     *("dx", "diagnosis", "breed", "species", "y"),
 )
 """What the column of the labels is called where nobody says it, in the lists of others."""
+SAMPLE_COLUMNS = ("sample", "sample_id", "id", "task", "task_id", "item", "item_id")
+"""What the column is called that says which sample of a table a row is about, where there is a row
+for each label."""
 _OF_IMAGES = frozenset("image images img imgs photo photos picture pictures file filename".split())
 _OF_IDS = _OF_IMAGES | frozenset("id ids name key uid uuid scan slide".split())
 HEAD = 2000  # rows by which it is judged what the columns are for
@@ -47,6 +53,7 @@ class _Columns(NamedTuple):
     file: str
     split: str
     embedded: bool
+    votes: bool  # of annotators, each in one of the labels' columns
 
 
 def list_file(
@@ -62,6 +69,14 @@ def list_file(
     sheet = read_rows(path, {reading.label_column})
     rows = iter(sheet.rows)
     head = list(itertools.islice(rows, HEAD))
+    key, annotator = _long(head, reading)
+    if annotator:
+        head = [*head, *rows]
+        called = key if key in FILE_COLUMNS else ID_COLUMNS[0]
+        wide = folded(head, key, reading.label_column, annotator, called)
+        if wide is not None:
+            head, people = wide
+            reading = dataclasses.replace(reading, label_column=people)
     named = [row for _, row in head if not isinstance(row, str)]
     found = Listing(path.parent, decimal=sheet.decimal)
     places = None if reading.image_folder == NONE else Places(path, reading.image_folder)
@@ -79,11 +94,26 @@ def list_file(
         raise BadInput(f"{path} lists no {what}{where}; {broken_line(found.broken)}")
     found.label_columns = columns.labels
     taken.tell()
+    if columns.votes:
+        settle_votes(found, columns.labels, reading.classes)
     if labelled:
         settle_labels(found, reading, f"{path} ({', '.join(columns.labels)})")
     if not columns.file:
         _make_table(found, taken.cells, columns.labels)
     return found
+
+
+def _long(head: Sequence[tuple[int, Row | str]], reading: Reading) -> tuple[str, str]:
+    """The columns of a list with a row for each label that say of which sample and by whom it is;
+    '' where it has none, or its images lie in it."""
+    rows = [row for _, row in head if not isinstance(row, str)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    annotator, label = column_of(names), reading.label_column
+    key = next((name for name in (*FILE_COLUMNS, *SAMPLE_COLUMNS) if name in names), "")
+    inside = any(isinstance(_first(rows, name), Picture) for name in names)
+    if inside or not key or label not in names or annotator == label:
+        return "", ""
+    return key, annotator
 
 
 class _Taken:
@@ -103,6 +133,7 @@ class _Taken:
         self.cells: dict[str, list[Any]] = {}
         self.folders: Counter[str] = Counter()
         self.count = self.missing = self.place = 0
+        self.votes: Votes = ()  # those of the row that is taken
         info = os.stat(path)
         self.stat = info.st_size, info.st_mtime_ns
         if columns and columns.embedded:
@@ -132,6 +163,8 @@ class _Taken:
                 values.append(row.get(column))
         found.samples.append(sample)
         found.rows.append(number)
+        if columns.votes:
+            found.votes.append(self.votes)
 
     def _sample(self, row: Row, columns: _Columns, name: str, place: int) -> Sample | str:
         """The sample of a row, or why it is none."""
@@ -140,8 +173,11 @@ class _Taken:
             name = name or str(place)
         if not name.strip():
             return "no file is named"
+        self.votes = ("",) * len(columns.labels)
         try:
-            given, true = _label_of(row, columns.labels), label_text(row.get("clean_label"))
+            true = label_text(row.get("clean_label"))
+            self.votes = votes_of(row, columns.labels) if columns.votes else self.votes
+            given = next(filter(None, self.votes), "") or _label_of(row, columns)
         except Unclear as error:
             if self.labelled:
                 return str(error)
@@ -222,7 +258,9 @@ def _columns_of(
         if guessed:
             found.notes.append(f"labels: column {guessed!r} (--label-column takes another)")
         labels = (guessed,) if guessed else ()
-    return _Columns(labels, file, "split" if "split" in names else "", bool(pictured))
+    votes = len(labels) > 1 and are_votes(rows, labels)
+    split = "split" if "split" in names else ""
+    return _Columns(labels, file, split, bool(pictured), votes)
 
 
 def _first(rows: Sequence[Row], name: str) -> Any:
@@ -300,9 +338,11 @@ def _label_column(names: Sequence[str], file: str, sure: bool) -> str:
     return rest[0] if len(rest) == 1 and not called and not sure else ""
 
 
-def _label_of(row: Row, columns: Sequence[str]) -> str:
-    """The label of a row, in its column or by the one of several columns that is 1; '' without."""
-    if not columns:
+def _label_of(row: Row, of: _Columns) -> str:
+    """The label of a row, in its column or by the one of several columns that is 1; '' without, and
+    of several annotators."""
+    columns = of.labels
+    if of.votes or not columns:
         return ""
     if len(columns) == 1:
         return label_text(row.get(columns[0]))

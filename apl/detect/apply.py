@@ -209,6 +209,11 @@ def _alike(name: str) -> str:
 def _changes(listing: Listing, order: Order, decided: Decisions) -> Changes:
     """By row of a list, its new cells; None for one that is dropped."""
     columns = listing.label_columns
+    if listing.votes:
+        raise BadInput(
+            f"the list has a column for each of {len(columns)} annotators, whose labels stay as "
+            "they are: train on what was decided, with --labels decisions.csv"
+        )
     changes: dict[int, Mapping[str, str] | None] = {}
     for i, word in enumerate(decided.words(order.given)):
         row = listing.rows[order.chosen[i]]
