@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from apl.config.grid import make_grid
     from apl.data.dataset import Dataset, Split
     from apl.data.sources import load_data
+    from apl.detect.consensus import Consensus, consensus
     from apl.detect.evidence import Findings, find_issues, noise_rate, rank
     from apl.detect.monitor import LabelMonitor
     from apl.detect.search import find_mislabelled
@@ -29,6 +30,7 @@ __all__ = [
     "LOSSES",
     "BadInput",
     "Config",
+    "Consensus",
     "Dataset",
     "Findings",
     "LabelMonitor",
@@ -39,6 +41,7 @@ __all__ = [
     "Result",
     "Split",
     "__version__",
+    "consensus",
     "find_issues",
     "find_mislabelled",
     "linear_loss",
@@ -57,6 +60,7 @@ _HOMES = {
     "LOSSES": "losses.catalog",
     "BadInput": "errors",
     "Config": "config.config",
+    "Consensus": "detect.consensus",
     "Dataset": "data.dataset",
     "Findings": "detect.evidence",
     "LabelMonitor": "detect.monitor",
@@ -66,6 +70,7 @@ _HOMES = {
     "NoisyLabelLoss": "losses.modules",
     "Result": "runs.scores",
     "Split": "data.dataset",
+    "consensus": "detect.consensus",
     "find_issues": "detect.evidence",
     "find_mislabelled": "detect.search",
     "linear_loss": "losses.linear",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +70,9 @@ def find(
         typer.Option(help="decisions.csv: these are not shown again"),
     ] = None,
     shown: Annotated[int, typer.Option(help="images in the gallery, worst first")] = 400,
+    another: Annotated[
+        int, typer.Option("--next", help="list so many samples that are worth another label")
+    ] = 0,
     folder: Annotated[
         Path | None, typer.Option("--out", help="folder for the results, else results/DATASET-find")
     ] = None,
@@ -88,6 +92,7 @@ def find(
             "or, to try it out, `apl find digits --noise sym --rate 0.2`"
         )
     require(shown >= 1, "shown", shown, "a whole number >= 1")
+    require(another >= 0, "next", another, "a whole number >= 0")
     asked = dict(given)
     machine = take_machine(given)
     given["dataset"] = source
@@ -123,6 +128,7 @@ def find(
         decided, decisions = _decided(decisions, place, search, data, out)
     detection = _write(search, rows, decided, target, data.name, shown)
     _tell(search, rows, detection, target)
+    _write_agreed(search, target, another)
     done = decisions if decided is not None and decided.decided.any() else None
     then(out, *_next(search, rows, done, target, source, asked))
     if search.failed:
@@ -157,6 +163,37 @@ def _write(
         judged=judged(search),
     )
     return detection
+
+
+def _write_agreed(search: Search, target: Path, another: int) -> None:
+    """Write what several annotators say together, and the samples worth another label."""
+    from apl.detect.consensus import (
+        ANNOTATORS,
+        ANOTHER,
+        CONSENSUS,
+        NEXT,
+        as_one,
+        write_consensus,
+        write_next,
+    )
+
+    out, found = console(), search.agreed
+    if found is None and another and not search.failed:
+        train = search.data.train
+        one = as_one(train.labels.given, search.evidence, search.data.class_names)
+        write_next(target, dataclasses.replace(one, samples=train.names), another)
+    elif found is not None:
+        write_consensus(target, found, another or NEXT)
+        sure = [(share, name) for share, name in zip(found.accuracy, found.annotators, strict=True)]
+        sure = sorted(pair for pair in sure if pair[0] == pair[0])
+        ends = ", ".join(
+            f"{name} {share:.1%}" for share, name in dict.fromkeys(sure[-1:] + sure[:1])
+        )
+        out.print(f"annotators, by how often they are right: {ends}; all: {target / ANNOTATORS}")
+        out.print(f"consensus: {target / CONSENSUS} (apl train --labels takes it)")
+    else:
+        return
+    out.print(f"worth another label, and why: {target / ANOTHER}")
 
 
 def _kept(place: Place, out: Terminal) -> Path | None:

@@ -55,6 +55,7 @@ PANELS: dict[str, tuple[str, ...]] = {
             "judge",
             "decisions",
             "shown",
+            "another",
             "pictures",
             "folder",
             "out_file",

@@ -52,8 +52,9 @@ def folded(
     """A row a sample, with a column an annotator, of rows that have one label each; and these
     columns, as `--label-column` names them.  None where no sample has labels of several annotators.
 
-    key: the column that says which sample a row is about, then called `called`.  The other cells of a sample are those of
-    its first row.  A row that contradicts what the same annotator said before is told as wrong.
+    key: the column that says which sample a row is about, then called `called`.  The other cells of
+    a sample are those of its first row.  A row that contradicts what the same annotator said before
+    is told as wrong.
     """
     wide: dict[str, tuple[int, Row | str]] = {}
     said: dict[tuple[str, str], str] = {}

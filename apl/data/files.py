@@ -200,7 +200,7 @@ def _build(
     labels = Labels(order.given[good], order.true[good])
     votes = _votes(listing, order, order.chosen[good])
     arrays = io.BytesIO()
-    np.savez(arrays, given=labels.given, true=labels.true, **votes)
+    np.savez(arrays, given=labels.given, true=labels.true, **dict[str, Any](votes))
     write_atomic(folder / LABELS, arrays.getvalue())
     names = [sample.name for sample in samples]
     write_atomic(folder / NAMES, json.dumps(names).encode())

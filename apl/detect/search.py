@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from apl.config.config import Config
     from apl.data.dataset import Dataset, Split
+    from apl.detect.consensus import Consensus
     from apl.training.evaluate import Evaluator
     from apl.training.machine import Machine
 
@@ -48,7 +49,8 @@ class Search:
 
     test: what was found in the labels of data.test, of which the network has seen none; None where
     they were not judged.  test_curves: as curves, None without any.  unjudged: which labels were
-    not, and why, a sentence each.
+    not, and why, a sentence each.  agreed: what several annotators say together of all samples that
+    were judged, those of the training first; None where there is one label of each.
     """
 
     findings: Findings
@@ -60,6 +62,7 @@ class Search:
     test: Findings | None = None
     test_curves: Halves | None = None
     unjudged: tuple[str, ...] = ()
+    agreed: Consensus | None = None
 
     def table(self) -> pd.DataFrame:
         """One row a training sample, as `apl find` writes them: id (its number in data.train), the
@@ -204,6 +207,8 @@ def search_labels(
     said: Evidence | None
     if not folds and judges_by_heads(config):
         return _by_heads(config, prepared, both, unjudged, listener)
+    if prepared.train.votes is not None and not folds:
+        return _by_votes(config, prepared, both, unjudged)
     if folds:
         evidence, said, failed = _out_of_fold(config, prepared, folds, machine, listener)
     else:
@@ -214,6 +219,10 @@ def search_labels(
         evidence, curves = monitor.evidence, monitor.curves
         said = beside.said if beside is not None else None
         test_curves = beside.monitor.curves if beside is not None else None
+    if prepared.train.votes is not None and not failed:  # each was judged out of fold
+        told = [evidence] if said is None or not both else [evidence, said]
+        clean = np.exp(np.concatenate([part.log_probs for part in told]))
+        return _by_votes(config, prepared, both, unjudged, clean=clean)
     given, names = prepared.train.labels.given, prepared.class_names
     if failed and not evidence.visits.any():
         findings = untold(given, classes, [])
@@ -317,6 +326,9 @@ def _by_heads(
 
     parts = (data.train, data.test) if both else (data.train,)
     rows = torch.cat([part.images for part in parts])
+    if data.train.votes is not None:
+        stop = listener.should_stop
+        return _by_votes(config, data, both, unjudged, rows=rows, should_stop=stop)
     given = np.concatenate([part.labels.given for part in parts])
     stop = listener.should_stop
     fit = cross_fit(rows, given, data.num_classes, seed=config.seed, should_stop=stop)
@@ -327,6 +339,43 @@ def _by_heads(
     evidence = Evidence.of(fit.clean[:count])
     findings = _part(found, slice(count))
     return Search(findings, data, config, evidence, curves, test=test, unjudged=tuple(unjudged))
+
+
+# What may be known of the samples beside their votes, in two forms.
+def _by_votes(
+    config: Config,
+    data: Dataset,
+    both: bool,
+    unjudged: Sequence[str],
+    *,
+    rows: Tensor | None = None,
+    clean: Matrix | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Search:
+    """A search in what several annotators say, together with heads on features [N, F], or with
+    what networks say of samples that they have not seen [N, K]; or alone."""
+    from apl.detect.consensus import agreed, findings_of
+
+    parts = (data.train, data.test) if both else (data.train,)
+    votes = np.concatenate([part.votes for part in parts if part.votes is not None])
+    given = np.concatenate([part.labels.given for part in parts])
+    names = tuple(name for part in parts for name in part.names)
+    found = agreed(
+        votes, data.class_names, data.annotators, names, rows=rows, clean=clean, seed=config.seed,
+        should_stop=should_stop,
+    )  # fmt: skip
+    findings, count = findings_of(found, given), len(data.train)
+    curves: Halves = np.empty((count, 0), np.float16)
+    return Search(
+        _part(findings, slice(count)),
+        data,
+        config,
+        Evidence.of(found.posterior[:count]),
+        curves,
+        test=_part(findings, slice(count, None)) if both else None,
+        unjudged=tuple(unjudged),
+        agreed=found,
+    )
 
 
 def _part(found: Findings, part: slice) -> Findings:

@@ -120,6 +120,18 @@ def cross_fit(  # what is judged, how, and two ways to follow it
     return CrossFit(clean, _with_decisions(posterior, sure), transition, wrong, rate)
 
 
+def heads_on(
+    rows: Tensor, labels: IntArray, seed: int = 0, should_stop: Callable[[], bool] = lambda: False
+) -> Callable[[Matrix, int], Matrix]:
+    """A function that has heads with a hidden layer learn soft targets [N, K] on features [N, F],
+    the given number deciding their weights; it returns what each says of the samples that it has
+    not seen [N, K].  labels: what all folds get their share of [N]."""
+    folds = stratified(labels, FOLDS, seed)
+    features = _components(_standardised(rows))
+    training = _Training(features, folds, seed, FEWEST_STEPS, should_stop)
+    return lambda targets, number: training.later(torch.from_numpy(targets).float(), number)
+
+
 def explain(clean: Matrix, labels: IntArray) -> tuple[Matrix, Matrix]:
     """The posterior of the true class [N, K] by sample and given label, and the noise matrix
     [K, K], from what is said of samples whose label was not seen [N, K]: EM for the matrix alone.
