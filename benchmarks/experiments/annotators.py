@@ -87,7 +87,7 @@ def majority(votes: Array, classes: int, seed: int) -> tuple[Array, Array]:
 def dawid_skene(votes: Array) -> tuple[Array, Array]:
     """crowd-kit's."""
     import pandas as pd
-    from crowdkit.aggregation import DawidSkene
+    from crowdkit.aggregation.classification.dawid_skene import DawidSkene
 
     task, worker = np.nonzero(votes != UNKNOWN)
     frame = pd.DataFrame({"task": task, "worker": worker, "label": votes[task, worker]})
