@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -167,21 +168,22 @@ def verify(
         largest = max(classes)
         values = _all_labels(_random_log_p(largest), terms[largest])
         sums = values.sum(1)
-        edges = _all_labels(lattice(largest).log(), terms[largest])
+        at_points = {k: _all_labels(lattice(k).log(), terms[k]) for k in classes}
         verdicts.append(
             Verdict(
                 name,
                 float((sums.max() - sums.min()) / sums.mean()),
-                float(max(values.max(), edges.max())),
+                float(max(values.max(), at_points[largest].max())),
                 _gradient_error(terms[largest], largest),
-                {k: _tolerated(terms[k], k, symmetric) for k in classes},
-                {k: _tolerated(terms[k], k, pair_flip) for k in classes},
+                {k: _tolerated(at_points[k], symmetric) for k in classes},
+                {k: _tolerated(at_points[k], pair_flip) for k in classes},
                 {path: sum_error(name, path) for path in ("reference", "eager", "auto")},
             )
         )
     return verdicts
 
 
+@cache
 def _exact(file: str) -> Any:
     return json.loads(resources.files("apl.losses").joinpath(file).read_text(encoding="utf-8"))
 
@@ -263,6 +265,7 @@ def kernel_errors(names: Sequence[str] = SUMS) -> tuple[dict[str, float], str]:
     return found, "in Triton's interpreter"
 
 
+@cache
 def lattice(num_classes: int) -> Tensor:
     """Points [N, K] of the simplex: all whose coordinates are multiples of 1 / LATTICE[K], with
     FLOOR for 0, and some ever closer to the vertex e_0, along each edge and towards the middle."""
@@ -316,15 +319,19 @@ def _gradient_error(terms: Sequence[Term], num_classes: int) -> float:
     return float(error / gradient.abs().max())
 
 
-def _tolerated(
-    terms: Sequence[Term], num_classes: int, noise: Callable[[int, float], Matrix]
-) -> float:
+@cache
+def _first_rows(noise: Callable[[int, float], Matrix], num_classes: int) -> Tensor:
+    """Row 0 of the transition matrix of every rate: [rates, K]."""
+    return torch.from_numpy(np.stack([noise(num_classes, rate)[0] for rate in RATES]))
+
+
+def _tolerated(values: Tensor, noise: Callable[[int, float], Matrix]) -> float:
     """The highest rate up to which no point of the lattice has a lower noisy risk than e_0, nan
-    where one has a lower clean risk (label smoothing)."""
-    points = lattice(num_classes)
-    values = _all_labels(points.log(), terms)
-    vertex = int(points[:, 0].argmax())
-    rows = torch.from_numpy(np.stack([noise(num_classes, rate)[0] for rate in RATES]))
+    where one has a lower clean risk (label smoothing).  values: the loss [N, K] of every point for
+    every label."""
+    num_classes = values.shape[1]
+    vertex = int(lattice(num_classes)[:, 0].argmax())
+    rows = _first_rows(noise, num_classes)
     risks = values @ rows.T  # [points, rates]
     beaten = risks.min(0).values < risks[vertex] - 1e-9 * values.max()
     first = int(beaten.int().argmax()) if beaten.any() else len(RATES)
