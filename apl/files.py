@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from apl.errors import BadInput, one_line
 
 if TYPE_CHECKING:
@@ -121,6 +119,7 @@ def json_object(text: str, where: str, remedy: str) -> dict[str, Any]:
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    import numpy as np
     import torch
 
     digest = hashlib.sha256(state.encode())

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer
 from conftest import PATIENCE
+from forked import apart
 
 from apl.cli.app import app
 from apl.data.sources import human_labels, load_data
@@ -28,6 +29,7 @@ HEAVY = {
     *("matplotlib", "triton", "torchvision", "PIL"),
 }
 
+WIDE = {"COLUMNS": "300"}
 APL = "from apl.cli import main; main()"
 
 PROBE = """
@@ -61,45 +63,13 @@ def ask(folder: Path, program: str, *arguments: str, **env: str) -> Answer:
     done = subprocess.run(
         [sys.executable, "-c", PROBE, str(loaded), program, *arguments],
         cwd=elsewhere,
-        env={**os.environ, "COLUMNS": "300", **env},
+        env={**os.environ, **WIDE, **env},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
     assert not any(elsewhere.iterdir())
     return Answer(done.returncode, done.stdout, done.stderr, set(loaded.read_text().split("\n")))
-
-
-# Each line in a fork of a process that has loaded the command line: what it has loaded by then is
-# at least what a process of its own would have, and twenty of these take ten seconds to begin.
-EACH = """
-import os, sys, traceback
-from pathlib import Path
-import apl.cli.app
-folder = Path(sys.argv[1])
-os.mkdir("elsewhere")
-os.chdir("elsewhere")
-for name, words, env in eval(sys.argv[2]):
-    pid = os.fork()
-    if pid == 0:
-        for number, kind in ((1, "out"), (2, "err")):
-            os.dup2(os.open(folder / f"{name}.{kind}", os.O_WRONLY | os.O_CREAT), number)
-        os.environ.update(env)
-        sys.argv = ["apl", *words]
-        code = 0
-        try:
-            apl.cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            code = 99
-        sys.stdout.flush(), sys.stderr.flush()
-        (folder / f"{name}.loaded").write_text("\\n".join(sys.modules))
-        os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    (folder / f"{name}.code").write_text(str(os.waitstatus_to_exitcode(status)))
-"""
 
 
 def completing(line: str) -> dict[str, str]:
@@ -111,38 +81,24 @@ def completing(line: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     """What `apl LINE` answers to the lines below, and what is offered at their ends."""
-    folder = tmp_path_factory.mktemp("answers")
+    folder, elsewhere = (tmp_path_factory.mktemp(name) for name in ("answers", "elsewhere"))
     lines = [line for line, _ in LISTED] + BAD + ["noise --help", "train --help"]
     asked = [(line, line.split(), {}) for line in lines]
     asked += [(line, [], completing(line)) for line, _ in OFFERED]
-    if hasattr(os, "fork"):
-        given = [(str(n), words, env) for n, (_, words, env) in enumerate(asked)]
-        done = subprocess.run(
-            [sys.executable, "-c", EACH, str(folder), repr(given)],
-            cwd=folder,
-            env={**os.environ, "COLUMNS": "300"},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        assert done.returncode == 0, done.stderr
-        assert not any((folder / "elsewhere").iterdir())
-
-        def read(name: str) -> str:
-            return (folder / name).read_text(encoding="utf-8")
-
-        found = [
-            Answer(
-                int(read(f"{n}.code")),
-                read(f"{n}.out"),
-                read(f"{n}.err"),
-                set(read(f"{n}.loaded").split("\n")),
-            )
-            for n in range(len(asked))
-        ]
-    else:
-        found = [ask(tmp_path_factory.mktemp("one"), APL, *words, **env) for _, words, env in asked]
-    return {line: answer for (line, _, _), answer in zip(asked, found, strict=True)}
+    loaded = [folder / str(n) for n in range(len(asked))]
+    scripts = [
+        f"import os, sys; os.environ.update({env}); sys.argv = {['apl', *words]}\n"
+        f"try: apl.cli.main()\n"
+        f"finally: open({str(file)!r}, 'w').write('\\n'.join(sys.modules))"
+        for file, (_, words, env) in zip(loaded, asked, strict=True)
+    ]
+    # What is loaded by then is at least what a process that has not begun with others would have.
+    found = apart(scripts, f"import os; os.chdir({str(elsewhere)!r}); import apl.cli.app", **WIDE)
+    assert not any(elsewhere.iterdir())
+    return {
+        line: Answer(done.returncode, done.stdout, done.stderr, set(file.read_text().split("\n")))
+        for (line, _, _), done, file in zip(asked, found, loaded, strict=True)
+    }
 
 
 def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
-from conftest import ROOT
+from forked import apart
 
 pytest.importorskip("triton")
 
@@ -43,24 +39,8 @@ warnings.simplefilter("always", RuntimeWarning)
 """
 
 
-def lines(script: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", BEGIN + script],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("reduction", "scale"), [("none", 1.0), ("mean", 3.0), ("sum", 0.5)])
-def test_a_failure_of_the_backward_kernel_alone_gives_way_with_one_line(
-    reduction: str, scale: float
-) -> None:
-    found = lines(f"""
+def of_one_reduction(reduction: str, scale: float) -> str:
+    return f"""
 fail_with(lambda: OutOfResources(999, 100, "registers"))
 for _ in range(3):
     ours = gradient("nce_rce", "triton", "{reduction}", {scale})
@@ -68,15 +48,10 @@ for _ in range(3):
 told = [line for line in caught if "Triton" in line]
 print(len(told), told[0].count(chr(10)), told[0])
 print(len(dispatch._launch_problems))
-""")
-    assert found[0].startswith("1 0 the Triton loss cannot run and another path takes its place")
-    assert "OutOfResources: out of resource: registers, Required: 999" in found[0]
-    assert found[1] == "1"
+"""
 
 
-@pytest.mark.slow
-def test_what_others_raise_in_a_backward_is_raised_and_noted_nowhere() -> None:
-    found = lines("""
+IN_A_BACKWARD = """
 for make in (lambda: RuntimeError("of somebody else"), lambda: NotImplementedError("theirs"),
              lambda: torch.OutOfMemoryError("full"), lambda: ValueError("an argument")):
     fail_with(make)
@@ -85,19 +60,9 @@ for make in (lambda: RuntimeError("of somebody else"), lambda: NotImplementedErr
     except Exception as error:
         print(type(error).__name__, error)
 print(len(dispatch._launch_problems), len([line for line in caught if "Triton" in line]))
-""")
-    assert found == [
-        "RuntimeError of somebody else",
-        "NotImplementedError theirs",
-        "OutOfMemoryError full",
-        "ValueError an argument",
-        "0 0",
-    ]
+"""
 
-
-@pytest.mark.slow
-def test_what_others_raise_in_a_forward_is_raised_and_noted_nowhere() -> None:
-    found = lines("""
+IN_A_FORWARD = """
 fail_with(lambda: RuntimeError("of somebody else"), of_gradients_alone=False)
 try:
     gradient("nce_rce", "triton", "mean", 1.0)
@@ -107,5 +72,47 @@ fail_with(lambda: OutOfResources(999, 100, "registers"), of_gradients_alone=Fals
 torch.testing.assert_close(gradient("nce_rce", "triton", "mean", 1.0),
                            gradient("nce_rce", "reference", "mean", 1.0))
 print(len(dispatch._launch_problems), len([line for line in caught if "Triton" in line]))
-""")
-    assert found == ["of somebody else 0", "1 1"]
+"""
+
+REDUCTIONS = (("none", 1.0), ("mean", 3.0), ("sum", 0.5))
+
+
+@pytest.fixture(scope="module")
+def lines() -> dict[str, list[str]]:
+    """What each script prints, in the interpreter."""
+    scripts = [*(of_one_reduction(*each) for each in REDUCTIONS), IN_A_BACKWARD, IN_A_FORWARD]
+    found = apart(scripts, BEGIN, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+    for done in found:
+        assert done.returncode == 0, done.stderr[-3000:]
+    return {script: done.stdout.splitlines() for script, done in zip(scripts, found, strict=True)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("reduction", "scale"), REDUCTIONS)
+def test_a_failure_of_the_backward_kernel_alone_gives_way_with_one_line(
+    lines: dict[str, list[str]], reduction: str, scale: float
+) -> None:
+    found = lines[of_one_reduction(reduction, scale)]
+    assert found[0].startswith("1 0 the Triton loss cannot run and another path takes its place")
+    assert "OutOfResources: out of resource: registers, Required: 999" in found[0]
+    assert found[1] == "1"
+
+
+@pytest.mark.slow
+def test_what_others_raise_in_a_backward_is_raised_and_noted_nowhere(
+    lines: dict[str, list[str]],
+) -> None:
+    assert lines[IN_A_BACKWARD] == [
+        "RuntimeError of somebody else",
+        "NotImplementedError theirs",
+        "OutOfMemoryError full",
+        "ValueError an argument",
+        "0 0",
+    ]
+
+
+@pytest.mark.slow
+def test_what_others_raise_in_a_forward_is_raised_and_noted_nowhere(
+    lines: dict[str, list[str]],
+) -> None:
+    assert lines[IN_A_FORWARD] == ["of somebody else 0", "1 1"]
