@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 READS = (
     *("data_dir", "image_size", "label_column", "test_set", "max_broken", "classes"),
-    *("max_pixels", "image_folder", "layout", "skip"),
+    *("max_pixels", "image_folder", "layout", "skip", "text_column"),
 )
 """The options by which data of one's own are read, which the next command needs too."""
 SEES = (*READS, "features", "weights")

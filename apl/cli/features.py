@@ -30,6 +30,8 @@ def features_first(cells: Sequence[Config], machine: Machine, own: Dataset | Non
             out.print(line, markup=False)
     for cell in different.values():
         if cell.features == NONE:
+            if own is not None and own.kind == "texts":
+                out.print("features none: learned from the other columns, not from the texts")
             continue
         from apl.training.prepare import embedding, prepare
 

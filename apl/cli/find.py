@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apl.cli.after import NOISY, SEES, again, cleaned, then, typed
-from apl.cli.console import console
+from apl.cli.console import console, this_command
 from apl.cli.features import features_first
 from apl.cli.options import CONFIG, MACHINE, options, take_machine, take_own_data
 from apl.cli.results import Place, keep_state, other_search, place_for, source_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from apl.cli.terminal import Terminal
     from apl.data.dataset import Dataset
     from apl.data.decisions import Decisions
+    from apl.detect.audit import Audit
     from apl.detect.rows import Rows
     from apl.detect.search import Search
 
@@ -39,7 +40,7 @@ USUAL = {
     **vars(Machine()),
     "image_size": 0,
     "network": "by size",
-    "features": "photos: lite0",
+    "features": "photos: lite0, texts: tfidf",
     "width": "32, rows: 64",
     "batch_size": f"{_OWN.batch_size}, if few: less",
 }
@@ -56,7 +57,7 @@ USUAL = {
         "network": f"{', '.join(NETWORKS)}, timm:NAME, module:Class",
     },
 )
-def find(
+def find(  # its parameters are its options, which a third of its lines are
     source: Annotated[str, typer.Argument(help="the path of your data, or a built-in name")] = "",
     *,
     folds: Annotated[
@@ -65,6 +66,7 @@ def find(
     judge: Annotated[
         str, typer.Option(help="all: test labels too, never trained on; train: not these")
     ] = "all",
+    audit: Annotated[int, typer.Option(help="judge N random labels first")] = 0,
     decisions: Annotated[
         Path | None,
         typer.Option(help="decisions.csv: these are not shown again"),
@@ -93,6 +95,7 @@ def find(
         )
     require(shown >= 1, "shown", shown, "a whole number >= 1")
     require(another >= 0, "next", another, "a whole number >= 0")
+    require(audit >= 0, "audit", audit, "a whole number >= 0")
     asked = dict(given)
     machine = take_machine(given)
     given["dataset"] = source
@@ -126,8 +129,13 @@ def find(
     decided = None
     if decisions is not None:
         decided, decisions = _decided(decisions, place, search, data, out)
-    detection = _write(search, rows, decided, target, data.name, shown)
+    if audit and _asks(search, rows, decided, target, data.name, audit):
+        return
+    audited = _audited(search, rows, decided, target)
+    detection = _write(search, rows, decided, target, data.name, shown, audited)
     _tell(search, rows, detection, target)
+    for line in audited.lines if audited else ():
+        out.print(line)
     _write_agreed(search, target, another)
     done = decisions if decided is not None and decided.decided.any() else None
     then(out, *_next(search, rows, done, target, source, asked))
@@ -135,8 +143,58 @@ def find(
         raise typer.Exit(1)
 
 
+def _asks(
+    search: Search, rows: Rows, decided: Decisions | None, target: Path, title: str, count: int
+) -> bool:
+    """Write the page of an audit where some of the labels that were drawn are to be judged yet."""
+    from apl.detect.audit import PAGE, draw
+    from apl.detect.review import write_audit
+
+    given = rows.findings.given_label
+    require(bool(rows.looks), "audit", count, f"0 with {title}, of which nothing can be shown")
+    drawn = draw(target, min(count, len(given)), search.data.digest, given, search.config.seed)
+    left = [i for i in drawn if decided is None or not decided.decided[i]]
+    if not left:
+        return False
+    write_audit(
+        target,
+        rows.findings,
+        drawn,
+        class_names=search.data.class_names,
+        names=rows.names,
+        root=search.data.root,
+        looks=rows.looks,
+        decisions=decided,
+        title=title,
+    )
+    out = console()
+    again = this_command()
+    file = "" if "--decisions" in again else " --decisions decisions.csv"
+    out.print(f"judge {len(left)} labels in a browser, save decisions.csv: {target / PAGE}")
+    out.print(f"then what was found is shown, by the same command: {again}{file}")
+    return True
+
+
+def _audited(search: Search, rows: Rows, decided: Decisions | None, target: Path) -> Audit | None:
+    """What an audit of these labels says, where there was one."""
+    from apl.detect.audit import audited, drawn_before
+
+    found = rows.findings
+    drawn = drawn_before(target, search.data.digest, found.given_label)
+    if not drawn or decided is None:
+        return None
+    return audited(drawn, decided, found.given_label, found.is_label_issue)
+
+
+# Seven parameters: what was found, what was said of it, and where it goes.
 def _write(
-    search: Search, rows: Rows, decided: Decisions | None, target: Path, title: str, shown: int
+    search: Search,
+    rows: Rows,
+    decided: Decisions | None,
+    target: Path,
+    title: str,
+    shown: int,
+    audit: Audit | None,
 ) -> dict[str, float]:
     """Write the files of findings; how well training labels were found, where their truth is
     known."""
@@ -153,14 +211,16 @@ def _write(
         class_names=search.data.class_names,
         names=rows.names,
         root=search.data.root,
-        pixels=rows.pixels,
+        pixels=rows.looks.pixels,
+        looks=rows.looks,
         curves=rows.curves,
         decisions=decided,
         detection=detection,
         title=f"{title} ({seen})" if seen else title,
         shown=shown,
         splits=rows.splits,
-        judged=judged(search),
+        judged=[*judged(search), *(audit.lines if audit else [])],
+        audit=audit,
     )
     return detection
 
@@ -254,7 +314,7 @@ def _tell(search: Search, rows: Rows, detection: Mapping[str, float] | None, tar
     for line in judged(search):
         out.print(line)
     out.print(f"every label, worst first: {target / ISSUES}")
-    if rows.pixels is not None:
+    if rows.looks:
         out.print(f"review them in a browser: {target / GALLERY}; save decisions.csv beside it")
     else:  # rows of a table, which nobody can judge by a picture
         out.print("review them there: correct given_label, and give the file to --labels")
@@ -285,5 +345,5 @@ def _next(
     if decisions is not None:
         apply = cleaned(source, search.data, decisions, asked)
         return [*apply, (gained, [*train, str(decisions)])]
-    file = ISSUES if rows.pixels is None else DECIDED
+    file = DECIDED if rows.looks else ISSUES
     return [(f"then, {gained}", [*train, str(target / file)])]

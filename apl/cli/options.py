@@ -35,7 +35,7 @@ CONFIG = [f.name for f in dataclasses.fields(Config) if "help" in f.metadata]
 MACHINE = [f.name for f in dataclasses.fields(Machine) if "help" in f.metadata]
 DATA = (
     *("data_dir", "download", "max_broken", "classes", "max_pixels"),
-    *("image_folder", "layout", "skip"),
+    *("image_folder", "layout", "skip", "text_column"),
 )
 LABELS = (
     *("preset", "dataset", "image_size", "label_column", "test_set"),
@@ -53,6 +53,7 @@ PANELS: dict[str, tuple[str, ...]] = {
             "labels",
             "folds",
             "judge",
+            "audit",
             "decisions",
             "shown",
             "another",

@@ -554,6 +554,9 @@ def make_config(
     _set_noise(settings, PRESETS[preset])
     if settings["labels"]:
         settings["labels_sha256"] = labels_digest(settings["labels"])
+    if not (isinstance(dataset, str) or dataset is None or settings["features"] != NONE):
+        alone = dataset.kind == "texts" and not dataset.train.images.shape[1]
+        require(not alone, "features", NONE, f"tfidf, minilm, st:NAME for {dataset.name}, of texts")
     require_features(settings["features"])
     require_weights(settings["features"], settings["weights"])
     if settings["features"] != NONE:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from apl.data.pixels import middle, to_float
+from apl.data.texts import numbered
 from apl.noise.labels import BoolArray, IntArray, Labels
 
 COPIED = 1024  # images that are in memory at a time where all are looked at
@@ -77,9 +78,11 @@ class Dataset:
     of what its images were made by, '' where they are as they came; made_by: what decided them;
     contents: the sha256 of each sample's file or row [N, 32], as it was read, those of the training
     first.  encoding: how samples to come are brought into this form: `columns`, the recipes of a
-    table's (`apl.data.tables`), or `range`, of images the pixels that became 0 to 255, both 0 where
-    they were bytes; empty of a built-in set.
+    table's (`apl.data.tables`), with `text_column` where it has one, or `range`, of images the
+    pixels that became 0 to 255, both 0 where they were bytes; empty of a built-in set.
     annotators: whose labels the splits' votes are.
+    cells: the file with the cells of a table's rows as they were, in the same order, which
+    `apl.data.tables.shown_cells` reads; '' where there is none.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Dataset:
     contents: npt.NDArray[np.uint8] | None = None
     encoding: Mapping[str, Any] = field(default_factory=dict)
     annotators: tuple[str, ...] = ()
+    cells: str = ""
 
     @property
     def on(self) -> str:
@@ -146,13 +150,16 @@ def told_classes(data: Dataset) -> str:
     if len(named) > SHOWN_CLASSES + 1:
         rest = len(named) - SHOWN_CLASSES + 1
         named = [*named[: SHOWN_CLASSES - 1], f"and {rest} more down to {named[-1]}"]
-    what = "images" if data.train.images.ndim == 4 else "rows"
+    what = data.kind if not data.features else "samples"
     return f"{data.name}: {counts.sum():,} {what} in {data.num_classes} classes: {', '.join(named)}"
 
 
 def copies(split: Split) -> IntArray | None:
-    """A number for each image [N], the same one for copies; None where no two are alike, and for
-    the rows of a table, which may be alike and are none."""
+    """A number for each image or text [N], the same one for copies; None where no two are alike,
+    and for the rows of a table, which may be alike and are none."""
+    if split.texts:
+        alike = numbered(split.texts)
+        return alike if len({*split.texts}) < len(alike) else None
     pixels = split.images if split.images.ndim == 4 else split.pixels
     if pixels is None:
         return None

@@ -42,7 +42,8 @@ from apl.data.listing import (
     broken_line,
 )
 from apl.data.reading import AS_USUAL, Reading
-from apl.data.tables import Cells, Recipe, row_digests, to_features
+from apl.data.tables import Cells, Recipe, row_digests, shown_lines, to_features
+from apl.data.texts import NO_TEXT, numbered
 from apl.errors import BadInput
 from apl.files import plain, table_bytes, write_atomic, write_parts
 from apl.names import DATASETS, SIDE
@@ -53,7 +54,8 @@ FORMAT = 3  # of what lies in the cache, and of how it is decoded; another one i
 BLOCK = 1024  # rows at a time where all are read
 
 TAKEN_OUT = "taken_out"  # images that lie in a file, while they are decoded
-ABOUT, LABELS, NAMES = "about.json", "labels.npz", "names.json"
+ABOUT, LABELS, NAMES, TEXTS = "about.json", "labels.npz", "names.json", "texts.json"
+CELLS = "cells.jsonl"  # of a table as they were, to be looked at
 BROKEN, COPIES, ACROSS = "broken.csv", "copies.csv", "copies_across.csv"
 
 
@@ -81,8 +83,10 @@ def read_path(
     if listing.columns is not None:
         reading = dataclasses.replace(reading, image_size=1)
     listing.name = listing.name or own_name(path)
-    *how, side = dataclasses.astuple(dataclasses.replace(reading, max_broken=0))
+    *how, text_column, side = dataclasses.astuple(dataclasses.replace(reading, max_broken=0))
     how += [] if side == SIDE else [side]
+    how += [["text", text_column]] if text_column else []
+    how += ["cells"] if listing.columns is not None else []
     asked = [FORMAT, listing.name, os.path.abspath(path), how]
     key = json.dumps([asked, listing.notes, listing.broken, listing.samples, *listing.votes])
     return cached(key, listing, str(path), reading, say, progress, json.dumps(asked))
@@ -150,9 +154,10 @@ def cached(
         )
         say(f"{about['copies']:,} {what}: {folder / COPIES}")
     if about["across"]:
+        kind = "images" if listing.texts is None else "texts"
         say(
-            f"{about['across']:,} of {about['images'] - about['train']:,} test images are copies "
-            f"of training images, so the accuracy says less than it seems: {folder / ACROSS}"
+            f"{about['across']:,} of {about['images'] - about['train']:,} test {kind} are copies "
+            f"of training {kind}, so the accuracy says less than it seems: {folder / ACROSS}"
         )
     return _open(folder, about)
 
@@ -177,6 +182,10 @@ def _build(
     said = {text for row in listing.votes for text in row} - {""}  # by the fewest, too
     classes = {*reading.classes, *said}
     order = arrange(listing.samples, source, notes.append, classes)
+    same = _same_texts(listing, order)
+    if same is not None:
+        notes.clear()
+        order = arrange(listing.samples, source, notes.append, classes, same)
     content = _write_content(folder, listing, order, reading, progress)
     rows = np.arange(len(order.chosen))  # where each sample lies in the files
     alike = _alike(folder, listing, order, content)
@@ -194,6 +203,10 @@ def _build(
     broken = listing.broken + [(name, content.problems[k]) for name, k in unread]
     _write_csv(folder / BROKEN, ("file_name", "problem"), broken)
     train = int(good[: order.train].sum())
+    if listing.columns:
+        write_parts(
+            folder / CELLS, shown_lines(listing.columns, order.chosen[good].tolist(), train)
+        )
     samples = [listing.samples[i] for i in order.chosen[good]]
     if train in (0, len(samples)):
         raise BadInput(f"no image of {source} can be read; {broken_line(broken)}")
@@ -204,11 +217,14 @@ def _build(
     write_atomic(folder / LABELS, arrays.getvalue())
     names = [sample.name for sample in samples]
     write_atomic(folder / NAMES, json.dumps(names).encode())
+    texts = listing.texts
+    if texts is not None:
+        write_atomic(folder / TEXTS, json.dumps([texts[i] for i in order.chosen[good]]).encode())
     digests = np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32)
     words = [order.class_names[k] for k in labels.given]
     copies, across = _write_copies(folder, digests, names, words, train)
     mean, std = moments(_map(folder / IMAGES, len(samples), content.shape)[:train])
-    unlabelled = sum(why.startswith(NO_LABEL) for _, why in broken)
+    unlabelled = sum(why.startswith((NO_LABEL, NO_TEXT)) for _, why in broken)
     about = {
         "name": listing.name,
         "root": os.path.abspath(listing.root) if samples[0].path else "",
@@ -227,7 +243,9 @@ def _build(
         "unlabelled": unlabelled,
         "broken_line": broken_line(broken),
         "copies": copies,
-        "across": 0 if listing.columns is not None else across,  # rows of a table may be alike
+        # Rows of a table may be alike.
+        "across": across if listing.columns is None or texts is not None else 0,
+        **({} if texts is None else {"texts": listing.text_column}),
         "encoding": content.encoding,
     }
     write_atomic(folder / ABOUT, json.dumps(about, indent=1).encode())
@@ -283,7 +301,8 @@ def _write_content(
     notes: list[str] = []
     if listing.columns is not None:
         shape, recipes = _write_features(folder, listing, listing.columns, order, notes.append)
-        return _Content(shape, {}, notes, {"columns": recipes})
+        texts = {} if listing.texts is None else {"text_column": listing.text_column}
+        return _Content(shape, {}, notes, {"columns": recipes, **texts})
     if listing.pixels is not None:
         _write_pixels(folder, listing.pixels, order.chosen)
         how = "as they are"
@@ -303,6 +322,16 @@ def _write_content(
     size = " x ".join(map(str, shape))
     told = [f"{listing.name}: {size} pixels, {how}", *notes]
     return _Content(shape, problems, told, {"range": [low, high]})
+
+
+def _same_texts(listing: Listing, order: Order) -> IntArray | None:
+    """As `_alike` for texts, copies whatever stands beside them; it is asked before anything is
+    written, since the other columns' usual values are those of the training rows."""
+    if listing.texts is None or not order.ours:
+        return None
+    same = numbered(listing.texts)
+    trained, tested = np.split(same[order.chosen], [order.train])
+    return same if np.intersect1d(trained, tested).size else None
 
 
 def _alike(folder: Path, listing: Listing, order: Order, content: _Content) -> IntArray | None:
@@ -334,10 +363,15 @@ def _write_features(
         decimal=listing.decimal,
         class_names=order.class_names,
     )
-    starts = range(0, len(order.chosen), BLOCK)
+    if not features and listing.texts is None:
+        raise BadInput(
+            f"{listing.name} has no column that anything can be learned from "
+            "(--text-column NAME: one of texts)"
+        )
+    starts = range(0, len(order.chosen), BLOCK) if features else ()
     blocks = (np.stack([feature[k : k + BLOCK] for feature in features], 1) for k in starts)
     write_parts(folder / IMAGES, (block.data for block in blocks))
-    write_atomic(folder / DIGESTS, row_digests(columns)[order.chosen].tobytes())
+    write_atomic(folder / DIGESTS, row_digests(listing.cells)[order.chosen].tobytes())
     return (len(features),), recipes
 
 
@@ -410,6 +444,8 @@ def _map(path: Path, count: int, shape: Sequence[int]) -> npt.NDArray[Any]:
     """The file of images [N, H, W, C], or of a table's features [N, F]."""
     # 'c', copy on write: torch warns of memory that it may not write to.
     kind = np.float32 if len(shape) == 1 else np.uint8
+    if not math.prod(shape):  # of texts with nothing beside them: no file of no bytes is mapped
+        return np.zeros((count, *shape), kind)
     mapped: npt.NDArray[Any] = np.memmap(path, kind, "c", shape=(count, *shape))
     return mapped
 
@@ -420,7 +456,8 @@ def _about(folder: Path) -> dict[str, Any] | None:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
         shape = about["shape"]
         size = (folder / IMAGES).stat().st_size
-        files = [(folder / name).is_file() for name in (LABELS, NAMES)]
+        others = (LABELS, NAMES, TEXTS) if "texts" in about else (LABELS, NAMES)
+        files = [(folder / name).is_file() for name in others]
         item = 4 if len(shape) == 1 else 1  # bytes
         whole = size == about["images"] * math.prod(shape) * item and all(files)
     except (OSError, ValueError, TypeError, KeyError):
@@ -434,6 +471,9 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
         given, true = file["given"], file["true"]
         votes = file["votes"] if "votes" in file.files else None
     names = tuple(json.loads((folder / NAMES).read_text()))
+    texts: tuple[str, ...] = ()
+    if "texts" in about:
+        texts = tuple(json.loads((folder / TEXTS).read_text()))
     images = torch.from_numpy(_map(folder / IMAGES, len(given), about["shape"]))
     at = about["train"]
     train, test = (
@@ -441,6 +481,7 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
             images[part],
             Labels(given[part], true[part]),
             names[part],
+            texts[part],
             votes=None if votes is None else votes[part],
         )
         for part in (slice(None, at), slice(at, None))
@@ -457,6 +498,7 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
         contents=np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32),
         encoding=about.get("encoding", {}),
         annotators=tuple(about.get("annotators", ())),
+        cells=str(folder / CELLS) if (folder / CELLS).is_file() else "",
     )
 
 

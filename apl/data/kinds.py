@@ -6,6 +6,7 @@ two such what its authors meant to be read, a metadata file before the folders; 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from apl.data.layouts import list_layout
 from apl.data.listing import LISTS, SPLITS, Listing, Sample, only_classes, some_of
 from apl.data.lists import FILE_COLUMNS, list_file
 from apl.data.reading import Reading
+from apl.data.texts import NO_TEXTS
 from apl.data.trees import Tree, class_folders, list_folder, scan, split_of
 from apl.errors import BadInput, require
 
@@ -165,9 +167,10 @@ def _lists_of_splits(path: Path) -> list[tuple[Path, str]]:
 
 def _by_splits(path: Path, reading: Reading, lists: list[tuple[Path, str]]) -> Listing:
     """Lists of one kind, each of a split; those of the test may have no labels, and then lack."""
-    parts: list[Listing] = []
+    read: dict[int, Listing] = {}
     notes: list[str] = []
-    for file, split in lists:
+    for place in sorted(range(len(lists)), key=lambda k: lists[k][1] != "train"):
+        file, split = lists[place]
         try:
             part = list_file(file, reading, split)
         except BadInput as error:
@@ -180,7 +183,10 @@ def _by_splits(path: Path, reading: Reading, lists: list[tuple[Path, str]]) -> L
             prefix = "" if below == Path() else f"{below.as_posix()}/"
             part.samples = [s._replace(name=f"{prefix}{s.name}") for s in part.samples]
             part.broken = [(f"{prefix}{name}", why) for name, why in part.broken]
-        parts.append(part)
+        if not read and part.columns is not None:  # what is one column of texts is one in all
+            reading = dataclasses.replace(reading, text_column=part.text_column or NO_TEXTS)
+        read[place] = part
+    parts = [read[place] for place in sorted(read)]
     kinds = {(part.pictures is None, part.columns is None) for part in parts}
     if len(kinds) != 1:
         raise BadInput(f"{path} has lists of several kinds: {some_of([f.name for f, _ in lists])}")
@@ -188,6 +194,9 @@ def _by_splits(path: Path, reading: Reading, lists: list[tuple[Path, str]]) -> L
     found = Listing(path, notes=notes, decimal=first.decimal)
     if first.columns is not None:
         found.columns = _joined(parts)
+        found.text_column = first.text_column
+        if first.text_column:
+            found.texts = [text for part in parts for text in part.texts or ()]
     if first.pictures is not None:
         found.pictures = type(first.pictures)([], [])
     for part in parts:

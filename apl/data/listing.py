@@ -69,7 +69,8 @@ class Listing:
     so the cells of a table, by column, with `decimal` where a number's fraction begins; name: of
     the data set, '' until it has one; pictures: where the samples' images lie inside a file; rows:
     where each sample stands in its list, as `apl.data.rows` numbers it; label_columns: of a list;
-    votes: what several annotators say of each sample, by whom as `annotators` names them.
+    votes: what several annotators say of each sample, by whom as `annotators` names them;
+    texts: of samples that are texts, `columns` then being what stands beside them; text_column.
     """
 
     root: Path
@@ -85,6 +86,14 @@ class Listing:
     label_columns: Sequence[str] = ()
     votes: list[Votes] = field(default_factory=list)
     annotators: Sequence[str] = ()
+    texts: Sequence[str] | None = None
+    text_column: str = ""
+
+    @property
+    def cells(self) -> dict[str, Sequence[Any]]:
+        """All that a table's samples are, by column; that of the texts, ''."""
+        texts = {} if self.texts is None else {"": self.texts}
+        return {**texts, **(self.columns or {})}
 
 
 def suffix_of(name: str) -> str:
@@ -165,9 +174,9 @@ def arrange(
     else:
         out = held_out(y[train], None if alike is None else alike[train])
         if alike is not None and out.any():
-            say("copies of one image are held out together, or not at all")
+            say("copies are held out together, or not at all")
         elif alike is not None:
-            say("copies of one image are nearly all there is: they can't be held out together")
+            say("copies are nearly all there is: they can't be held out together")
             out = held_out(y[train])
         train, test = train[~out], train[out]
         say(

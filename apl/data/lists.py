@@ -28,13 +28,14 @@ from apl.data.pictures import Picture, Pictures
 from apl.data.places import Place, Places
 from apl.data.reading import Reading, names_of
 from apl.data.rows import Row, read_rows
+from apl.data.texts import NO_TEXT, NO_TEXTS, as_texts, find_texts, require_column
 from apl.errors import BadInput
 
 NONE = "none"  # of --image-folder: the list names no files
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "image")
 LABEL_COLUMNS = (
     *("label", "labels", "class", "class_name", "classname", "class_label", "category", "target"),
-    *("dx", "diagnosis", "breed", "species", "y"),
+    *("dx", "diagnosis", "breed", "species", "y", "sentiment", "intent", "topic", "stars"),
 )
 """What the column of the labels is called where nobody says it, in the lists of others."""
 SAMPLE_COLUMNS = ("sample", "sample_id", "id", "task", "task_id", "item", "item_id")
@@ -54,6 +55,7 @@ class _Columns(NamedTuple):
     split: str
     embedded: bool
     votes: bool  # of annotators, each in one of the labels' columns
+    text: str = ""
 
 
 def list_file(
@@ -99,7 +101,7 @@ def list_file(
     if labelled:
         settle_labels(found, reading, f"{path} ({', '.join(columns.labels)})")
     if not columns.file:
-        _make_table(found, taken.cells, columns.labels)
+        _make_table(found, taken.cells, columns)
     return found
 
 
@@ -239,9 +241,12 @@ def _columns_of(
 ) -> _Columns:
     """What the columns of a list are for, by its first rows."""
     names = list(dict.fromkeys(name for row in rows[:100] for name in row))
-    pictured = [name for name in names if isinstance(_first(rows, name), Picture)]
+    asked = reading.text_column if reading.text_column != NO_TEXTS else ""
+    if asked:
+        require_column(asked, names, path)
+    pictured = [name for name in names if isinstance(_first(rows, name), Picture) and not asked]
     file = pictured[0] if pictured else ""
-    if not file and places is not None:
+    if not file and places is not None and not asked:
         file = next((name for name in FILE_COLUMNS if name in names), "")
         if not file and (file := _named_as_images(rows, names)):
             found.notes.append(f"column {file!r} names the files")
@@ -252,15 +257,28 @@ def _columns_of(
     if reading.label_column not in names:
         labels = names_of(reading.label_column)
     if not {*labels} <= {*names}:
-        guessed = _label_column(names, file, sure) if file and labels == ("label",) else ""
+        labels = ()
+    text = asked
+    if not file and not reading.text_column:
+        known = {*labels, *LABEL_COLUMNS, *SAMPLE_COLUMNS, *ID_COLUMNS, "clean_label", "split"}
+        text = find_texts(rows, [name for name in names if name.strip().lower() not in known])
+    if not labels:
+        rest = [name for name in names if name not in (file, text)]
+        ours = (file or text) and reading.label_column == "label"
+        guessed = _label_column(rest, sure) if ours else ""
         if not guessed and labelled:
             raise BadInput(_no_labels(path, reading.label_column, rows[0], names))
         if guessed:
             found.notes.append(f"labels: column {guessed!r} (--label-column takes another)")
         labels = (guessed,) if guessed else ()
+    if text:
+        what = (
+            "" if asked else f" (--text-column takes another, {NO_TEXTS}: the other columns alone)"
+        )
+        found.notes.append(f"texts: column {text!r}{what}")
     votes = len(labels) > 1 and are_votes(rows, labels)
     split = "split" if "split" in names else ""
-    return _Columns(labels, file, split, bool(pictured), votes)
+    return _Columns(labels, file, split, bool(pictured), votes, text)
 
 
 def _first(rows: Sequence[Row], name: str) -> Any:
@@ -323,10 +341,10 @@ def _words(name: str) -> set[str]:
     return {word for word in re.split(r"[\W_]+", parted.lower()) if word}
 
 
-def _label_column(names: Sequence[str], file: str, sure: bool) -> str:
-    """The column that has the labels of a list, where none is called label; '' where that can't be
-    told."""
-    others = [name for name in names if name not in (file, "clean_label", "split", "")]
+def _label_column(names: Sequence[str], sure: bool) -> str:
+    """The column among these that has the labels of a list, where none is called label; '' where
+    that can't be told."""
+    others = [name for name in names if name not in ("clean_label", "split", "")]
     folded = {name.strip().lower(): name for name in reversed(others)}
     for known in LABEL_COLUMNS:
         if known in folded:
@@ -362,7 +380,7 @@ def _no_labels(
         hint = "; the first line must name the columns, and here it looks like numbers"
     elif len(marks) > 1 and [as_text(row.get(name)) for name in marks].count("1") == 1:
         hint = f"; a column for each class is given as --label-column {','.join(marks)[:200]}"
-    elif likely := _label_column(columns, "", sure=True):
+    elif likely := _label_column(columns, sure=True):
         hint = f"; it may be --label-column {likely}"
     return (
         f"{path} has no column of the labels ({label_column!r}; --label-column); its columns: "
@@ -373,8 +391,10 @@ def _no_labels(
 ID_COLUMNS = ("id", "", "index", "unnamed: 0")  # the last three are those of pandas' row numbers
 
 
-def _make_table(found: Listing, cells: dict[str, list[Any]], label_columns: Sequence[str]) -> None:
+def _make_table(found: Listing, cells: dict[str, list[Any]], columns: _Columns) -> None:
     """What a table's columns are for: names, labels, or to learn from."""
+    if columns.text:
+        found.text_column, found.texts = columns.text, as_texts(cells.pop(columns.text))
     ids = next((name for name in cells if name.strip().lower() in ID_COLUMNS), None)
     if ids is not None:
         names = [as_text(cell) for cell in cells.pop(ids)]
@@ -385,7 +405,7 @@ def _make_table(found: Listing, cells: dict[str, list[Any]], label_columns: Sequ
             found.notes.append(
                 f"column {ids!r} names no sample: it has the same value twice, or none"
             )
-    for name in (*label_columns, "clean_label", "split"):
+    for name in (*columns.labels, "clean_label", "split"):
         cells.pop(name, None)
     labels = [
         name for name in cells if {"label", "labels"} & set(re.split(r"[\W_]+", name.lower()))
@@ -393,3 +413,19 @@ def _make_table(found: Listing, cells: dict[str, list[Any]], label_columns: Sequ
     if labels:
         found.notes.append(f"columns left out, called labels: {some_of(labels)}")
     found.columns = {name: column for name, column in cells.items() if name not in labels}
+    if found.texts is not None:
+        _without_empty(found, found.texts, alone=not found.columns)
+
+
+def _without_empty(found: Listing, texts: Sequence[str], alone: bool) -> None:
+    """Leave samples out that have no text and nothing else, and tell how many have none."""
+    empty = [i for i, text in enumerate(texts) if not text and found.samples[i].given]
+    if not empty:
+        return
+    if not alone:
+        found.notes.append(f"without a text: {len(empty):,} samples, of their other columns alone")
+        return
+    for i in empty:
+        found.broken.append((found.samples[i].name, NO_TEXT))
+        found.samples[i] = found.samples[i]._replace(given="")
+    found.notes.append(f"without a text and left out: {len(empty):,} samples")

@@ -6,6 +6,7 @@ They go to the cache folder as files do, where the workers of a study find them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import tempfile
 from collections import Counter
@@ -24,8 +25,10 @@ from apl.data.folders import cache_folder
 from apl.data.images import GREY, Broken, Misfit, Plan, Progress, opened, plan_of, to_pixels, wider
 from apl.data.labels import NUMBERS, WORDS, Unclear, label_text, one_hot_text, texts_of, to_number
 from apl.data.listing import Listing, Sample, Say, only_classes, settle_labels
+from apl.data.lists import HEAD
 from apl.data.reading import Reading
-from apl.data.tables import row_digests, to_columns
+from apl.data.tables import Cells, row_digests, to_columns
+from apl.data.texts import NO_TEXTS, as_texts, find_texts, require_column
 from apl.errors import BadInput, cut
 
 INPUTS = ("image", "img", "images", "pixel_values", "input", "inputs", "x", "data")
@@ -39,9 +42,12 @@ def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say)
     given = texts_of(labels, name)
     found = Listing(Path(), name=name)
     if not hasattr(inputs, "columns"):
-        inputs = np.asarray(inputs)
-    if inputs.ndim == 2:
+        inputs = np.asarray(inputs, object if _are_texts(inputs) else None)
+    if inputs.ndim == 1 and inputs.dtype == object:
+        found.columns, found.texts = {}, as_texts(inputs)
+    elif inputs.ndim == 2:
         found.columns = to_columns(inputs)
+        _take_texts(found, found.columns, reading)
     else:
         inputs = channels_last(inputs, name)
         found.pixels = as_pixels([inputs], name, found.notes.append)
@@ -85,6 +91,27 @@ def from_torch(
             else:
                 found.pixels = rows
             return _in_memory(found, given, reading, say, splits)
+
+
+def _are_texts(inputs: Any) -> bool:
+    """Whether samples are texts, one by one: a list, a tuple, an array or a Series of them."""
+    return len(inputs) > 0 and all(isinstance(each, str) for each in itertools.islice(inputs, 100))
+
+
+def _take_texts(found: Listing, columns: dict[str, Cells], reading: Reading) -> None:
+    """Have the column of texts of a frame be texts, where there is one."""
+    column = reading.text_column
+    if not column:
+        words = [name for name, cells in columns.items() if np.asarray(cells).dtype == object]
+        cells = zip(*(columns[name] for name in words), strict=True)
+        rows = [dict(zip(words, row, strict=True)) for row in itertools.islice(cells, HEAD)]
+        column = find_texts(rows, words)
+        if column:
+            found.notes.append(f"texts: column {column!r} (text_column takes another)")
+    elif column != NO_TEXTS:
+        require_column(column, list(columns), found.name)
+    if column not in ("", NO_TEXTS):
+        found.text_column, found.texts = column, as_texts(columns.pop(column))
 
 
 @dataclass
@@ -243,10 +270,11 @@ def _in_memory(
     shape: Sequence[Any]
     content: Any
     if found.columns is not None:
-        content, shape = row_digests(found.columns).tobytes(), list(found.columns)
+        content, shape = row_digests(found.cells).tobytes(), list(found.cells)
     else:
         assert found.pixels is not None
         content, shape = found.pixels.data, found.pixels.shape
     asked = [FORMAT, found.name, given, *counts.items(), reading.classes, shape]
+    asked += ["cells"] if found.columns is not None else []
     key = json.dumps([*asked, hashlib.sha256(content).hexdigest()])
     return cached(key, found, found.name, reading, say, lambda done, total: None)

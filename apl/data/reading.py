@@ -29,8 +29,9 @@ class Reading:
     JPEG, which can be decoded smaller.  image_folder: where the files of a list lie, '' for below
     its folder; `none`: it names no files.  layout: what the folders of a folder are, one of
     LAYOUTS, '' where that is judged.  skip: names of folders that are not read, beside those that
-    programs keep; `none`: each is read.  side: what stands for the 64 of image_size, where features
-    want to see more.
+    programs keep; `none`: each is read.  text_column: of a table, the one with texts,
+    '' where that is judged; `none`: there is none.  side: what stands for the 64 of image_size,
+    where features want to see more.
     Raises BadInput for what is none of these.
     """
 
@@ -43,6 +44,7 @@ class Reading:
     image_folder: str = ""
     layout: str = ""
     skip: tuple[str, ...] = ()
+    text_column: str = ""
     side: int = SIDE
 
     def __post_init__(self) -> None:

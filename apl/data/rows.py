@@ -68,7 +68,10 @@ def _text(path: Path) -> str:
         return content.decode("utf-16" if utf16 else "utf-8-sig")  # Excel begins with a mark
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{path} is not UTF-8 (line {line}: {one_line(error)})") from None
+        raise BadInput(
+            f"{path} is not UTF-8 (line {line}: {one_line(error)}): save it as UTF-8, in a "
+            "spreadsheet as 'CSV UTF-8'"
+        ) from None
 
 
 # ------------------------------------------------------------------------------------------ CSV

@@ -24,11 +24,12 @@ from apl.data.arrays import list_arrays
 from apl.data.depth import Pixels, checked_range, range_of, to_bytes
 from apl.data.images import Broken, Misfit, Plan, read_image, to_pixels
 from apl.data.kinds import list_path
-from apl.data.labels import as_text
 from apl.data.listing import LISTS, SUFFIXES, Listing, Sample, some_of, suffix_of, why_not
 from apl.data.lists import NONE, list_file
 from apl.data.reading import AS_USUAL, Reading
 from apl.data.tables import Cells, Recipe, encode, to_columns
+from apl.data.texts import NO_TEXTS
+from apl.data.texts import as_texts as as_they_are_read
 from apl.data.trees import scan
 from apl.errors import BadInput
 from apl.paths import user_path
@@ -62,7 +63,8 @@ def list_samples(source: str, reading: Reading, kind: str) -> Listing:
         return list_arrays(path, reading, labelled=False)
     if suffix in LISTS:
         # A table's column may be called `image` or `path`, and names no file.
-        alone = dataclasses.replace(reading, image_folder=NONE) if kind != "images" else reading
+        every = dataclasses.replace(reading, image_folder=NONE, text_column=NO_TEXTS)
+        alone = every if kind != "images" else reading
         return list_file(path, alone, labelled=False)
     if suffix in SUFFIXES:
         return _single_files([str(path)], source)
@@ -318,4 +320,4 @@ def as_texts(samples: Any) -> list[str]:
         return [samples]
     if isinstance(samples, Path) or not hasattr(samples, "__iter__"):
         raise BadInput(f"texts are a {type(samples).__name__}; accepted: a text, or several")
-    return [as_text(text) for text in samples]
+    return as_they_are_read(list(samples))

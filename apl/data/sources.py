@@ -42,6 +42,7 @@ def load_data(  # the keywords are Reading's, for users
     image_folder: str | Path = "",
     layout: str = "",
     skip: str | Sequence[str] = (),
+    text_column: str = "",
     side: int = AS_USUAL.side,
     say: Say = print,
     progress: Progress = lambda done, total: None,
@@ -73,6 +74,7 @@ def load_data(  # the keywords are Reading's, for users
         image_folder=str(image_folder),
         layout=layout,
         skip=names_of(skip),
+        text_column=text_column,
         side=side,
     )
     return read_data(source, reading, folder, download, say, progress)

@@ -7,10 +7,11 @@ and which words there are, by the rows that are trained on alone.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ import numpy.typing as npt
 from apl.data.depth import Pixels
 from apl.data.labels import as_text
 from apl.data.listing import Say, some_of
-from apl.errors import BadInput
 from apl.noise.labels import IntArray
 
 Cells = Sequence[Any]  # of a column: text as in a file, or numbers, a NumPy array among them
@@ -66,6 +66,42 @@ def row_digests(columns: Mapping[str, Cells]) -> Pixels:
     return np.frombuffer(digests, np.uint8).reshape(-1, 32)
 
 
+SHOWN_COLUMNS, SHOWN_CELLS = 40, 4_000_000  # of a row at most, and of all rows
+
+
+def shown_lines(columns: Mapping[str, Cells], chosen: Sequence[int], train: int) -> Iterator[bytes]:
+    """The lines of a file for `shown_cells`: the columns, then the cells of each row at `chosen`,
+    whose first `train` are trained on; of a very wide or long table the first columns alone."""
+    count = min(SHOWN_COLUMNS, max(4, SHOWN_CELLS // max(len(chosen), 1)))
+    names = list(columns)[:count]
+    rest = len(columns) - len(names)
+    yield (json.dumps([names, rest, train]) + "\n").encode()
+    cells = [columns[name] for name in names]
+    for i in chosen:
+        row = [as_text(column[i])[:1000] for column in cells]
+        yield (json.dumps(row) + "\n").encode("utf-8", "backslashreplace")
+
+
+Place = tuple[bool, int]  # of a row: whether it is one of the test, and its number there
+
+
+def shown_cells(file: str, chosen: Iterable[Place]) -> dict[Place, list[tuple[str, str]]]:
+    """The cells of rows, with the names of their columns, as they were; none of those that the file
+    has not."""
+    wanted = {*chosen}
+    found: dict[Place, list[tuple[str, str]]] = {}
+    with open(file, encoding="utf-8") as lines:
+        names, rest, train = json.loads(next(lines))
+        for line_number, line in enumerate(lines):
+            test = line_number >= train
+            number = (test, line_number - train if test else line_number)
+            if number in wanted:
+                found[number] = [*zip(names, json.loads(line), strict=True)]
+                if rest:
+                    found[number].append((f"and {rest} more columns", ""))
+    return found
+
+
 def to_features(
     columns: Mapping[str, Cells],
     chosen: IntArray,
@@ -88,7 +124,7 @@ def to_features(
 
     decimal: ',' where numbers are written with a comma.  class_names: a column of words that are
     all among these is one of labels.
-    Raises BadInput where nothing is left.
+    Nothing is left of some, which is for the caller to tell.
     """
     features: list[Rows] = []
     recipes: list[Recipe] = []
@@ -118,9 +154,10 @@ def to_features(
         recipes.append({"column": column, **recipe})
     for why, names in left.items():
         say(f"columns left out, {why}: {some_of(names)}")
-    if not features:
-        raise BadInput(f"{name} has no column that anything can be learned from")
-    say(f"{name}: {len(features)} features of {numbers} columns of numbers and {words} of words")
+    if features:
+        say(
+            f"{name}: {len(features)} features of {numbers} columns of numbers and {words} of words"
+        )
     return features, recipes
 
 

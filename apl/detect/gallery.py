@@ -1,5 +1,6 @@
 """Findings as one HTML file to look at and decide in, that needs nothing else: the labels most
-likely wrong first, each with its image, the suggested class and what the network said of it.
+likely wrong first, each with its image or text, the suggested class, what the network said of it
+and the samples that are most like it.
 
 The contents are put together here; how they look and what a key does is written in
 `gallery.jinja`, which escapes every name that comes from a file.
@@ -14,8 +15,8 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from apl.data.images import whole_pictures
+from apl.errors import cut
 from apl.noise.labels import UNKNOWN
 
 if TYPE_CHECKING:
@@ -35,25 +37,66 @@ TINY = 40  # pixels a side up to which an image is shown to the pixel, not smoot
 THUMBNAIL = 192  # pixels a side at most of one that is larger, and no file
 PHOTO = 400  # of one that is a file, which is shown whole
 PER_PAGE, MOST_BYTES = 500, 25_000_000  # cards on a page, and what their images may take
+NEIGHBOUR = 112  # pixels of the image of a sample that is like it
+FOLD, SAID = 400, 240  # characters of a text before it is folded; of a neighbour's, and in a list
 PAIRS = 100  # class pairs in the page's table; the rest are in issues.csv
 MANY_CLASSES = 200  # beyond it the table of classes has those alone that most labels are flagged of
 
 
 @dataclass(frozen=True)
+class Looks:
+    """What samples look like to a person.
+
+    pixels: uint8 [N, H, W, C], None where there are none; texts [N], () where there are none;
+    cells: of the samples with these numbers, with the names of their columns; nearest: those most
+    like each of some [M, k]; None where that is not known.
+    """
+
+    pixels: Any = None
+    texts: Sequence[str] = ()
+    cells: Callable[[Sequence[int]], Mapping[int, Sequence[tuple[str, str]]]] | None = None
+    nearest: Callable[[IntArray], IntArray] | None = None
+
+    def __bool__(self) -> bool:
+        return self.pixels is not None or bool(self.texts) or self.cells is not None
+
+
+@dataclass(frozen=True)
+class Near:
+    """A sample that is like another one, with the label that it has."""
+
+    name: str
+    label: str
+    image: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Card:
     """A sample to decide on; pair: its place among the class pairs; lines: pieces of its curve as
-    points of an SVG of 100 by 30; told: the same curve in words; path: of its file, '' for none."""
+    points of an SVG of 100 by 30; told: the same curve in words; path: of its file, '' for none;
+    text, cells: what it is where it has no image, whose URI is '' then."""
 
     id: int
     name: str
     given: str
     suggested: str
     pair: str
-    score: float
+    score: float | None
     image: str
     lines: Sequence[str] = ()
     told: str = ""
     path: str = ""
+    text: str = ""
+    cells: Sequence[tuple[str, str]] = ()
+    near: Sequence[Near] = ()
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of a page it takes."""
+        words = [self.text, *(text for pair in self.cells for text in pair)]
+        near = sum(len(each.image) + 3 * len(each.text) for each in self.near)
+        return len(self.image) + 3 * sum(map(len, words)) + near
 
 
 @dataclass(frozen=True)
@@ -86,51 +129,59 @@ def make_gallery(
     class_names: Sequence[str],
     names: Sequence[str],
     root: str,
-    pixels: Any,
+    looks: Looks,
     curves: npt.NDArray[np.floating[Any]] | None,
     before: Sequence[Sequence[Any]],
     shown: int,
+    drawn: Sequence[int] | None = None,
 ) -> list[str]:
     """The pages of the `shown` worst samples that are flagged; same findings, same bytes.
 
     order: all samples, the worst first; names [N]; root: the folder of the files that they name, ''
-    where they name none; pixels: uint8 [N, H, W, C], shown where there is no such file; curves:
-    [N, E] or None; before: decisions to carry on, which are not shown, as rows of the file that the
-    page saves (id, file_name, decision, label, given_label, predicted_label, label_score).
+    where they name none; looks: its pixels are shown where there is no such file; curves: [N, E] or
+    None; before: decisions to carry on, which are not shown, as rows of the file that the page
+    saves (`decision_columns`); drawn: of an audit, whose pages have these samples in their order,
+    and nothing of what was found.
     """
     decided = {row[0] for row in before}
     flagged = [i for i in order[findings.is_label_issue[order]].tolist() if i not in decided]
     given, suggested = findings.given_label.tolist(), findings.predicted_label.tolist()
-    chosen = flagged[:shown]
+    audit = drawn is not None
+    if drawn is not None:
+        flagged = [i for i in drawn if i not in decided]
+        looks = replace(looks, nearest=None)  # it would show labels of other samples
+        curves = None
+    chosen = flagged[: len(flagged) if audit else shown]
     paths = [_path(root, names[i]) for i in chosen]
     photos = whole_pictures([path for path in paths if path], PHOTO)
     whole = [next(photos) if path else None for path in paths]
+    cells = looks.cells(chosen) if looks.cells is not None else {}
+    near = _near(chosen, looks, findings, class_names, names, root)
     cards = [
         Card(
             id=i,
             name=names[i],
             given=class_names[given[i]],
-            suggested=class_names[suggested[i]],
-            pair=f"{given[i]}-{suggested[i]}",
-            score=float(findings.label_score[i]),
-            image=_image(_of_pixels(np.asarray(pixels[i])) if photo is None else photo),
+            suggested="" if audit else class_names[suggested[i]],
+            pair="" if audit else f"{given[i]}-{suggested[i]}",
+            score=None if audit else float(findings.label_score[i]),
+            image=_shown(i, photo, looks.pixels),
             lines=_lines(curves[i]) if curves is not None else (),
             told=_told(curves[i]) if curves is not None else "",
             path=path,
+            text=looks.texts[i] if looks.texts else "",
+            cells=cells.get(i, ()),
+            near=near.get(i, ()),
         )
         for i, path, photo in zip(chosen, paths, whole, strict=True)
     ]
     pages = _paged(cards)
-    counts = Counter((given[i], suggested[i]) for i in flagged).most_common()
-    source = resources.files("apl.detect").joinpath("gallery.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = _percent
-    template = environment.from_string(source)
+    pairs = () if audit else ((given[i], suggested[i]) for i in flagged)
+    counts = Counter(pairs).most_common()
+    template = _template()
     sizes = [photo.size for photo in whole if photo is not None]
-    if len(sizes) < len(cards):
-        sizes.append(pixels.shape[1:3])
+    if len(sizes) < len(cards) and looks.pixels is not None:
+        sizes.append(looks.pixels.shape[1:3])
     return [
         template.render(
             title=title,
@@ -139,21 +190,26 @@ def make_gallery(
             decided=sum(bool(findings.is_label_issue[row[0]]) for row in before),
             more=len(flagged) - len(cards),
             rate=findings.noise_rate,
-            doubts=findings.doubts,
+            doubts=[] if audit else findings.doubts,
+            audit=audit,
             cards=page,
             place=place,
-            pages=[page_name(k) for k in range(len(pages))],
+            pages=[page_name(k, audit) for k in range(len(pages))],
             pairs=[
                 Pair(key, class_names[j], class_names[k], number, shown_here[key])
                 for (j, k), number in counts[:PAIRS]
                 for key in (f"{j}-{k}",)
             ],
             more_pairs=max(0, len(counts) - PAIRS),
-            classes=_classes(findings, class_names),
+            classes=[] if audit else _classes(findings, class_names),
             all_classes=len(class_names),
             class_names=list(class_names),
             before=[list(row) for row in before],
-            tiny=max(map(max, sizes), default=TINY) <= TINY,
+            columns=decision_columns(looks),
+            fold=FOLD,
+            said=SAID,
+            tiny=bool(sizes) and max(map(max, sizes)) <= TINY,
+            near=any(card.near for card in cards),
             photos=any(photo is not None and max(photo.size) > TINY for photo in whole),
             curves=any(card.lines for card in cards),
             key=_key(findings, class_names, names),
@@ -163,9 +219,63 @@ def make_gallery(
     ]
 
 
-def page_name(place: int) -> str:
+def _template() -> jinja2.Template:
+    source = resources.files("apl.detect").joinpath("gallery.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = _percent
+    return environment.from_string(source)
+
+
+def decision_columns(looks: Looks) -> list[str]:
+    """The columns of the file of decisions that a page saves."""
+    usual = ("id", "file_name", "decision", "label", "given_label", "predicted_label")
+    return [*usual, "label_score", *(["text"] if looks.texts else [])]
+
+
+def _near(
+    chosen: Sequence[int],
+    looks: Looks,
+    findings: Findings,
+    class_names: Sequence[str],
+    names: Sequence[str],
+    root: str,
+) -> dict[int, list[Near]]:
+    """The samples most like each of those at `chosen`, with their given labels."""
+    if looks.nearest is None or not chosen:
+        return {}
+    alike = looks.nearest(np.array(chosen)).tolist()
+    others = sorted({j for row in alike for j in row})
+    paths = {j: _path(root, names[j]) for j in others}
+    photos = whole_pictures([path for path in paths.values() if path], NEIGHBOUR)
+    cells = looks.cells(others) if looks.cells is not None and not looks.texts else {}
+    given = findings.given_label.tolist()
+    shown = {
+        j: Near(
+            name=names[j] or f"# {j}",
+            label="" if given[j] == UNKNOWN else class_names[given[j]],
+            image=_shown(j, next(photos) if path else None, looks.pixels, NEIGHBOUR),
+            text=cut(looks.texts[j], SAID)
+            if looks.texts
+            else cut(", ".join(f"{name} {cell}" for name, cell in cells.get(j, ())), SAID),
+        )
+        for j, path in paths.items()
+    }
+    return {i: [shown[j] for j in row] for i, row in zip(chosen, alike, strict=True)}
+
+
+def _shown(i: int, photo: Image.Image | None, pixels: Any, side: int = THUMBNAIL) -> str:
+    """The URI of a sample's image: its file's, else that of its pixels; '' where it has neither."""
+    if photo is not None:
+        return _image(photo)
+    return "" if pixels is None else _image(_of_pixels(np.asarray(pixels[i]), side))
+
+
+def page_name(place: int, audit: bool = False) -> str:
     """The file of a page, the first one's 0."""
-    return f"gallery-{place + 1}.html" if place else "gallery.html"
+    name = "audit" if audit else "gallery"
+    return f"{name}-{place + 1}.html" if place else f"{name}.html"
 
 
 def _path(root: str, name: str) -> str:
@@ -179,10 +289,10 @@ def _paged(cards: Sequence[Card]) -> list[list[Card]]:
     pages: list[list[Card]] = [[]]
     size = 0
     for card in cards:
-        size += len(card.image)
+        size += card.size
         if len(pages[-1]) == PER_PAGE or (size > MOST_BYTES and pages[-1]):
             pages.append([])
-            size = len(card.image)
+            size = card.size
         pages[-1].append(card)
     return pages
 
@@ -223,10 +333,10 @@ def _percent(share: float) -> str:
 # --------------------------------------------------------------------------- images and curves
 
 
-def _of_pixels(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+def _of_pixels(pixels: npt.NDArray[np.uint8], side: int) -> Image.Image:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     if max(image.size) > TINY:
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        image.thumbnail((side, side))
     return image
 
 

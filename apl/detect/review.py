@@ -19,7 +19,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
@@ -28,8 +28,13 @@ import numpy.typing as npt
 
 from apl.data.decisions import DECISIONS, Decisions
 from apl.detect.evidence import Findings
+from apl.errors import cut
 from apl.files import plain, table_bytes, write_atomic, write_json
 from apl.noise.labels import UNKNOWN, IntArray
+
+if TYPE_CHECKING:
+    from apl.detect.audit import Audit
+    from apl.detect.gallery import Looks
 
 ISSUES, MASK, NOISE, GALLERY = "issues.csv", "is_label_issue.npy", "noise.json", "gallery.html"
 LABEL_STUDIO, LABEL_STUDIO_CONFIG = "label_studio.json", "label_studio.xml"
@@ -37,6 +42,7 @@ FIFTYONE = "fiftyone.csv"
 
 COLUMNS = ("id", "is_label_issue", "label_score", "given_label", "predicted_label", "file_name")
 MAY_LACK = ("names", "splits")  # what there need not be of any sample
+TEXT = 2000  # characters of a text in issues.csv, less than a cell of a spreadsheet holds
 SHOWN = 400  # images in a gallery, if not said otherwise
 
 
@@ -60,20 +66,27 @@ def write_review(
     shown: int = SHOWN,
     splits: Sequence[str] = (),
     judged: Sequence[str] = (),
+    looks: Looks | None = None,
+    audit: Audit | None = None,
 ) -> None:
     """Write the findings on N samples into a folder that is there, each file whole or not at all.
 
     names: what the user calls each sample [N], () where nobody does; root: the folder that the
     names are relative to, '' where they are no files; pixels: their images, uint8 [N, H, W, C],
-    of which only those shown are read, None for what has no images, and then no gallery; curves:
+    of which only those shown are read, None for what has no images, and then no gallery, unless
+    `looks` says more of what samples look like, which then stands for pixels too; curves:
     the probability of the given label at each epoch [N, E], nan where a sample was not seen;
     decisions: what was decided before on these N samples, which is not shown again; detection:
     what `detection_scores` says; title: of the gallery; shown: how many images it holds at most;
     splits: of which split each sample is [N], () where all are of one; judged: sentences on which
-    labels were judged, and how.
+    labels were judged, and how; audit: what one says.
     Raises ValueError for what does not fit.
     """
+    from apl.detect.gallery import Looks, make_gallery, page_name
+
     count = len(findings.given_label)
+    looks = looks or Looks(pixels)
+    pixels = looks.pixels
     decided = decisions.labels if decisions else None
     fitting = {"names": names, "pixels": pixels, "curves": curves, "decisions": decided}
     for name, rows in {**fitting, "splits": splits}.items():
@@ -85,7 +98,7 @@ def write_review(
     class_names = [plain(name) for name in class_names]
     names = [plain(name) for name in names] or [""] * count
     order = worst_first(findings)
-    _write_issues(folder, findings, order, class_names, names, splits)
+    _write_issues(folder, findings, order, class_names, names, splits, looks.texts)
     buffer = io.BytesIO()
     np.save(buffer, findings.is_label_issue)
     write_atomic(folder / MASK, buffer.getvalue())
@@ -100,13 +113,12 @@ def write_review(
         for name in dict.fromkeys(splits)
     }
     more = {"splits": parts, "judged": list(judged), "detection": dict(detection or {})}
-    write_json(folder / NOISE, {**noise, **more})
+    said = {} if audit is None else {"audit": audit.as_json()}
+    write_json(folder / NOISE, {**noise, **more, **said})
     for old in folder.glob("gallery*.html"):  # of another search in this folder
         old.unlink()
-    if pixels is None:
+    if not looks:
         return
-    from apl.detect.gallery import make_gallery, page_name
-
     pages = make_gallery(
         title or Path(root).name or "your data",
         findings,
@@ -114,13 +126,51 @@ def write_review(
         class_names=class_names,
         names=names,
         root=root,
-        pixels=pixels,
+        looks=looks,
         curves=curves,
-        before=_before(findings, decisions, class_names, names) if decisions else [],
+        before=_before(findings, decisions, class_names, names, looks) if decisions else [],
         shown=shown,
     )
     for place, html in reversed([*enumerate(pages)]):  # who sees the first one finds all others
         write_atomic(folder / page_name(place), plain(html).encode())
+
+
+# Many parameters: those of `write_review` that decide what a sample looks like.
+def write_audit(
+    folder: Path,
+    findings: Findings,
+    drawn: Sequence[int],
+    *,
+    class_names: Sequence[str],
+    names: Sequence[str],
+    root: str,
+    looks: Looks,
+    decisions: Decisions | None,
+    title: str,
+) -> None:
+    """Write the pages of an audit, where a person judges the labels that were drawn; the parameters
+    are those of `write_review`."""
+    from apl.detect.gallery import make_gallery, page_name
+
+    class_names, names = [*map(plain, class_names)], [*map(plain, names)]
+    names = names or [""] * len(findings.given_label)
+    pages = make_gallery(
+        plain(title),
+        findings,
+        order=worst_first(findings),
+        class_names=class_names,
+        names=names,
+        root=plain(root),
+        looks=looks,
+        curves=None,
+        before=_before(findings, decisions, class_names, names, looks) if decisions else [],
+        shown=len(drawn),
+        drawn=drawn,
+    )
+    for old in folder.glob("audit*.html"):
+        old.unlink()
+    for place, html in reversed([*enumerate(pages)]):
+        write_atomic(folder / page_name(place, audit=True), plain(html).encode())
 
 
 def worst_first(findings: Findings) -> IntArray:
@@ -135,6 +185,7 @@ def _write_issues(
     class_names: Sequence[str],
     names: Sequence[str],
     splits: Sequence[str],
+    texts: Sequence[str],
 ) -> None:
     rows = (
         (
@@ -145,10 +196,11 @@ def _write_issues(
             _class(predicted, class_names),
             names[i],
             *splits[i : i + 1],
+            *(plain(cut(text, TEXT)) for text in texts[i : i + 1]),
         )
         for i, flagged, score, given, predicted in _rows_of(findings, order)
     )
-    columns = (*COLUMNS, "split") if splits else COLUMNS
+    columns = (*COLUMNS, *(["split"] if splits else []), *(["text"] if len(texts) else []))
     write_atomic(folder / ISSUES, table_bytes(columns, rows))
 
 
@@ -233,8 +285,12 @@ def _write_for_programs(
 
 
 def _before(
-    findings: Findings, decisions: Decisions, class_names: Sequence[str], names: Sequence[str]
-) -> list[tuple[int, str, str, str, str, str, float | str]]:
+    findings: Findings,
+    decisions: Decisions,
+    class_names: Sequence[str],
+    names: Sequence[str],
+    looks: Looks,
+) -> list[tuple[int | str | float, ...]]:
     """What was decided before, in the columns of the file that the gallery saves."""
     words, labels = decisions.words(findings.given_label), decisions.labels.tolist()
     decided = np.flatnonzero(decisions.decided)
@@ -247,6 +303,7 @@ def _before(
             _class(given, class_names),
             _class(predicted, class_names),
             _number(score),
+            *(plain(cut(text, 240)) for text in looks.texts[i : i + 1]),
         )
         for i, _, score, given, predicted in _rows_of(findings, decided)
     ]

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from apl.data.tables import shown_cells
 from apl.detect.evidence import Findings
+from apl.detect.gallery import Looks
 from apl.detect.monitor import Halves
+from apl.detect.neighbours import neighbours
 from apl.detect.search import Search
 from apl.features.catalog import seen_by
+from apl.noise.labels import IntArray
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NEAREST = 3  # samples that stand beside each one
 TRAIN, TEST = "train", "test"
 
 
 @dataclass(frozen=True)
 class Rows:
     """The samples of a search: what was found, with rate, matrix and doubts of the training
-    samples; what the user calls each; images, None where there are none; curves; and the split
-    that each is of, () where only training samples were judged."""
+    samples; what the user calls each; what they look like; curves; and the split that each is of,
+    () where only training samples were judged."""
 
     findings: Findings
     names: tuple[str, ...]
-    pixels: Pixels | None
+    looks: Looks
     curves: Halves | None
     splits: tuple[str, ...]
 
@@ -66,13 +75,42 @@ def rows_of(search: Search) -> Rows:
         found = _joined(found, search.test)
         curves.append(_as_long(search.test_curves, search.curves.shape[1], len(test)))
     told = np.concatenate(curves)
+    features = [split.images for split in splits]
+    looks = Looks(
+        pixels=pixels if None not in pictures else None,
+        texts=tuple(text for split in splits for text in split.texts),
+        cells=_cells(search) if search.data.cells else None,
+        nearest=partial(_nearest, features) if features[0].ndim == 2 else None,
+    )
     return Rows(
         findings=found,
         names=tuple(name for split in splits for name in split.names),
-        pixels=pixels if None not in pictures else None,
+        looks=looks,
         curves=told if told.shape[1] else None,
         splits=() if search.test is None else (TRAIN,) * len(train) + (TEST,) * len(test),
     )
+
+
+def _nearest(features: Sequence[Tensor], chosen: IntArray) -> IntArray:
+    """The judged samples that are most like each of some [M, 3]."""
+    import torch
+
+    return neighbours(torch.cat([*features]), NEAREST, asked=chosen)[0]
+
+
+def _cells(search: Search) -> Callable[[Sequence[int]], dict[int, list[tuple[str, str]]]]:
+    """What reads the cells of judged rows, by their numbers among these."""
+    places = [
+        (is_test, int(number))
+        for is_test, split in ((False, search.data.train), (True, search.data.test))
+        for number in (range(len(split)) if split.at is None else split.at)
+    ]
+
+    def read(chosen: Sequence[int]) -> dict[int, list[tuple[str, str]]]:
+        found = shown_cells(search.data.cells, [places[i] for i in chosen])
+        return {i: found[places[i]] for i in chosen if places[i] in found}
+
+    return read
 
 
 def _joined(first: Findings, second: Findings) -> Findings:

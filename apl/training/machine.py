@@ -45,17 +45,13 @@ class Machine:
         "where data sets lie [default: $APL_DATA, else the user's cache]", None
     )
     download: bool = option("fetch a data set that is missing", True)
-    max_broken: float = option(
-        "share of your files that may be unreadable; one always may",
-        0.01,
-    )
+    max_broken: float = option("share of files that may be broken", 0.01)
     classes: str = option("your classes, with commas; others are left out", "")
-    max_pixels: int = option(
-        "most pixels of one of your images; a JPEG may have more", AS_USUAL.max_pixels
-    )
+    max_pixels: int = option("most pixels of an image", AS_USUAL.max_pixels)
     image_folder: str = option("where your list's files are; none: it has none", "")
     layout: str = option("what your folders are: classes or splits", "")
     skip: str = option("folders not to read, with commas; none: read all", "")
+    text_column: str = option("your table's column of texts; none: it has none", "")
     imports: tuple[str, ...] = ()  # the `module:name`s that the user typed: no others are imported
 
     def __post_init__(self) -> None:

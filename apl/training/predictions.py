@@ -196,6 +196,8 @@ def _seen(run: Trained, listing: Listing, chosen: Sequence[int]) -> torch.Tensor
         return run.seen(listing.pixels[np.array(chosen)])
     columns = listing.columns or {}
     cells = {name: [column[i] for i in chosen] for name, column in columns.items()}
+    if run.inputs.kind == "texts":
+        return run.texts_in(cells, listing.decimal)
     if run.inputs.kind == "vectors":
         return run.seen(np.array(list(cells.values()), np.float64).T)
     return run.rows_seen(cells, len(chosen), listing.decimal)

@@ -161,6 +161,11 @@ def with_noise(config: Config, machine: Machine, data: Dataset) -> Dataset:
 
 def by_image(config: Config, data: Dataset) -> Labels:
     """The labels of a noise that depends on the image."""
+    if not data.train.images.shape[-1]:
+        raise BadInput(
+            f"{config.noise} noise depends on pixels or numbers, of which {data.name} has none; "
+            "accepted for texts: none, sym, asym"
+        )
     rng = np.random.default_rng(config.seed)
     inputs = Inputs(data.train.images.numpy(), data.mean, data.std)
     given = data.train.labels.given

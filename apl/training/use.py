@@ -129,15 +129,17 @@ class Trained:
 
     def _with_texts(self, samples: Any) -> Tensor:
         """Texts alone, or a table with them and with what stands beside them."""
-        column = self.inputs.encoding.get("text_column", "")
         rows = isinstance(samples, list | tuple) and samples and isinstance(samples[0], Mapping)
-        columns: Mapping[str, Any] = {}
         if isinstance(samples, Mapping) or hasattr(samples, "columns") or rows:
-            columns, _ = as_columns(samples)
-            if column not in columns:
-                raise BadInput(f"there is no column {column!r}, which has the texts")
-            samples = columns[column]
-        return self.texts_seen(as_texts(samples), columns)
+            return self.texts_in(as_columns(samples)[0])
+        return self.texts_seen(as_texts(samples), {})
+
+    def texts_in(self, columns: Mapping[str, Any], decimal: str = ".") -> Tensor:
+        """A table's column of texts, and what stands beside it, as rows of features."""
+        column = self.inputs.encoding.get("text_column", "")
+        if column not in columns:
+            raise BadInput(f"there is no column {column!r}, which has the texts")
+        return self.texts_seen(as_texts(columns[column]), columns, decimal)
 
     def texts_seen(
         self, texts: Sequence[str], columns: Mapping[str, Any], decimal: str = "."

@@ -172,7 +172,7 @@ def test_the_defaults_of_find_are_those_of_a_search(side: int) -> None:
     usual = {**vars(config), **vars(Machine()), "image_size": 0}
     found = told("find")
     by_data = {"network", "width", "batch_size", "features"}
-    assert found["features"] == "photos: lite0"
+    assert found["features"] == "photos: lite0, texts: tfidf"
     assert found["network"] == "by size"
     assert found["width"] == "32, rows: 64"
     assert config.width == (64 if side == 1 else 32)

@@ -52,7 +52,7 @@ def test_copies_are_held_out_together() -> None:
     assert not shared(data)
     assert len(data.train) + len(data.test) == 600
     assert 0.15 < len(data.test) / 600 < 0.25
-    assert "copies of one image are held out together, or not at all" in told
+    assert "copies are held out together, or not at all" in told
     for split in (data.train, data.test):
         for name, image, label in zip(split.names, split.images, split.labels.given, strict=True):
             assert np.array_equal(image.numpy(), images[int(name) // 5])

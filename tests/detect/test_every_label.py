@@ -109,14 +109,14 @@ def test_the_rows_are_those_of_both_splits(found: tuple[Search, np.ndarray]) -> 
     assert rows.splits.count("train") == count
     assert rows.splits.count("test") == len(whole.data.test)
     assert rows.names == (*whole.data.train.names, *whole.data.test.names)
-    assert rows.pixels is not None
-    assert rows.pixels.shape == (800, 8, 8, 1)
+    assert rows.looks.pixels is not None
+    assert rows.looks.pixels.shape == (800, 8, 8, 1)
     for place in (0, count - 1, count, 799):
         split, i = ("train", place) if place < count else ("test", place - count)
         image = getattr(whole.data, split).images[i].numpy()
-        assert np.array_equal(rows.pixels[place], image)
+        assert np.array_equal(rows.looks.pixels[place], image)
     with pytest.raises(IndexError):
-        rows.pixels[800]
+        rows.looks.pixels[800]
     assert rows.findings.noise_rate == whole.findings.noise_rate
     told = judged(whole)
     assert told[0] == f"judged: {count} training labels by how the training took them"
