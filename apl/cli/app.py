@@ -51,6 +51,7 @@ for name, command in (
     ("apply", apply.apply),
     ("evaluate", train.evaluate),
     ("predict", use.predict),
+    ("export", use.export),
     ("study", study.study),
     ("plot", show.plot),
     ("report", show.report),

@@ -62,6 +62,8 @@ PANELS: dict[str, tuple[str, ...]] = {
             "out_file",
             "everything",
             "best",
+            "form",
+            "card",
         ),
         *("to", "link", "move", "yes", "undo"),
     ),

