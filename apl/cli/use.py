@@ -161,13 +161,15 @@ def _listed(
     from apl.data.hub import PREFIX, is_saved
     from apl.data.reading import Reading
     from apl.data.samples import list_dataset, list_samples
+    from apl.data.texts import NO_TEXTS
     from apl.features.vectors import list_vectors
     from apl.names import DATASETS
     from apl.paths import user_path
 
     inputs = run.inputs
     side = inputs.shape[0] if inputs.kind == "images" else 0
-    reading = Reading.of({"label_column": run.config.label_column, **given})
+    column = inputs.encoding.get("text_column", NO_TEXTS)
+    reading = Reading.of({"label_column": run.config.label_column, **given, "text_column": column})
     path = user_path(source)
     if source in DATASETS or source.startswith(PREFIX) or (path.is_dir() and is_saved(path)):
         from apl.data.sources import read_data

@@ -102,6 +102,8 @@ def list_file(
         settle_labels(found, reading, f"{path} ({', '.join(columns.labels)})")
     if not columns.file:
         _make_table(found, taken.cells, columns)
+        if labelled and found.texts is not None:
+            _without_empty(found, found.texts, alone=not found.columns)
     return found
 
 
@@ -413,8 +415,6 @@ def _make_table(found: Listing, cells: dict[str, list[Any]], columns: _Columns) 
     if labels:
         found.notes.append(f"columns left out, called labels: {some_of(labels)}")
     found.columns = {name: column for name, column in cells.items() if name not in labels}
-    if found.texts is not None:
-        _without_empty(found, found.texts, alone=not found.columns)
 
 
 def _without_empty(found: Listing, texts: Sequence[str], alone: bool) -> None:

@@ -133,7 +133,8 @@ class _Features(nn.Module):
 
     def _rounded(self, sums: Tensor) -> Tensor:
         """Sums of pixels times whole weights to the nearest byte."""
-        return ((sums + 2 ** (self.bits - 1)) / 2**self.bits).floor().clamp(0, 255)
+        whole: Tensor = ((sums + 2 ** (self.bits - 1)) / 2**self.bits).floor()
+        return whole.clamp(0, 255)
 
 
 def _bicubic(side: int, size: int) -> tuple[Tensor, int]:
@@ -216,8 +217,8 @@ def metadata(run: Trained) -> dict[str, str]:
 
 def _onnx(whole: Whole, samples: Tensor, told: dict[str, str]) -> bytes:
     try:
-        import onnx
-        import onnxscript  # noqa: F401  (torch's exporter is written in it)
+        import onnx  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import onnxscript  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
     except ImportError:
         raise BadInput(
             "--to onnx needs a few packages: pip install 'apl-noisy-labels[export]'"
@@ -278,7 +279,7 @@ def _checked(path: Path, to: str, samples: Tensor, wanted: Any) -> str:
             found = torch.export.load(path).module()(samples).numpy()
     else:
         try:
-            import onnxruntime
+            import onnxruntime  # type: ignore[import-not-found,import-untyped,unused-ignore]
         except ImportError:
             return "not checked: pip install onnxruntime"
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

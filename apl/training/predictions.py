@@ -196,6 +196,8 @@ def _seen(run: Trained, listing: Listing, chosen: Sequence[int]) -> torch.Tensor
         return run.seen(listing.pixels[np.array(chosen)])
     columns = listing.columns or {}
     cells = {name: [column[i] for i in chosen] for name, column in columns.items()}
+    if listing.texts is not None:
+        return run.texts_seen([listing.texts[i] for i in chosen], cells, listing.decimal)
     if run.inputs.kind == "texts":
         return run.texts_in(cells, listing.decimal)
     if run.inputs.kind == "vectors":
