@@ -171,7 +171,7 @@ def _asks(
     again = this_command()
     file = "" if "--decisions" in again else " --decisions decisions.csv"
     out.print(f"judge {len(left)} labels in a browser, save decisions.csv: {target / PAGE}")
-    out.print(f"then what was found is shown, by the same command: {again}{file}")
+    out.print(f"then give them to the same command, which shows what was found: {again}{file}")
     return True
 
 

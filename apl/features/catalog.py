@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import re
@@ -145,14 +146,21 @@ def file_digest(features: str, weights: str) -> str:
     file = features if is_file(features) else weights if weights not in ("", "default") else ""
     if not file:
         return ""
-    digest = hashlib.sha256()
     try:
-        with open(user_path(file), "rb") as content:
-            while part := content.read(2**22):
-                digest.update(part)
+        info = user_path(file).stat()  # its times change whenever somebody writes to it
+        about = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        return _digest_of(str(user_path(file)), about)
     except OSError as error:
         what = "vectors" if file == features else "weights"
         raise BadInput(f"no {what} at {file!r}: {error.strerror}") from None
+
+
+@functools.lru_cache(maxsize=4)  # each run of a study asks for it
+def _digest_of(path: str, about: tuple[int, ...]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as content:
+        while part := content.read(2**22):
+            digest.update(part)
     return digest.hexdigest()
 
 

@@ -71,16 +71,20 @@ def featured(
     kind = data.kind
     require_kind(how.name, "images" if kind == "rows" and is_file(how.name) else kind, data.name)
     none = np.empty(0, np.int64)
+    whole = whole or data
     data = data if train else dataclasses.replace(data, train=data.train.take(none))
     parts = {"train": data.train, "test": data.test}
     if is_file(how.name):
-        made = read_vectors(how.name, parts, whole or data)
+        made = read_vectors(how.name, parts, whole)
         decided_by: Mapping[str, Any] = {"sha256": how.digest}
     else:
-        fitted_to = (whole or data).train.texts if sized(how.name)[0] == "tfidf" else ()
+        fitted_to = whole.train.texts if sized(how.name)[0] == "tfidf" else ()
         backbone = _backbone(how, fitted_to)
         decided_by = backbone.decided_by
-        made = _rows_of(backbone, {name: _samples(part) for name, part in parts.items()}, how)
+        samples = {name: _samples(part) for name, part in parts.items()}
+        all_of = {"train": whole.train, "test": whole.test}
+        digests = {name: _digests(part, all_of[name]) for name, part in parts.items()}
+        made = _rows_of(backbone, samples, digests, how)
     return dataclasses.replace(
         data,
         train=_with_rows(data.train, made["train"], kind),
@@ -99,6 +103,25 @@ def _licence(name: str) -> dict[str, str]:
 
 def _samples(split: Split) -> Any:
     return split.texts if split.texts else split.images
+
+
+_HASHED: deque[tuple[Any, int, Digests]] = deque(maxlen=4)
+"""The samples that were hashed last, all of a split, with torch's count of the changes to them: the
+runs of a study share them.  No others are the same object while they are kept here."""
+
+
+def _digests(split: Split, whole: Split) -> Digests:
+    """The digests of the samples of a split, which is `whole` or a part of it."""
+    samples, everything = _samples(split), _samples(whole)
+    if samples is not everything and (split.at is None or whole.at is not None):
+        return digests_of(samples)
+    version = getattr(everything, "_version", 0)
+    kept = (each for known, then, each in _HASHED if known is everything and then == version)
+    digests = next(kept, None)
+    if digests is None:
+        digests = digests_of(everything)
+        _HASHED.append((everything, version, digests))
+    return digests if samples is everything else digests[split.at]
 
 
 def _with_rows(split: Split, rows: Halves, kind: str) -> Split:
@@ -141,10 +164,11 @@ def rows_of(backbone: Backbone, samples: Any, threads: int = 0) -> Halves:
         return np.concatenate(list(pool.map(compute, range(len(batches)))))
 
 
-def _rows_of(backbone: Backbone, parts: dict[str, Any], how: Embedding) -> dict[str, Halves]:
+def _rows_of(
+    backbone: Backbone, parts: dict[str, Any], digests: dict[str, Digests], how: Embedding
+) -> dict[str, Halves]:
     """The features of the samples of each part, from the store, once they are all there."""
     store = Store.of(backbone)
-    digests = {name: digests_of(samples) for name, samples in parts.items()}
     found = {name: store.find(wanted) for name, wanted in digests.items()}
     if any((at < 0).any() for at in found.values()):
         with store.writing(how.say):

@@ -93,7 +93,7 @@ def tfidf(texts: Sequence[str]) -> Backbone:
         return fitted[0].rows(batch)
 
     decided_by = {
-        "fitted_to": _digest(texts),
+        "fitted_to": _digest(tuple(texts)),
         "scikit-learn": sklearn.__version__,
         "axes": "float16",  # so that what goes with a run is what it was trained with
     }
@@ -119,7 +119,8 @@ def counted(path: Path) -> Backbone:
     return Backbone("tfidf", counts.rows, decided_by, BATCH, parallel=False)
 
 
-def _digest(texts: Sequence[str]) -> str:
+@functools.lru_cache(maxsize=2)  # each run of a study asks for it
+def _digest(texts: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
     for text in texts:
         content = text.encode("utf-8", "surrogatepass")
@@ -149,4 +150,4 @@ def _fit(texts: Sequence[str]) -> Counts:
     matrix = sparse.hstack(matrices, "csr")
     size = max(1, min(NUMBERS, *(each - 1 for each in matrix.shape)))
     svd = TruncatedSVD(size, random_state=0).fit(matrix)
-    return Counts(terms, rarity, svd.components_.astype(np.float16), _digest(texts))
+    return Counts(terms, rarity, svd.components_.astype(np.float16), _digest(tuple(texts)))

@@ -18,6 +18,7 @@ from apl.data.dataset import Dataset, Split
 from apl.data.sources import load_data
 from apl.errors import BadInput, Interrupted
 from apl.features.backbone import Backbone
+from apl.features.catalog import file_digest
 from apl.features.embed import Embedding, featured
 from apl.features.store import Store, digests_of, features_folder
 from apl.noise.labels import Labels
@@ -263,3 +264,41 @@ def test_vectors_of_a_damaged_file_are_told(tmp_path: Path) -> None:
     np.save(tmp_path / "v.npy", np.zeros((400, 2)))
     with pytest.raises(BadInput, match=r"an \.npz with train and test"):
         rows_of(load_data("digits"), tmp_path / "v.npy")
+
+
+def test_the_runs_of_a_study_hash_samples_once_and_what_changed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed: list[int] = []
+
+    def counting(samples: Any) -> Any:
+        hashed.append(len(samples))
+        return digests_of(samples)
+
+    monkeypatch.setattr("apl.features.embed.digests_of", counting)
+    whole = Dataset("mine", ("a", "b"), arrays(40), arrays(9, 40), (0.5,) * 3, (0.5,) * 3)
+    first = featured(whole, HOW, whole)
+    chosen = np.array([31, 4, 12])
+    part = dataclasses.replace(whole, train=whole.train.take(chosen))
+    made = featured(part, HOW, whole).train.images
+    assert torch.equal(made, first.train.images[torch.from_numpy(chosen)])
+    assert hashed == [40, 9]
+    whole.train.images[4] = 255 - whole.train.images[4]  # in place: the same object
+    again = featured(whole, HOW, whole).train.images
+    assert hashed == [40, 9, 40]
+    assert not torch.equal(again[4], first.train.images[4])
+    assert torch.equal(again[5:], first.train.images[5:])
+    unknown = dataclasses.replace(part, train=dataclasses.replace(part.train, at=None))
+    assert torch.equal(featured(unknown, HOW, whole).train.images, made)  # not known as a part
+    assert hashed[3:] == [3]
+
+
+def test_a_file_is_hashed_again_once_it_was_written_to(tmp_path: Path) -> None:
+    file = tmp_path / "v.npy"
+    file.write_bytes(b"one")
+    first = file_digest("v.npy", "")
+    assert file_digest("v.npy", "") == first
+    info = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))  # as a copy that keeps times
+    assert file_digest("v.npy", "") != first
