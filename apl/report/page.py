@@ -63,6 +63,7 @@ from apl.report.results import (
     epochs_table,
     grid_table,
     mean_std,
+    too_short_settings,
 )
 from apl.report.study import Study, bare, given, method_label, own_settings, setting_name, studies
 from apl.report.tables import Cell, Table
@@ -580,7 +581,7 @@ def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Blo
         return ", ".join(dict.fromkeys(names))
 
     collapsed = runs["collapsed"].astype(bool)
-    short = runs["too_short"].astype(bool)
+    short = runs["too_short"].astype(bool) & runs["setting"].isin(too_short_settings(runs))
     given_up = runs["confusion"].map(lambda confusion: bool(_given_up(confusion))) & ~collapsed
     blocks = []
     if collapsed.any():
