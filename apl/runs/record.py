@@ -224,7 +224,7 @@ def _summary(runs: Sequence[Finished]) -> list[list[Any]]:
     """A row a run, a column acc_CLASS for each class that any of them has; `on` where the test
     labels of some are not known to be true."""
     wide = ("class_names", "per_class_accuracy", "confusion", "transition")
-    left = (*wide, "on", "held_out")
+    left = (*wide, "on", "held_out", "repaired")
     scored = [f.name for f in dataclasses.fields(Result) if f.name not in left]
     if any(run.result.on != "true" for run in runs):
         scored.append("on")
