@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from apl.data.dataset import Dataset, Split
     from apl.data.sources import load_data
     from apl.detect.consensus import Consensus, consensus
+    from apl.detect.estimator import RobustClassifier
     from apl.detect.evidence import Findings, find_issues, noise_rate, rank
     from apl.detect.monitor import LabelMonitor
     from apl.detect.search import find_mislabelled
@@ -39,6 +40,7 @@ __all__ = [
     "Machine",
     "NoisyLabelLoss",
     "Result",
+    "RobustClassifier",
     "Split",
     "__version__",
     "consensus",
@@ -69,6 +71,7 @@ _HOMES = {
     "Machine": "training.machine",
     "NoisyLabelLoss": "losses.modules",
     "Result": "runs.scores",
+    "RobustClassifier": "detect.estimator",
     "Split": "data.dataset",
     "consensus": "detect.consensus",
     "find_issues": "detect.evidence",

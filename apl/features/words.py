@@ -108,7 +108,7 @@ def kept_counts(backbone: Backbone, texts: Sequence[str]) -> Path:
     try:
         Counts.read(path)
     except (FileNotFoundError, BadInput):
-        _fit(texts).write(path)
+        fit_counts(texts).write(path)
     return path
 
 
@@ -128,7 +128,8 @@ def _digest(texts: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def _fit(texts: Sequence[str]) -> Counts:
+def fit_counts(texts: Sequence[str]) -> Counts:
+    """What `tfidf` counts, and how it is reduced, fitted to these texts."""
     from scipy import sparse
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -36,6 +36,7 @@ FIXED_EPOCHS = 2  # in which the matrix stays as it begins,
 DIAGONAL = 0.8  # with so much on its diagonal
 EM_ROUNDS = 30
 PSEUDO = 0.1  # counts of each flip before any is seen
+EACH = 15.0  # of one feature at most: a few that mean much must not make a step too long
 VARIANCE = 1280.0  # of all features together: so rates and decay mean the same for any number
 SMALLER = 85.0  # of all components together
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)
@@ -66,6 +67,8 @@ def cross_fit(  # what is judged, how, and two ways to follow it
     classes: int,
     *,
     decided: IntArray | None = None,
+    weights: Vector | None = None,
+    copies: Vector | None = None,
     seed: int = 0,
     rounds: int = ROUNDS,
     steps: int = FEWEST_STEPS,
@@ -76,47 +79,54 @@ def cross_fit(  # what is judged, how, and two ways to follow it
 
     decided: the true class of each sample that somebody has looked at, UNKNOWN of the others [N]:
     it is learned as it is, and says nothing of the noise, since nobody chose at random what to look
-    at.  seed: of folds, order, weights and dropout.  steps: the fewest of a round, of which few
+    at.  weights: how much each sample counts [N]; copies: how many alike it stands for [N], all but
+    one of which the head that judges it has seen.  seed: of folds, order, initial weights and
+    dropout.  steps: the fewest of a round, of which few
     samples need more than EPOCHS epochs make.  should_stop: asked after each epoch, and True raises
     Interrupted; on_round: called after each round with how many are done and in all.
     """
     sure = np.full(len(labels), UNKNOWN) if decided is None else decided
+    stands = np.ones(len(labels)) if copies is None else copies
+    counts = stands if weights is None else weights * (stands.sum() / weights.sum())
     looked_at = sure != UNKNOWN
     doubted = np.where(looked_at, UNKNOWN, labels)  # what the noise matrix has a say in
     free = doubted != UNKNOWN
     folds = stratified(np.where(looked_at, sure, labels), FOLDS, seed)
     features = _standardised(rows)
-    training = _Training(features, folds, seed, steps, should_stop)
+    seen = _by_fold(folds, counts, stands)
+    training = _Training(features, folds, seen, seed, steps, should_stop)
     clean = training.first(torch.from_numpy(doubted), torch.from_numpy(sure), classes)
-    posterior, transition = explain(clean, doubted)
+    posterior, transition = explain(clean, doubted, counts)
     first = 1 - _of_label(posterior[free], labels[free])
     on_round(1, rounds + 1)
-    plain = later = float(first.mean()) if len(first) else 0.0
-    tempered = min(plain, _tempered_rate(clean[free], labels[free])) if len(first) else 0.0
+    plain = later = _mean(first, counts[free])
+    tempered = plain
+    if len(first):
+        tempered = min(plain, _tempered_rate(clean[free], labels[free], counts[free]))
     estimate = plain + TOWARDS * (tempered - plain)
     odds: list[Vector] = []
     if rounds:
-        training = _Training(_components(features), folds, seed, steps, should_stop)
+        training = _Training(_components(features), folds, seen, seed, steps, should_stop)
     cleans: list[Matrix] = []
     for round in range(rounds):
         targets = _with_decisions(posterior, sure)
         clean = training.later(torch.from_numpy(targets).float(), round + 1)
-        posterior, transition = explain(clean, doubted)
+        posterior, transition = explain(clean, doubted, counts)
         cleans.append(clean)
         wrong = (1 - _of_label(posterior[free], labels[free])).clip(1e-9, 1 - 1e-9)
         odds.append(np.log(wrong / (1 - wrong)))
-        later = float(wrong.mean()) if len(wrong) else 0.0
+        later = _mean(wrong, counts[free])
         on_round(round + 2, rounds + 1)
     if rounds:  # what several rounds say together is steadier than the last one
         clean = np.mean(cleans, 0)
-        posterior, transition = explain(clean, doubted)
+        posterior, transition = explain(clean, doubted, counts)
     else:
         odds = [np.log(first.clip(1e-9, 1) / (1 - first).clip(1e-9))]
     wrong = (looked_at & (labels != UNKNOWN) & (labels != sure)).astype(np.float64)
     if len(first):
-        wrong[free] = _with_mean(np.mean(odds, 0), estimate)
-    differs = float((clean.argmax(1) != labels)[free].mean()) if len(first) else 0.0
-    rate = _rate(estimate, later, differs, max(1, len(first)))
+        wrong[free] = _with_mean(np.mean(odds, 0), estimate, counts[free])
+    differs = _mean((clean.argmax(1) != labels)[free].astype(np.float64), counts[free])
+    rate = _rate(estimate, later, differs, max(1.0, float(stands[free].sum())))
     return CrossFit(clean, _with_decisions(posterior, sure), transition, wrong, rate)
 
 
@@ -128,16 +138,19 @@ def heads_on(
     not seen [N, K].  labels: what all folds get their share of [N]."""
     folds = stratified(labels, FOLDS, seed)
     features = _components(_standardised(rows))
-    training = _Training(features, folds, seed, FEWEST_STEPS, should_stop)
+    once = np.ones(len(folds))
+    seen = _by_fold(folds, once, once)
+    training = _Training(features, folds, seen, seed, FEWEST_STEPS, should_stop)
     return lambda targets, number: training.later(torch.from_numpy(targets).float(), number)
 
 
-def explain(clean: Matrix, labels: IntArray) -> tuple[Matrix, Matrix]:
+def explain(clean: Matrix, labels: IntArray, counts: Vector | None = None) -> tuple[Matrix, Matrix]:
     """The posterior of the true class [N, K] by sample and given label, and the noise matrix
     [K, K], from what is said of samples whose label was not seen [N, K]: EM for the matrix alone.
-    Where there is no label the sample alone speaks.
+    Where there is no label the sample alone speaks.  counts: how much each sample does [N].
     """
     classes = clean.shape[1]
+    share = np.ones((len(labels), 1)) if counts is None else counts[:, None]
     transition = np.full((classes, classes), (1 - DIAGONAL) / max(classes - 1, 1))
     np.fill_diagonal(transition, DIAGONAL)
     order = np.argsort(labels, kind="stable")
@@ -145,14 +158,14 @@ def explain(clean: Matrix, labels: IntArray) -> tuple[Matrix, Matrix]:
     carried, starts = np.unique(labels[order], return_index=True)
     for _ in range(EM_ROUNDS):
         posterior = _posterior(clean, transition, labels)
-        counts = np.full((classes, classes), PSEUDO)
+        flips = np.full((classes, classes), PSEUDO)
         if len(order):
-            counts[:, carried] += np.add.reduceat(posterior[order], starts).T
-        transition = counts / counts.sum(1, keepdims=True)
+            flips[:, carried] += np.add.reduceat((posterior * share)[order], starts).T
+        transition = flips / flips.sum(1, keepdims=True)
     return _posterior(clean, transition, labels), transition
 
 
-def _tempered_rate(clean: Matrix, labels: IntArray) -> float:
+def _tempered_rate(clean: Matrix, labels: IntArray, counts: Vector) -> float:
     """The rate where the heads' chances have the temperature that makes the given labels likeliest.
 
     That is right where noise does not depend on the sample, and too low where people err on hard
@@ -162,10 +175,10 @@ def _tempered_rate(clean: Matrix, labels: IntArray) -> float:
     for temperature in TEMPERATURES:
         chances = clean.clip(1e-12) ** (1 / temperature)
         chances /= chances.sum(1, keepdims=True)
-        posterior, transition = explain(chances, labels)
-        likelihood = float(np.log((chances * transition.T[labels]).sum(1).clip(1e-12)).mean())
+        posterior, transition = explain(chances, labels, counts)
+        likelihood = _mean(np.log((chances * transition.T[labels]).sum(1).clip(1e-12)), counts)
         if likelihood > best:
-            best, rate = likelihood, 1 - float(_of_label(posterior, labels).mean())
+            best, rate = likelihood, 1 - _mean(_of_label(posterior, labels), counts)
     return rate
 
 
@@ -175,6 +188,18 @@ def stratified(labels: IntArray, folds: int, seed: int) -> IntArray:
     fold = np.empty(len(labels), dtype=np.int64)
     fold[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % folds
     return fold
+
+
+def _by_fold(folds: IntArray, counts: Vector, copies: Vector) -> Tensor:
+    """How much each sample counts for the head of each fold [N, folds]: for that of its own only
+    the copies that are not held out, which of most samples are none."""
+    own = folds[:, None] == np.arange(int(folds.max()) + 1)
+    return torch.from_numpy(counts[:, None] * np.where(own, 1 - 1 / copies[:, None], 1.0)).float()
+
+
+def _mean(values: Vector, counts: Vector) -> float:
+    """Their mean by how much each counts, 0 of none."""
+    return float(values @ counts / counts.sum()) if len(values) else 0.0
 
 
 def _posterior(clean: Matrix, transition: Matrix, labels: IntArray) -> Matrix:
@@ -199,12 +224,12 @@ def _of_label(values: Matrix, labels: IntArray) -> Vector:
     return chosen
 
 
-def _with_mean(odds: Vector, mean: float) -> Vector:
+def _with_mean(odds: Vector, mean: float, counts: Vector) -> Vector:
     """Chances [N] in the order of these log-odds, moved by one number so that `mean` is theirs."""
     low, high = -60.0, 60.0
     for _ in range(60):
         middle = (low + high) / 2
-        if (1 / (1 + np.exp(-(odds + middle).clip(-500, 500)))).mean() < mean:
+        if _mean(1 / (1 + np.exp(-(odds + middle).clip(-500, 500))), counts) < mean:
             low = middle
         else:
             high = middle
@@ -212,7 +237,7 @@ def _with_mean(odds: Vector, mean: float) -> Vector:
     return chances
 
 
-def _rate(estimate: float, later: float, differs: float, count: int) -> Rate:
+def _rate(estimate: float, later: float, differs: float, count: float) -> Rate:
     """The rate with its interval: two standard errors around what the rounds allow, which is no
     less than the last one says and no more than predictions differ, within BELOW and ABOVE."""
     error = 2 * math.sqrt(max(estimate * (1 - estimate), 0.01) / count)
@@ -227,7 +252,7 @@ def _standardised(rows: Tensor) -> Tensor:
     same = std <= 1e-4 * std.mean()
     scale: Tensor = torch.where(same, 0.0, 1 / std.clamp(min=1e-12))
     varied = max(1, wide.shape[1] - int(same.sum()))
-    made: Tensor = (wide - wide.mean(0)) * (scale * math.sqrt(VARIANCE / varied))
+    made: Tensor = (wide - wide.mean(0)) * (scale * math.sqrt(min(VARIANCE / varied, EACH)))
     return made
 
 
@@ -236,7 +261,7 @@ def _components(features: Tensor) -> Tensor:
     covariance = (features.T @ features / len(features)).double()
     values, vectors = torch.linalg.eigh(covariance)
     size = min(COMPONENTS, int((values > 1e-6 * values[-1]).sum()))
-    scale = math.sqrt(SMALLER / max(float(values[-size:].sum()), 1e-12))
+    scale = math.sqrt(min(SMALLER, features.shape[1]) / max(float(values[-size:].sum()), 1e-12))
     made: Tensor = features @ (vectors[:, -size:] * scale).float()
     return made
 
@@ -249,13 +274,14 @@ class _Training:
         self,
         features: Tensor,
         folds: IntArray,
+        seen: Tensor,
         seed: int,
         fewest: int,
         should_stop: Callable[[], bool],
     ) -> None:
         self.features, self.folds, self.seed = features, torch.from_numpy(folds), seed
         self.count = int(folds.max()) + 1
-        self.should_stop = should_stop
+        self.should_stop, self.seen = should_stop, seen
         size = len(features)
         self.batch = max(SMALLEST_BATCH, min(BATCH, size // 10))
         steps = math.ceil(size / self.batch)
@@ -352,8 +378,7 @@ class _Training:
             if self.should_stop():
                 raise Interrupted
             for chosen in torch.randperm(len(self.features), generator=generator).split(self.batch):
-                others = self.folds[chosen][:, None] != torch.arange(self.count)
-                others &= counted[chosen][:, None]
+                others = self.seen[chosen] * counted[chosen][:, None]
                 share = (others.sum() / self.count).clamp(min=1)
                 optimiser.zero_grad()
                 value = (loss(chosen, epoch, generator) * others).sum() / share
