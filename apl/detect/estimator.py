@@ -43,6 +43,7 @@ WIDE = 4096  # columns from which on rows are reduced before anything else,
 REDUCED = 512  # to so many numbers
 COMPONENTS = 256  # principal ones, that a hidden layer sees
 VARIANCE = 85.0  # of all that a head sees together, so that rates mean the same for any number
+FARTHEST = 10.0  # standard deviations from the mean that a number may lie
 STEPS = 150  # of a round of judging at least: tables take a fraction of a second
 BLOCK = 4096  # rows at a time where many are asked for
 
@@ -169,7 +170,9 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             require(fits, name, value, f"a whole number from {least} on, or None")
         for name, zero in (("lr", False), ("weight_decay", True)):
             value = getattr(self, name)
-            fits = value is None or (isinstance(value, numbers.Real) and 0 <= value < math.inf)
+            fits = value is None or (
+                isinstance(value, numbers.Real) and 0 <= float(value) < math.inf
+            )
             fits = fits and (zero or value != 0)
             require(fits, name, value, "a finite number above 0, or None")
         fits = isinstance(self.repair, bool | np.bool_)
@@ -219,17 +222,25 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def _standardise(self, rows: Floats, weights: Vector) -> npt.NDArray[np.float32]:
-        """Rows [N, F] with mean 0 and std 1 in each column, which is so kept for those to come;
-        what is the same in all rows becomes 0."""
+        """Rows [N, F] with mean 0 and std 1 in each column, for which both are kept; what is the
+        same in all rows becomes 0, and so does what features hardly differ in."""
         largest = np.abs(rows).max(0, initial=0).astype(np.float64)
         unit = np.where(largest > 0, largest, 1.0)  # so that no square overflows
         shares = weights / weights.sum()
         mean = shares @ (rows / unit)
         std = np.sqrt(shares @ (rows / unit - mean) ** 2)
         self._mean = mean * unit
-        self._scale = np.where(std > 1e-9, 1 / (std.clip(1e-9) * unit), 0.0)
-        made: npt.NDArray[np.float32] = ((rows - self._mean) * self._scale).astype(np.float32)
+        least = np.full(len(std), 1e-9)
+        if self.features is not None:  # of one scale: what is far below it is rounding
+            least = np.maximum(least, 0.01 * (std * unit).mean() / unit)
+        self._scale = np.where(std > least, 1 / (std.clip(1e-9) * unit), 0.0)
+        made: npt.NDArray[np.float32] = self._standard(rows).astype(np.float32)
         return made
+
+    def _standard(self, rows: Floats) -> Floats:
+        """Rows [N, F] standardised as those were that were fitted, within FARTHEST."""
+        found: Floats = ((rows - self._mean) * self._scale).clip(-FARTHEST, FARTHEST)
+        return found
 
     def _train(self, seen: torch.Tensor, targets: Matrix, weights: Vector, recipe: Recipe) -> None:
         """Train the head, and keep it as numpy's arrays."""
@@ -250,7 +261,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _of(self, rows: Floats) -> Matrix:
         """The logits [N, K] of rows [N, F], in float64: a row's do not depend on the others."""
-        values: Matrix = (rows - self._mean) * self._scale
+        values: Matrix = self._standard(rows)
         for i, (weight, bias) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
             values = (values.clip(0) if i else values) @ weight + bias
         return values
@@ -317,7 +328,9 @@ def read_labels(y: Any) -> tuple[Array, IntArray]:
     """
     values = y.detach().cpu().numpy() if hasattr(y, "detach") else y
     if isinstance(values, np.ma.MaskedArray):
-        values = np.where(np.ma.getmaskarray(values), None, values.data)
+        hidden = np.ma.getmaskarray(values)
+        values = values.data.astype(object)
+        values[hidden] = None
     if isinstance(values, pd.Series) and pd.api.types.is_extension_array_dtype(values.dtype):
         values = values.to_numpy(object)
     values = checks.column_or_1d(values, warn=True)

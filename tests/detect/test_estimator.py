@@ -163,7 +163,7 @@ def test_texts_and_images_by_their_features() -> None:
     given = ["meow", "woof"] * 20
     model = apl.RobustClassifier(features="tfidf", repair=False).fit(pd.Series(texts), given)
     model = pickle.loads(pickle.dumps(model))
-    assert model.predict(["a cat", "two dogs"]).tolist() == ["meow", "woof"]
+    assert model.predict(["cat 8 cats", "dog 8 dogs"]).tolist() == ["meow", "woof"]
     assert not hasattr(model, "n_features_in_")
     for features, samples, told in (
         ("tfidf", np.zeros((40, 2)), "a text of X is 0.0"),
