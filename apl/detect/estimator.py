@@ -45,6 +45,7 @@ COMPONENTS = 256  # principal ones, that a hidden layer sees
 VARIANCE = 85.0  # of all that a head sees together, so that rates mean the same for any number
 FARTHEST = 10.0  # standard deviations from the mean that a number may lie
 STEPS = 150  # of a round of judging at least: tables take a fraction of a second
+FEW_NUMBERS = 1_000_000  # below which one thread is quickest
 BLOCK = 4096  # rows at a time where many are asked for
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -120,7 +121,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         known = labels != UNKNOWN
         targets = np.eye(len(self.classes_))[labels]
         seen = torch.from_numpy(self._standardise(rows[distinct.first], distinct.weights))
-        with _as_torch_begins():
+        with _as_torch_begins(seen.numel()):
             if self.repair:
                 fit = _judged(seen, labels, distinct, len(self.classes_), recipe.seed)
             if fit is not None:
@@ -520,9 +521,10 @@ def softmax(logits: Matrix) -> Matrix:
 
 
 @contextlib.contextmanager
-def _as_torch_begins() -> Iterator[None]:
-    """The defaults that torch begins with, whatever the caller has set, and theirs again after."""
-    before = torch.get_default_dtype()
+def _as_torch_begins(numbers: int) -> Iterator[None]:
+    """The defaults that torch begins with, whatever the caller has set, and theirs again after; of
+    few numbers one thread, since several wait for each other longer than they work."""
+    before, threads = torch.get_default_dtype(), torch.get_num_threads()
     elsewhere = torch.get_default_device().type != "cpu"  # the mode costs more than small steps do
     with (
         torch.device("cpu") if elsewhere else contextlib.nullcontext(),
@@ -532,6 +534,10 @@ def _as_torch_begins() -> Iterator[None]:
     ):
         try:
             torch.set_default_dtype(torch.float32)
+            if numbers < FEW_NUMBERS:
+                torch.set_num_threads(1)
             yield
         finally:
             torch.set_default_dtype(before)
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
