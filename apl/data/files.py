@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from apl.data import near
 from apl.data.cache import STATES, entries, outdated, remove, size_text, touch
 from apl.data.dataset import Dataset, Split
 from apl.data.depth import Pixels, told_range
@@ -57,6 +58,7 @@ TAKEN_OUT = "taken_out"  # images that lie in a file, while they are decoded
 ABOUT, LABELS, NAMES, TEXTS = "about.json", "labels.npz", "names.json", "texts.json"
 CELLS = "cells.jsonl"  # of a table as they were, to be looked at
 BROKEN, COPIES, ACROSS = "broken.csv", "copies.csv", "copies_across.csv"
+NEAR_COPIES = "near_copies.csv"
 
 
 def read_path(
@@ -159,6 +161,16 @@ def cached(
             f"{about['across']:,} of {about['images'] - about['train']:,} test {kind} are copies "
             f"of training {kind}, so the accuracy says less than it seems: {folder / ACROSS}"
         )
+    several, tested = about.get("near", 0), about.get("near_across", 0)
+    if several or tested:
+        parts = [
+            f"{several:,} of another label, so wrong labels are among them" if several else "",
+            f"{tested:,} test images of training images" if tested else "",
+        ]
+        say(
+            "near copies (saved again, resized or cropped a little): "
+            f"{'; '.join(filter(None, parts))}: {folder / NEAR_COPIES}"
+        )
     return _open(folder, about)
 
 
@@ -188,7 +200,8 @@ def _build(
         order = arrange(listing.samples, source, notes.append, classes, same)
     content = _write_content(folder, listing, order, reading, progress)
     rows = np.arange(len(order.chosen))  # where each sample lies in the files
-    alike = _alike(folder, listing, order, content)
+    group, pairs = _copied(folder, listing, order, content)
+    alike = _alike(listing, order, near.grouped(pairs, group))
     if alike is not None:
         notes = []
         apart = arrange(listing.samples, source, notes.append, classes, alike)
@@ -223,6 +236,9 @@ def _build(
     digests = np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32)
     words = [order.class_names[k] for k in labels.given]
     copies, across = _write_copies(folder, digests, names, words, train)
+    place = np.full(len(rows), -1)  # of what was decoded, among the samples
+    place[rows[good]] = np.arange(len(samples))
+    several, tested = _write_near(folder, place[pairs], names, words, train)
     mean, std = moments(_map(folder / IMAGES, len(samples), content.shape)[:train])
     unlabelled = sum(why.startswith((NO_LABEL, NO_TEXT)) for _, why in broken)
     about = {
@@ -247,6 +263,8 @@ def _build(
         "across": across if listing.columns is None or texts is not None else 0,
         **({} if texts is None else {"texts": listing.text_column}),
         "encoding": content.encoding,
+        "near": several,
+        "near_across": tested,
     }
     write_atomic(folder / ABOUT, json.dumps(about, indent=1).encode())
     for leftover in (DECODING, DONE, ".*.tmp"):  # the last ones of a writing that was killed
@@ -269,7 +287,7 @@ def _write_copies(
 ) -> tuple[int, int]:
     """The lists of samples that have a copy with another label, and of those that have one on the
     other side of the split; how many the first are, and how many of the second are tested on."""
-    several = _members(_groups(digests))
+    several = list(near.members(_groups(digests)))
     conflicts = [same for same in several if len({labels[i] for i in same}) > 1]
     both = [same for same in several if same.min() < train <= same.max()]
     head = ("file_name", "label", "copies_of_one_sample")
@@ -281,6 +299,34 @@ def _write_copies(
     across = [(names[i], labels[i], n, side) for side, i, n in sides]
     _write_csv(folder / ACROSS, (*head, "split"), across)
     return sum(map(len, conflicts)), sum(int((same >= train).sum()) for same in both)
+
+
+def _write_near(
+    folder: Path,
+    pairs: IntArray,
+    names: Sequence[str],
+    labels: Sequence[str],
+    train: int,
+) -> tuple[int, int]:
+    """The list of samples that have a near copy with another label, or one on the other side of
+    the split; how many the first are, and how many of the second are tested on.
+
+    pairs: by the places of the samples, -1 for what could not be read.
+    """
+    told = [
+        (i, j)
+        for i, j in pairs.tolist()
+        if min(i, j) >= 0 and (labels[i] != labels[j] or (i < train) != (j < train))
+    ]
+    rows = [
+        (names[i], labels[i], "train" if i < train else "test", n)
+        for n, pair in enumerate(told, 1)
+        for i in pair
+    ]
+    _write_csv(folder / NEAR_COPIES, ("file_name", "label", "split", "pair"), rows)
+    several = {i for pair in told for i in pair if labels[pair[0]] != labels[pair[1]]}
+    tested = {max(pair) for pair in told if min(pair) < train <= max(pair)}
+    return len(several), len(tested)
 
 
 @dataclass
@@ -334,15 +380,27 @@ def _same_texts(listing: Listing, order: Order) -> IntArray | None:
     return same if np.intersect1d(trained, tested).size else None
 
 
-def _alike(folder: Path, listing: Listing, order: Order, content: _Content) -> IntArray | None:
-    """A number for each listed sample, the same one for copies, where some would lie on both sides
-    of a split of ours; None where none do, and for the rows of a table."""
-    if not order.ours or listing.columns is not None:
-        return None
+def _copied(
+    folder: Path, listing: Listing, order: Order, content: _Content
+) -> tuple[IntArray, IntArray]:
+    """Of what was decoded: a number for each [N], the same one for copies, and the pairs [P, 2] of
+    near copies that are none; none of both for the rows of a table and texts, which may be alike."""
+    count = len(order.chosen)
+    if len(content.shape) == 1:
+        return np.arange(count), np.empty((0, 2), np.int64)
     group = _groups(np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32))
     unread = list(content.problems)
     group[unread] = len(group) + np.arange(len(unread))
-    if not np.intersect1d(group[: order.train], group[order.train :]).size:
+    if count > near.MOST:
+        return group, np.empty((0, 2), np.int64)
+    pairs = near.near_pairs(_map(folder / IMAGES, count, content.shape))
+    return group, pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
+
+
+def _alike(listing: Listing, order: Order, group: IntArray) -> IntArray | None:
+    """A number for each listed sample, the same one for those of a group, where some would lie on
+    both sides of a split of ours; None where none do."""
+    if not order.ours or not np.intersect1d(group[: order.train], group[order.train :]).size:
         return None
     alike = -1 - np.arange(len(listing.samples))
     alike[order.chosen] = group
@@ -398,13 +456,6 @@ def _groups(digests: Pixels) -> IntArray:
     """A number for each image, the same one for copies."""
     _, group = np.unique(digests.view("V32").reshape(-1), return_inverse=True)
     return group.reshape(-1).astype(np.int64)
-
-
-def _members(group: IntArray) -> list[IntArray]:
-    """The positions of the images of each group, where it has several."""
-    order = np.argsort(group, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
-    return [same for same in members if len(same) > 1]
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from apl.data.dataset import Dataset, balanced_subset, copies
 from apl.data.folders import cache_folder
 from apl.data.listing import held_out
+from apl.data.near import grouped, near_pairs
 from apl.data.sources import load_data
 from apl.training.machine import Machine
 from apl.training.prepare import hold_out
@@ -186,3 +188,71 @@ def test_copies_are_in_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     unseen = [every - part for part in seen]
     assert len(seen) == 3
     assert sum(map(len, unseen)) == len(every)  # each image is unseen by one, with all its copies
+
+
+def pictures(count: int, side: int = 48) -> list[Image.Image]:
+    """Smooth colours as photographs have them, no two alike."""
+    rng = np.random.default_rng(0)
+    small = [rng.integers(0, 256, (6, 6, 3), dtype=np.uint8) for _ in range(count)]
+    return [Image.fromarray(each).resize((side, side), Image.Resampling.BICUBIC) for each in small]
+
+
+def saved_again(image: Image.Image, kind: int) -> Image.Image:
+    """A near copy: in another quality, resized, or without a little of each edge."""
+    side, cut = image.width, round(0.06 * image.width)
+    if kind == 0:
+        buffer = io.BytesIO()
+        image.save(buffer, "jpeg", quality=80)
+        return Image.open(buffer).convert("RGB")
+    if kind == 1:
+        return image.resize((side // 2, side // 2)).resize((side, side))
+    return image.crop((cut, cut, side - cut, side - cut)).resize((side, side))
+
+
+def test_near_copies_are_found_and_no_others() -> None:
+    images = pictures(150)
+    copied = [saved_again(image, k % 3) for k, image in enumerate(images[:45])]
+    pixels = np.stack([np.asarray(image) for image in images + copied])
+    assert near_pairs(pixels).tolist() == [[i, i + 150] for i in range(45)]
+    flat = np.full((4, 32, 32, 3), 7, np.uint8)
+    assert not len(near_pairs(flat))
+    assert not len(near_pairs(pixels[:0]))
+
+
+def test_near_copies_stay_on_one_side_and_are_told(tmp_path: Path) -> None:
+    images = pictures(120)
+    for k, image in enumerate(images):
+        folder = tmp_path / "my" / "ab"[k % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{k:03d}.png")
+        other = tmp_path / "my" / ("ba" if k < 6 else "ab")[k % 2]
+        if k < 60:
+            other.mkdir(parents=True, exist_ok=True)
+            saved_again(image, k % 3).save(other / f"{k:03d}-again.png")
+    data, told = load(tmp_path / "my")
+    (line,) = [line for line in told if line.startswith("near copies (saved again")]
+    assert "12 of another label, so wrong labels are among them: " in line
+    assert "test images" not in line
+    numbers = [{Path(name).stem[:3] for name in s.names} for s in (data.train, data.test)]
+    assert not numbers[0] & numbers[1]
+    with open(line.rpartition(": ")[2], encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+    assert rows[0]["pair"] == rows[1]["pair"]
+    assert {rows[0]["label"], rows[1]["label"]} == {"a", "b"}
+    # A split of the user's own stays as it is, and is told.
+    (tmp_path / "split").mkdir()
+    (tmp_path / "my").rename(tmp_path / "split" / "train")
+    for name in "ab":
+        (tmp_path / "split" / "test" / name).mkdir(parents=True)
+    train = tmp_path / "split" / "train"
+    for file in [*sorted((train / "a").glob("*-again.png"))[10:20], train / "b" / "119.png"]:
+        file.rename(tmp_path / "split" / "test" / file.parent.name / file.name)
+    _, told = load(tmp_path / "split")
+    assert any("; 10 test images of training images: " in line for line in told)
+
+
+def test_a_chain_of_likenesses_joins_no_more_than_a_few() -> None:
+    chain = np.stack([np.arange(30), np.arange(1, 31)], 1)
+    assert len(np.unique(grouped(chain, np.arange(40)))) == 40
+    assert len(np.unique(grouped(chain[:10], np.arange(40)))) == 30

@@ -1,0 +1,100 @@
+"""Near copies among images: one that was saved again, resized, or cropped a little.
+
+They are told by pixels, not by features.  Each image becomes a small one, of 16 pixels a side, as
+it is and without 3 or 6 % at each edge, less its mean; two are near copies where one of these and
+the whole other one have nearly the same direction.  docs/own-data.md has what that finds of planted
+copies, and what features of a pretrained network find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from apl.noise.labels import IntArray
+
+SIDE = 16  # pixels of what is compared, and the fewest that an image has
+CUT = (0.0, 0.03, 0.06)  # of each edge
+NEAR, NEAR_GREY = 0.99, 0.995  # the least cosine; drawings and digits in grey are more alike
+FLAT = 2.0  # grey levels of deviation: below it an image has nothing to be known by
+MOST = 6_000  # images among which they are looked for: it takes seconds, four times as many for two
+TOGETHER = 20  # in a group of more, which a chain of likenesses makes, each is by itself
+BLOCK = 512
+
+Floats = npt.NDArray[np.float32]
+
+
+def near_pairs(images: npt.NDArray[np.uint8]) -> IntArray:
+    """The pairs [P, 2] of near copies among images [N, H, W, C], exact ones among them, the first
+    of each before the second."""
+    if not len(images) or min(images.shape[1:3]) < SIDE:
+        return np.empty((0, 2), np.int64)
+    least = NEAR if images.shape[3] == 3 else NEAR_GREY
+    views = [_small(images, share) for share in CUT]
+    found = set[tuple[int, int]]()
+    for view in views:
+        for start in range(0, len(images), BLOCK):
+            # A hair below, and then exactly: no rounding of a processor decides.
+            alike = view[start : start + BLOCK] @ views[0].T >= least - 1e-3
+            for i, j in np.argwhere(alike).tolist():
+                i += start
+                if i != j and float(view[i].astype(np.float64) @ views[0][j]) >= least:
+                    found.add((min(i, j), max(i, j)))
+    return np.array(sorted(found), np.int64).reshape(-1, 2)
+
+
+def _small(images: npt.NDArray[np.uint8], share: float) -> Floats:
+    """Images [N, SIDE * SIDE * C] without a share of each edge, to mean 0 and length 1, those that
+    are flat to 0."""
+    height, width = images.shape[1:3]
+    across, down = round(share * width), round(share * height)
+    rows, columns = _areas(height - 2 * down), _areas(width - 2 * across)
+    made = []
+    for start in range(0, len(images), BLOCK):
+        block = np.asarray(images[start : start + BLOCK], np.float32)
+        block = block[:, down : height - down, across : width - across]
+        small = np.einsum("ah,nhwc,bw->nabc", rows, block, columns, optimize=True)
+        small = small.reshape(len(block), -1)
+        small -= small.mean(1, keepdims=True)
+        length = np.linalg.norm(small, axis=1, keepdims=True)
+        flat = length < FLAT * np.sqrt(small.shape[1])
+        made.append(np.where(flat, 0, small / np.where(flat, 1, length)))
+    return np.concatenate(made).astype(np.float32)
+
+
+def _areas(size: int) -> Floats:
+    """How much of each of `size` pixels is in each of SIDE equal parts [SIDE, size]."""
+    edges = np.arange(SIDE + 1) * size / SIDE
+    pixels = np.arange(size)
+    shared = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (shared.clip(0) * SIDE / size).astype(np.float32)
+
+
+def grouped(pairs: IntArray, group: IntArray) -> IntArray:
+    """A number for each sample [N], the same one for those of one group [N] and for near copies of
+    each other, in groups of TOGETHER at most."""
+    above = dict[int, int]()
+
+    def top(number: int) -> int:
+        while number in above:
+            number = above[number]
+        return number
+
+    for i, j in pairs.tolist():
+        one, other = top(int(group[i])), top(int(group[j]))
+        if one != other:
+            above[max(one, other)] = min(one, other)
+    joined = np.array([top(number) for number in group.tolist()], np.int64)
+    _, place, sizes = np.unique(joined, return_inverse=True, return_counts=True)
+    chained: IntArray = np.where(sizes[place.reshape(-1)] > TOGETHER, group, joined)
+    return chained
+
+
+def members(group: IntArray) -> Iterator[IntArray]:
+    """The positions of the samples of each group, where it has several."""
+    order = np.argsort(group, kind="stable")
+    for same in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        if len(same) > 1:
+            yield same
