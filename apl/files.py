@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -10,7 +11,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,27 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """As `write_atomic`, a file whose parts come one by one and may be more than memory holds."""
+    with naming(path):
+        _write_parts(path, parts)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an error of the disk name what was to be written: a disk that is full names nothing,
+    and a file beside it that is renamed later is nothing that the user knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (error.filename is not None and not _is_aside(error.filename)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _is_aside(name: object) -> bool:
+    return str(name).endswith(".tmp")
+
+
+def _write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:

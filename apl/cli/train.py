@@ -214,7 +214,7 @@ def show_training(epochs: int, on: str) -> Iterator[Listener]:
     the command that goes on is told."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from apl.report.terminal import epoch_line
+    from apl.report.terminal import epoch_line, shows
     from apl.training.machine import keep_freed_memory
 
     stopping = False
@@ -235,7 +235,8 @@ def show_training(epochs: int, on: str) -> Iterator[Listener]:
 
         def on_epoch(row: dict[str, float]) -> None:
             bar.update(task, completed=row["epoch"])
-            bar.console.print(epoch_line(row, epochs, on))
+            if shows(int(row["epoch"]), epochs):
+                bar.console.print(epoch_line(row, epochs, on))
 
         try:
             yield Listener(

@@ -163,8 +163,8 @@ PRESETS: dict[str, Preset] = {
         {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
         3,
         # Chosen on nine small sets for all losses: docs/own-data.md.
-        own={"warm_start": WARM_START, "epochs": 10, "weight_decay": 1e-2},
-        own_steps=120,
+        own={"warm_start": WARM_START, "epochs": 7, "weight_decay": 1e-2},
+        own_steps=80,
     ),
     "laptop": Preset(
         "CIFAR-10 on two cores, few images and no augmentation: memorisation shows in a minute",

@@ -46,7 +46,7 @@ from apl.data.reading import AS_USUAL, Reading
 from apl.data.tables import Cells, Recipe, row_digests, shown_lines, to_features
 from apl.data.texts import NO_TEXT, numbered
 from apl.errors import BadInput
-from apl.files import plain, table_bytes, write_atomic, write_parts
+from apl.files import naming, plain, table_bytes, write_atomic, write_parts
 from apl.names import DATASETS, SIDE
 from apl.noise.labels import UNKNOWN, IntArray, Labels
 from apl.paths import user_path
@@ -121,7 +121,8 @@ def cached(
     try:
         about = _about(folder)
         if about is None or (listing.columns is not None and "encoding" not in about):
-            _build(folder, listing, source, reading, progress)
+            with naming(folder):
+                _build(folder, listing, source, reading, progress)
             about = json.loads((folder / ABOUT).read_text())
             about |= {"origin": origin, "path": os.path.abspath(source) if origin else ""}
             write_atomic(folder / ABOUT, json.dumps(about, indent=1).encode())

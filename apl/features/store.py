@@ -25,7 +25,7 @@ import numpy.typing as npt
 from apl.data.folders import cache_folder
 from apl.errors import BadInput
 from apl.features.backbone import Backbone
-from apl.files import write_atomic
+from apl.files import naming, write_atomic
 from apl.noise.labels import IntArray
 
 Halves = npt.NDArray[np.float16]
@@ -122,7 +122,8 @@ class Store:
         """Write rows as they come, after what is whole; only within `writing`."""
         whole = self.digests
         done, width = len(whole), self.width
-        with open(self.folder / ROWS, "ab") as rows, open(self.folder / DIGESTS, "ab") as digests:
+        rows_file, digests_file = self.folder / ROWS, self.folder / DIGESTS
+        with naming(rows_file), open(rows_file, "ab") as rows, open(digests_file, "ab") as digests:
             digests.truncate(done * WIDTH)
             rows.truncate(done * width * 2)
             waiting, flushed = bytearray(), time.monotonic()

@@ -156,18 +156,32 @@ def repaired_line(found: Mapping[str, float]) -> str:
     )
 
 
+LINES = 40  # of a training, where no line an epoch is due
+
+
+def shows(epoch: int, epochs: int) -> bool:
+    """Whether an epoch (from 1) of so many has a line: each one, of many only some and the last."""
+    return epoch == epochs or epoch % math.ceil(epochs / LINES) == 0
+
+
 def epoch_line(row: Mapping[str, float], epochs: int, on: str = "true") -> str:
-    """A row of the history as a line; on: whether the test labels are 'true' or only 'given'."""
+    """A row of the history as a line; on: whether the test labels are 'true' or only 'given'.  What
+    nobody knows, since no label is known to be wrong, has no place in it."""
 
     def percent(name: str) -> str:
         return "     -" if math.isnan(row[name]) else f"{100 * row[name]:5.1f}%"
 
-    test = "test (clean)" if on == "true" else "test (on given labels)"
+    test = "test (clean)" if on == "true" else "test (given labels)"
+    wrong = "".join(
+        f"  {name} {percent(name)}"
+        for name in ("memorised", "recovered")
+        if not math.isnan(row[name])
+    )
     held_out = f"  held out (given) {percent(VALIDATION)}" if VALIDATION in row else ""
     return (
         f"epoch {row['epoch']:3d}/{epochs}  loss {row['train_loss']:8.4f}  "
-        f"train (noisy) {percent('train_accuracy')}  {test} {percent('test_accuracy')}  "
-        f"memorised {percent('memorised')}  recovered {percent('recovered')}{held_out}"
+        f"train (noisy) {percent('train_accuracy')}  {test} {percent('test_accuracy')}"
+        f"{wrong}{held_out}"
     )
 
 
@@ -391,8 +405,8 @@ def findings_table(
     estimate, low, high = rate
     share = f"{estimate:.1%} ({low:.1%} to {high:.1%})" if math.isfinite(estimate) else "unknown"
     title = (
-        f"{wrong.sum():,} of {len(wrong):,} labels look wrong; noise rate {share}; rows given, "
-        "columns suggested"
+        f"{wrong.sum():,} of {len(wrong):,} labels look wrong; noise rate {share}\n"
+        "rows given, columns suggested"
     )
     pairs = np.zeros((len(names), len(names)), np.int64)
     np.add.at(pairs, (given[wrong], suggested[wrong]), 1)

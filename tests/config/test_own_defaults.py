@@ -10,8 +10,8 @@ from conftest import ROOT
 from apl import load_data, make_config
 
 
-@pytest.mark.parametrize(("rows", "epochs"), [(100, 120), (800, 12), (5_000, 10)])
-def test_ten_epochs_or_as_many_as_make_120_steps(rows: int, epochs: int) -> None:
+@pytest.mark.parametrize(("rows", "epochs"), [(100, 80), (600, 12), (5_000, 7)])
+def test_seven_epochs_or_as_many_as_make_80_steps(rows: int, epochs: int) -> None:
     table = np.random.default_rng(0).normal(size=(rows, 4))
     data = load_data((table, np.arange(rows) % 2), say=lambda _: None)
     config = make_config(dataset=data)

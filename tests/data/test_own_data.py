@@ -1076,7 +1076,7 @@ def apl_network(config: Any, data: Dataset) -> torch.nn.Module:
 def test_the_config_of_own_data_holds_no_path(tmp_path: Path) -> None:
     data, _ = load(folder_of(tmp_path / "my"))
     config = make_config(dataset=data, loss="ce")
-    assert config.epochs == 120  # of one step each
+    assert config.epochs == 80  # of one step each
     assert make_config(dataset=data, epochs=3).epochs == 3
     config = make_config(dataset=data, loss="ce", epochs=10)
     assert (config.dataset, config.dataset_sha256) == ("my", data.digest)
@@ -1095,10 +1095,10 @@ def test_the_config_of_own_data_holds_no_path(tmp_path: Path) -> None:
     added = make_config(dataset=data, rate=0.4)
     assert (added.noise, added.rate) == ("sym", 0.4)
     assert make_config(dataset=data, noise="none").name == (
-        "nce_rce_given_seed0_epochs=120,image_size=8"
+        "nce_rce_given_seed0_epochs=80,image_size=8"
     )
     other = make_config(dataset=data, noise="none", label_column="noisy")
-    assert other.name == "nce_rce_given_seed0_epochs=120,image_size=8,label_column=noisy"
+    assert other.name == "nce_rce_given_seed0_epochs=80,image_size=8,label_column=noisy"
     for preset in ("laptop", "paper", "report"):
         assert make_config(preset, dataset=data).train_size == 0
     # Short budgets begin with ce, so that no class is given up; the paper's protocol does not.
@@ -1149,7 +1149,7 @@ def test_train_and_evaluate_from_the_command_line(cli: Cli, tmp_path: Path) -> N
     fast = ("--epochs", "4", "--width", "8", "--batch-size", "16", "--threads", "1")
     shown = cli("train", "--dataset", "my/", "--loss", "nce_rce", "--rate", "0.2", *fast).stdout
     assert "on my (quick), in results/my-quick-train/runs/nce_rce_sym-0.2_seed0" in shown
-    assert "test (on given labels)" in shown
+    assert "test (given labels)" in shown
     assert "accuracy on the given test labels" in shown
     assert "clean" not in shown
     run = next((tmp_path / "results" / "my-quick-train" / "runs").iterdir())

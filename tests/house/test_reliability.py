@@ -237,7 +237,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(here: Cli, tiny_disk: Path) -
     here("train", "--loss", "ce", *arguments[2:4], "--rate", "0.4", *fast, *everything[-2:])
     done = here(*everything, code=1)
     assert one_line(done.stderr), done.stderr
-    assert "No space left on device" in done.stderr
+    assert f"No space left on device: {tiny_disk}" in done.stderr
     results = sorted(tiny_disk.glob("study/runs/*/result.json"))
     assert 0 < len(results) < 6
     assert not list(tiny_disk.rglob("*.tmp"))
@@ -246,6 +246,22 @@ def test_a_full_disk_is_one_line_and_loses_nothing(here: Cli, tiny_disk: Path) -
     here(*everything)
     assert len(list(tiny_disk.glob("study/runs/*/result.json"))) == 6
     assert all(path.read_bytes() == content for path, content in kept.items())
+
+
+def test_an_error_of_the_disk_names_what_was_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(FileNotFoundError) as missing:
+        write_atomic(tmp_path / "gone" / "x.csv", b"")
+    assert missing.value.filename == str(tmp_path / "gone" / "x.csv")
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match=r"No space left on device: .*x\.csv") as full:
+        write_atomic(tmp_path / "x.csv", b"")
+    assert full.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", ["train", "study", "noise"])

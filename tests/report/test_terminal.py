@@ -4,6 +4,7 @@ enough and no more."""
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import shutil
@@ -23,7 +24,7 @@ from rich.live import Live
 from apl.config.config import Config
 from apl.config.grid import make_grid
 from apl.losses.catalog import LOSSES, loss_label
-from apl.report.terminal import StudyLog, study_table
+from apl.report.terminal import StudyLog, epoch_line, shows, study_table
 from apl.runs.run import RECORD, TABLE
 from apl.runs.scores import Result
 from apl.study.run import Progress
@@ -256,3 +257,17 @@ def test_a_log_of_many_cells_has_a_line_an_hour() -> None:
     watch.progress.failed = {"x": "why"}
     (last,) = watch.after(3600)
     assert last.startswith("603/1000, 1 failed: running")
+
+
+def test_a_line_of_an_epoch_fits_and_says_only_what_is_known() -> None:
+    row = {"epoch": 400, "train_loss": 1234.5678, "train_accuracy": 1.0, "test_accuracy": 1.0}
+    own = epoch_line({**row, "memorised": math.nan, "recovered": math.nan}, 400, "given")
+    assert own == (
+        "epoch 400/400  loss 1234.5678  train (noisy) 100.0%  test (given labels) 100.0%"
+    )
+    assert len(own) <= 80
+    known = epoch_line({**row, "memorised": 0.25, "recovered": 0.5}, 400)
+    assert known.endswith("memorised  25.0%  recovered  50.0%")
+    assert [epoch for epoch in range(1, 421) if shows(epoch, 421)] == [*range(11, 421, 11)]
+    assert all(shows(epoch, 40) for epoch in range(1, 41))
+    assert shows(421, 421)
