@@ -236,10 +236,9 @@ def _build(
         write_atomic(folder / TEXTS, json.dumps([texts[i] for i in order.chosen[good]]).encode())
     digests = np.fromfile(folder / DIGESTS, np.uint8).reshape(-1, 32)
     words = [order.class_names[k] for k in labels.given]
-    copies, across = _write_copies(folder, digests, names, words, train)
-    place = np.full(len(rows), -1)  # of what was decoded, among the samples
-    place[rows[good]] = np.arange(len(samples))
-    several, tested = _write_near(folder, place[pairs], names, words, train)
+    pairs = _placed(pairs, rows[good], len(rows))
+    copies = _write_copies(folder, digests, pairs, names, words, train)
+    copies["across"] *= listing.columns is None or texts is not None  # rows may be alike
     mean, std = moments(_map(folder / IMAGES, len(samples), content.shape)[:train])
     unlabelled = sum(why.startswith((NO_LABEL, NO_TEXT)) for _, why in broken)
     about = {
@@ -259,13 +258,9 @@ def _build(
         "broken": len(broken),
         "unlabelled": unlabelled,
         "broken_line": broken_line(broken),
-        "copies": copies,
-        # Rows of a table may be alike.
-        "across": across if listing.columns is None or texts is not None else 0,
+        **copies,
         **({} if texts is None else {"texts": listing.text_column}),
         "encoding": content.encoding,
-        "near": several,
-        "near_across": tested,
     }
     write_atomic(folder / ABOUT, json.dumps(about, indent=1).encode())
     for leftover in (DECODING, DONE, ".*.tmp"):  # the last ones of a writing that was killed
@@ -283,11 +278,26 @@ def _votes(listing: Listing, order: Order, chosen: IntArray) -> dict[str, IntArr
     return {"votes": np.array(rows, np.int64).reshape(len(rows), len(listing.annotators))}
 
 
+def _placed(pairs: IntArray, samples: IntArray, count: int) -> IntArray:
+    """Pairs of what was decoded, so many, by their places among the samples, -1 for what is none of
+    these; samples: which of what was decoded each is."""
+    place = np.full(count, -1)
+    place[samples] = np.arange(len(samples))
+    found: IntArray = place[pairs]
+    return found
+
+
 def _write_copies(
-    folder: Path, digests: Pixels, names: Sequence[str], labels: Sequence[str], train: int
-) -> tuple[int, int]:
+    folder: Path,
+    digests: Pixels,
+    pairs: IntArray,
+    names: Sequence[str],
+    labels: Sequence[str],
+    train: int,
+) -> dict[str, int]:
     """The lists of samples that have a copy with another label, and of those that have one on the
-    other side of the split; how many the first are, and how many of the second are tested on."""
+    other side of the split; how many the first are, and how many of the second are tested on, and
+    the same of near copies, whose pairs are given."""
     several = list(near.members(_groups(digests)))
     conflicts = [same for same in several if len({labels[i] for i in same}) > 1]
     both = [same for same in several if same.min() < train <= same.max()]
@@ -299,7 +309,13 @@ def _write_copies(
     ]
     across = [(names[i], labels[i], n, side) for side, i, n in sides]
     _write_csv(folder / ACROSS, (*head, "split"), across)
-    return sum(map(len, conflicts)), sum(int((same >= train).sum()) for same in both)
+    differing, tested = _write_near(folder, pairs, names, labels, train)
+    return {
+        "copies": sum(map(len, conflicts)),
+        "across": sum(int((same >= train).sum()) for same in both),
+        "near": differing,
+        "near_across": tested,
+    }
 
 
 def _write_near(
@@ -385,7 +401,7 @@ def _copied(
     folder: Path, listing: Listing, order: Order, content: _Content
 ) -> tuple[IntArray, IntArray]:
     """Of what was decoded: a number for each [N], the same one for copies, and the pairs [P, 2] of
-    near copies that are none; none of both for the rows of a table and texts, which may be alike."""
+    near copies that are none; none of both for rows and texts, which may be alike."""
     count = len(order.chosen)
     if len(content.shape) == 1:
         return np.arange(count), np.empty((0, 2), np.int64)

@@ -1078,12 +1078,12 @@ def test_the_config_of_own_data_holds_no_path(tmp_path: Path) -> None:
     config = make_config(dataset=data, loss="ce")
     assert config.epochs == 80  # of one step each
     assert make_config(dataset=data, epochs=3).epochs == 3
-    config = make_config(dataset=data, loss="ce", epochs=10)
+    config = make_config(dataset=data, loss="ce", epochs=7)
     assert (config.dataset, config.dataset_sha256) == ("my", data.digest)
     assert (config.image_size, config.network) == (8, "cnn4")
     assert str(tmp_path) not in json.dumps(dataclasses.asdict(config))
     assert config.overrides == {"image_size": 8}
-    (command,) = study_commands(make_grid("quick", ["ce"], dataset=data, epochs=10))
+    (command,) = study_commands(make_grid("quick", ["ce"], dataset=data, epochs=7))
     assert command == (
         "apl study --preset quick --losses ce --noise none --dataset my --image-size 8"
     )
@@ -1103,7 +1103,7 @@ def test_the_config_of_own_data_holds_no_path(tmp_path: Path) -> None:
         assert make_config(preset, dataset=data).train_size == 0
     # Short budgets begin with ce, so that no class is given up; the paper's protocol does not.
     assert [make_config(preset, dataset=data).warm_start for preset in PRESETS] == [2, 2, 0, 0]
-    without = make_config(dataset=data, epochs=10, warm_start=0.0)
+    without = make_config(dataset=data, epochs=7, warm_start=0.0)
     assert without.overrides == {"image_size": 8, "warm_start": 0.0}
     with pytest.raises(BadInput, match=r"dataset is 'my'; accepted: digits"):
         make_config(dataset="my")
