@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from apl.data.dataset import Dataset
     from apl.data.decisions import Decisions
     from apl.detect.audit import Audit
+    from apl.detect.health import Health
     from apl.detect.rows import Rows
     from apl.detect.search import Search
 
@@ -102,7 +103,8 @@ def find(  # its parameters are its options, which a third of its lines are
     own = take_own_data(given, machine)
 
     from apl.data.sources import load_data
-    from apl.detect.rows import rows_of
+    from apl.detect.review import ISSUES
+    from apl.detect.rows import rows_of, search_health
     from apl.detect.search import search_config, search_labels
 
     data = load_data(source, machine.data_dir, machine.download) if own is None else own
@@ -131,11 +133,13 @@ def find(  # its parameters are its options, which a third of its lines are
         decided, decisions = _decided(decisions, place, search, data, out)
     if audit and _asks(search, rows, decided, target, data.name, audit):
         return
-    audited = _audited(search, rows, decided, target)
-    detection = _write(search, rows, decided, target, data.name, shown, audited)
+    audited, health = _audited(search, rows, decided, target), search_health(search, rows)
+    detection = _write(search, rows, decided, target, data.name, shown, audited, health)
     _tell(search, rows, detection, target)
     for line in audited.lines if audited else ():
         out.print(line)
+    if health.told():
+        out.print(f"beside the labels, in {target / ISSUES}: {'; '.join(health.told())}")
     _write_agreed(search, target, another)
     done = decisions if decided is not None and decided.decided.any() else None
     then(out, *_next(search, rows, done, target, source, asked))
@@ -195,6 +199,7 @@ def _write(
     title: str,
     shown: int,
     audit: Audit | None,
+    health: Health,
 ) -> dict[str, float]:
     """Write the files of findings; how well training labels were found, where their truth is
     known."""
@@ -221,6 +226,7 @@ def _write(
         splits=rows.splits,
         judged=[*judged(search), *(audit.lines if audit else [])],
         audit=audit,
+        health=health,
     )
     return detection
 

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from apl.data.decisions import DECISIONS, Decisions
 from apl.detect.evidence import Findings
+from apl.detect.health import Health
 from apl.errors import cut
 from apl.files import plain, table_bytes, write_atomic, write_json
 from apl.noise.labels import UNKNOWN, IntArray
@@ -68,6 +69,7 @@ def write_review(
     judged: Sequence[str] = (),
     looks: Looks | None = None,
     audit: Audit | None = None,
+    health: Health | None = None,
 ) -> None:
     """Write the findings on N samples into a folder that is there, each file whole or not at all.
 
@@ -79,7 +81,8 @@ def write_review(
     decisions: what was decided before on these N samples, which is not shown again; detection:
     what `detection_scores` says; title: of the gallery; shown: how many images it holds at most;
     splits: of which split each sample is [N], () where all are of one; judged: sentences on which
-    labels were judged, and how; audit: what one says.
+    labels were judged, and how; audit: what one says; health: what else is amiss with the samples,
+    as more columns.
     Raises ValueError for what does not fit.
     """
     from apl.detect.gallery import Looks, make_gallery, page_name
@@ -98,7 +101,12 @@ def write_review(
     class_names = [plain(name) for name in class_names]
     names = [plain(name) for name in names] or [""] * count
     order = worst_first(findings)
-    _write_issues(folder, findings, order, class_names, names, splits, looks.texts)
+    more_columns: dict[str, Sequence[Any]] = {"split": splits} if splits else {}
+    if len(looks.texts):
+        more_columns["text"] = [plain(cut(text, TEXT)) for text in looks.texts]
+    if health is not None:
+        more_columns |= {n: list(map(_cell, c)) for n, c in health.columns(names).items()}
+    _write_issues(folder, findings, order, class_names, names, more_columns)
     buffer = io.BytesIO()
     np.save(buffer, findings.is_label_issue)
     write_atomic(folder / MASK, buffer.getvalue())
@@ -114,6 +122,8 @@ def write_review(
     }
     more = {"splits": parts, "judged": list(judged), "detection": dict(detection or {})}
     said = {} if audit is None else {"audit": audit.as_json()}
+    if health is not None:
+        said["health"] = {name: int(flags.sum()) for name, flags in health.issues.items()}
     write_json(folder / NOISE, {**noise, **more, **said})
     for old in folder.glob("gallery*.html"):  # of another search in this folder
         old.unlink()
@@ -184,8 +194,7 @@ def _write_issues(
     order: IntArray,
     class_names: Sequence[str],
     names: Sequence[str],
-    splits: Sequence[str],
-    texts: Sequence[str],
+    more: Mapping[str, Sequence[Any]],
 ) -> None:
     rows = (
         (
@@ -195,13 +204,11 @@ def _write_issues(
             _class(given, class_names),
             _class(predicted, class_names),
             names[i],
-            *splits[i : i + 1],
-            *(plain(cut(text, TEXT)) for text in texts[i : i + 1]),
+            *(column[i] for column in more.values()),
         )
         for i, flagged, score, given, predicted in _rows_of(findings, order)
     )
-    columns = (*COLUMNS, *(["split"] if splits else []), *(["text"] if len(texts) else []))
-    write_atomic(folder / ISSUES, table_bytes(columns, rows))
+    write_atomic(folder / ISSUES, table_bytes((*COLUMNS, *more), rows))
 
 
 def _rows_of(findings: Findings, order: IntArray) -> Iterator[tuple[int, bool, float, int, int]]:
@@ -213,6 +220,10 @@ def _rows_of(findings: Findings, order: IntArray) -> Iterator[tuple[int, bool, f
         findings.predicted_label,
     )
     yield from zip(order.tolist(), *(part[order].tolist() for part in parts), strict=True)
+
+
+def _cell(cell: Any) -> Any:
+    return plain(cell) if isinstance(cell, str) else cell
 
 
 def _number(score: float) -> float | str:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from apl.data.tables import shown_cells
 from apl.detect.evidence import Findings
 from apl.detect.gallery import Looks
+from apl.detect.health import Health, health_of
 from apl.detect.monitor import Halves
 from apl.detect.neighbours import neighbours
 from apl.detect.search import Search
@@ -89,6 +90,17 @@ def rows_of(search: Search) -> Rows:
         curves=told if told.shape[1] else None,
         splits=() if search.test is None else (TRAIN,) * len(train) + (TEST,) * len(test),
     )
+
+
+def search_health(search: Search, rows: Rows) -> Health:
+    """What else is amiss with the samples of a search: by their features, where it has some or they
+    are a table's rows, and by their pixels."""
+    import torch
+
+    data = search.data
+    parts = [data.train.images] if search.test is None else [data.train.images, data.test.images]
+    seen = torch.cat(parts) if parts[0].ndim == 2 and parts[0].shape[1] else None
+    return health_of(seen, rows.findings.given_label, rows.looks.pixels)
 
 
 def _nearest(features: Sequence[Tensor], chosen: IntArray) -> IntArray:

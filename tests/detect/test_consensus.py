@@ -179,10 +179,14 @@ def test_one_hot_columns_are_no_annotators(tmp_path):
     assert data.train.votes is None
 
 
+@pytest.mark.slow
 def test_find_tells_who_is_right_and_what_is_worth_another_label(cli, tmp_path):
     write(tmp_path)
     cli("find", "wide.csv", "--label-column", COLUMNS, "--features", "none", "--next", "7")
     folder = tmp_path / "results" / "wide-find"
+    issues = pd.read_csv(folder / "issues.csv")
+    assert not issues["is_outlier_issue"].isna().any()
+    assert issues["near_duplicate_score"].between(0, 1).all()
     people = pd.read_csv(folder / "annotators.csv")
     assert people["annotator"].tolist() == list(PEOPLE)
     assert people["accuracy"].idxmin() == 2  # who guesses
