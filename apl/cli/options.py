@@ -62,6 +62,7 @@ PANELS: dict[str, tuple[str, ...]] = {
             "out_file",
             "everything",
             "best",
+            "fit",
             "form",
             "card",
         ),

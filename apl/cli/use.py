@@ -52,6 +52,9 @@ def predict(
     best: Annotated[
         bool, typer.Option("--best", help="of a study: the run that held-out given labels choose")
     ] = False,
+    fit: Annotated[
+        bool, typer.Option("--calibrate", help="first fit the run's temperature, once for all")
+    ] = False,
     **given: Any,
 ) -> None:
     """Say what trained networks see in new samples: file_name, predicted_label, probability.
@@ -68,6 +71,11 @@ def predict(
     out = console()
     folders, sources = _runs_first(things)
     paths = _run_folders(folders, best, out)
+    if fit:
+        from apl.training.calibration import calibrate
+
+        for path in paths:
+            calibrate(path, machine, out.print)
     runs = _load(paths, given, machine)
     reading = {**given, **{name: getattr(machine, name) for name in DATA}}
     listings = [_listed(source, runs[0], reading, machine, out, len(sources)) for source in sources]
