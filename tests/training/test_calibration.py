@@ -52,7 +52,7 @@ def test_a_run_on_noisy_rows_is_calibrated_by_given_labels(
     for trained in (before, after):
         said = trained.predict_proba(samples)
         gaps.append(abs(said.max(1).mean() - (said.argmax(1) == unseen).mean()))
-    assert gaps[1] < min(gaps[0], 0.06)
+    assert gaps[1] < gaps[0] / 2  # 180 labels, of which a fifth are wrong
 
 
 def test_true_test_labels_are_not_used(tmp_path: Path) -> None:
