@@ -105,14 +105,28 @@ def no_labels(texts: Iterable[str], classes: Collection[str] = ()) -> set[str]:
     return none - {*classes}
 
 
+def on_cpu(values: Any, name: str) -> Any:
+    """A tensor of any device, kind and layout as an array; all else as it is.  Raises BadInput for
+    one without content; `name` is whose it is."""
+    if not hasattr(values, "detach"):
+        return values
+    if getattr(values, "is_meta", False):
+        raise BadInput(f"a tensor of {name} is on the device meta, where it has no content")
+    values = values.detach().cpu()
+    if not str(values.layout).endswith("strided"):
+        values = values.to_dense()
+    if str(values.dtype).endswith("bfloat16"):  # which numpy has not
+        values = values.float()
+    return values.numpy()
+
+
 def texts_of(labels: Any, name: str) -> list[str]:
     """Labels of N samples as texts, '' where one has none: [N] or [N, 1] of numbers or words, or
     [N, K] one-hot, whose classes are its columns by name or number.
 
     Raises BadInput for several labels of one sample; `name` is whose labels they are.
     """
-    if hasattr(labels, "detach"):
-        labels = labels.detach().cpu()
+    labels = on_cpu(labels, name)
     names = [str(column) for column in getattr(labels, "columns", ())]
     array = _array(labels)
     if array.ndim == 2 and array.shape[1] > 1:

@@ -23,17 +23,46 @@ from apl.data.depth import as_pixels, channels_last, checked_range, to_bytes, to
 from apl.data.files import FORMAT, cached
 from apl.data.folders import cache_folder
 from apl.data.images import GREY, Broken, Misfit, Plan, Progress, opened, plan_of, to_pixels, wider
-from apl.data.labels import NUMBERS, WORDS, Unclear, label_text, one_hot_text, texts_of, to_number
+from apl.data.labels import (
+    NUMBERS,
+    WORDS,
+    Unclear,
+    label_text,
+    on_cpu,
+    one_hot_text,
+    texts_of,
+    to_number,
+)
 from apl.data.listing import Listing, Sample, Say, only_classes, settle_labels
 from apl.data.lists import HEAD
-from apl.data.reading import Reading
+from apl.data.reading import Reading, names_of
 from apl.data.tables import Cells, row_digests, to_columns
 from apl.data.texts import NO_TEXTS, as_texts, find_texts, require_column
 from apl.errors import BadInput, cut
 
 INPUTS = ("image", "img", "images", "pixel_values", "input", "inputs", "x", "data")
+TRUTH = "clean_label"
 TARGETS = ("label", "labels", "target", "targets", "y", "class")
 """The names of what an item that is a mapping holds."""
+
+
+def from_frame(name: str, frame: Any, reading: Reading, say: Say) -> Dataset:
+    """A data set of a pandas DataFrame that has the labels in one of its columns, or in several of
+    0 and 1 that are named with commas; what it says of the truth is not learned from."""
+    columns = [str(column) for column in frame.columns]
+    wanted = names_of(reading.label_column)
+    lacking = [each for each in wanted if columns.count(each) != 1]
+    if lacking:
+        raise BadInput(
+            f"{name} has {'two columns' if lacking[0] in columns else 'no column'} "
+            f"{lacking[0]!r}; accepted: label_column, one of {', '.join(map(repr, columns))[:200]}"
+        )
+    at = [columns.index(each) for each in wanted]
+    left = [k for k, each in enumerate(columns) if k not in at and each != TRUTH]
+    if TRUTH in columns:
+        say(f"not learned from: column {TRUTH!r}")
+    labels = frame.iloc[:, at] if len(at) > 1 else frame.iloc[:, at[0]]
+    return from_arrays(name, frame.iloc[:, left], labels, reading, say)
 
 
 def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say) -> Dataset:
@@ -41,6 +70,7 @@ def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say)
     pandas DataFrame; labels [N], numbers or words, or [N, K] one-hot."""
     given = texts_of(labels, name)
     found = Listing(Path(), name=name)
+    inputs = on_cpu(inputs, name)
     if not hasattr(inputs, "columns"):
         inputs = np.asarray(inputs, object if _are_texts(inputs) else None)
     if inputs.ndim == 1 and inputs.dtype == object:
@@ -137,9 +167,7 @@ class _Taken:
             grey = picture.mode in GREY
             self.plan = self.plan or plan_of({picture.size}, grey, self.image_size)
             return to_pixels(picture, self.plan)
-        if hasattr(picture, "detach"):
-            picture = picture.detach().cpu()
-        array = np.asarray(picture)
+        array = np.asarray(on_cpu(picture, self.name))
         if array.ndim == 1:
             return array.astype(np.float64)
         if not isinstance(picture, np.ndarray) and array.ndim == 3:
@@ -227,8 +255,7 @@ def _is_picture(value: Any) -> bool:
 
 def _label(label: Any, classes: Sequence[str] | None, where: str) -> str:
     """The class of an item's label: a number, a word, or a one-hot vector."""
-    if hasattr(label, "detach"):
-        label = label.detach().cpu().numpy()
+    label = on_cpu(label, where)
     values = label.reshape(-1).tolist() if getattr(label, "ndim", 0) else label
     if isinstance(values, list | tuple) and len(values) > 1:
         marked = one_hot_text(values)

@@ -18,7 +18,7 @@ from apl.data.folders import available, data_folder
 from apl.data.hub import PREFIX, is_saved, load_hub, load_saved, splits_in
 from apl.data.images import Progress
 from apl.data.listing import Say, some_of
-from apl.data.memory import from_arrays, from_torch
+from apl.data.memory import from_arrays, from_frame, from_torch
 from apl.data.reading import AS_USUAL, Reading, names_of
 from apl.errors import BadInput, one_line, require
 from apl.names import DATASETS, HUMAN, Source, no_dataset
@@ -107,6 +107,8 @@ def read_data(
     if isinstance(source, tuple) and len(source) == 2:
         inputs, labels = source
         return from_arrays("arrays", inputs, labels, reading, say)
+    if hasattr(source, "iloc") and hasattr(source, "columns"):
+        return from_frame(name, source, reading, say)
     splits = splits_in(source)
     if splits is not None:
         parts, others = splits

@@ -291,8 +291,9 @@ def list_folder(root: Path, reading: Reading, tree: Tree | None = None) -> Listi
     tree = tree or scan(root, reading.skip)
     found = Listing(root, broken=list(tree.broken))
     tops, outside = _tops(tree.top, reading.layout, found.notes)
-    names = [folder.name for folder in tree.top.folders]
-    if not tree.top.here and names and tops == [(tree.top, "")] and reading.layout != "classes":
+    top, split = tops[0]
+    names = [folder.name for folder in top.filled]  # beside folders of boxes, masks and the like
+    if not top.here and names and (len(tops), split, reading.layout) == (1, "", ""):
         named = splits_among(names)
         if len(named) == len(names):
             raise BadInput(
