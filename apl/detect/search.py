@@ -67,7 +67,7 @@ class Search:
     def table(self) -> pd.DataFrame:
         """One row a training sample, as `apl find` writes them: id (its number in data.train), the
         columns of cleanlab's Datalab with classes by name ('' for a sample never seen), and
-        file_name (what the user calls it, '' where nobody does)."""
+        file_name (what the user calls it, '' where nobody does); of texts also these."""
         return self._table(self.findings, self.data.train)
 
     def test_table(self) -> pd.DataFrame:
@@ -85,6 +85,8 @@ class Search:
             table[column] = names[table[column]]  # UNKNOWN is the last of the names
         table.insert(0, "id", range(len(table)))
         table["file_name"] = split.names or ""
+        if split.texts:
+            table["text"] = split.texts
         return table
 
 

@@ -302,3 +302,22 @@ def test_a_file_is_hashed_again_once_it_was_written_to(tmp_path: Path) -> None:
     file.write_bytes(b"two")
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))  # as a copy that keeps times
     assert file_digest("v.npy", "") != first
+
+
+def test_test_texts_have_the_features_of_all_training_texts_where_they_are_asked_for_alone() -> (
+    None
+):
+    """As `apl evaluate` asks for them; and never of what tfidf was not to see."""
+    words = ["card is lost", "card has arrived", "my card is late", "where is my card"]
+    none = torch.zeros(4, 0)
+    labels = Labels(np.arange(4) % 2, np.arange(4) % 2)
+    splits = (Split(none, labels, texts=tuple(texts)) for texts in (words, ["my card", "lost"] * 2))
+    data = Dataset("said", ("a", "b"), *splits, (), ())
+    how = Embedding("tfidf")
+    whole, alone = featured(data, how), featured(data, how, train=False)
+    assert torch.equal(alone.test.images, whole.test.images)
+    assert len(alone.train) == 0
+    part = dataclasses.replace(data, train=data.train.take(np.array([3, 0])))
+    assert torch.equal(featured(part, how, data).train.images, whole.train.images[[3, 0]])
+    others = dataclasses.replace(data, test=dataclasses.replace(data.test, texts=("x",) * 4))
+    assert featured(others, how).made_by == whole.made_by  # test texts are not counted
