@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
+from forked import apart
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +38,7 @@ def test_kernels_under_the_interpreter():
     pytest.importorskip("triton")
     done = run(
         *("-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-W", "ignore"),
-        "tests/kernels/kernel_checks.py",
+        *("tests/kernels/kernel_checks.py", "tests/kernels/test_masked.py"),
         TRITON_INTERPRET="1",
         OMP_NUM_THREADS="1",
     )
@@ -324,7 +325,8 @@ def test_compiled_takes_soft_targets(smoothing):
     soft, hard = torch.randn(90, 40).softmax(1), torch.randint(40, (90,))
     hard[::7] = -100
     options = {"weight": weight, "label_smoothing": smoothing}
-    for targets in (soft, soft.bfloat16(), hard):
+    # Each type of targets takes seconds to compile, with and without smoothing.
+    for targets in (soft.bfloat16() if smoothing else soft, hard):
         for n in (90, 31):
             criteria = (
                 make_loss("nce+0.5*fl", 40, backend=backend, **options)
@@ -338,7 +340,7 @@ def test_compiled_is_right_reproducible_and_keeps_its_code_for_new_sizes_and_wei
     torch.manual_seed(0)
     logits, targets = torch.randn(300, 40) * 3, torch.randint(40, (300,))
     for n, weight in ((300, 1.5), (77, 1.5), (300, 2.5)):
-        spec = f"{weight}*nfl+rce"
+        spec = f"{weight}*nfl + rce + gce(q=0.3) + gce(q=0.9)"
         found = [
             both(
                 logits[:n],
@@ -413,9 +415,10 @@ def test_backends_says_what_there_is_and_why():
         assert str(f"{closed_form.COMPILE_FROM:,}") in found["auto"][1] or not found["compiled"][0]
 
 
-@pytest.mark.slow
-def test_triton_on_the_cpu_gives_way_with_one_warning():
-    script = """
+# Each runs in a process of its own, forked from one that has loaded torch and no triton.
+SCRIPTS = {
+    "no GPU": """
+os.environ.update(TRITON_INTERPRET="0")
 import warnings, torch
 from apl.kernels import dispatch
 from apl.kernels.bases import Term
@@ -428,38 +431,19 @@ with warnings.catch_warnings(record=True) as caught:
         value = dispatch.loss(z, y, terms, backend="triton")
 assert torch.allclose(value, reference_loss(z, y, terms))
 print(len(caught), caught[0].message)
-"""
-    done = run("-c", script, TRITON_INTERPRET="0")
-    assert done.stdout.startswith("1 the Triton loss cannot run"), done.stdout + done.stderr
-    assert "CUDA" in done.stdout
-
-
-@pytest.mark.slow
-def test_without_triton_everything_else_works(tmp_path):
-    (tmp_path / "triton").mkdir()
-    (tmp_path / "triton" / "__init__.py").write_text("raise ImportError('no triton here')\n")
-    script = """
+""",
+    "no triton": """
+os.environ.update(TRITON_INTERPRET="1")
+sys.path.insert(0, os.path.abspath("without"))
 import torch
 from apl.kernels import dispatch
 from apl import make_loss
 print(make_loss("nce_rce", 3)(torch.zeros(2, 3), torch.tensor([0, 1])).item())
 print(make_loss("nce_rce", 3, backend="triton")(torch.zeros(2, 3), torch.tensor([0, 1])).item())
 print(dispatch.backends()[0])
-"""
-    done = run(
-        "-c", script, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]), TRITON_INTERPRET="1"
-    )
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0, done.stderr
-    assert lines[0] == lines[1]
-    assert "no triton here" in lines[2]
-    assert done.stderr.count("RuntimeWarning") == 1
-
-
-@pytest.mark.slow
-def test_a_kernel_that_cannot_be_launched_gives_way_with_one_warning():
-    pytest.importorskip("triton")
-    script = """
+""",
+    "no launch": """
+os.environ.update(TRITON_INTERPRET="0")
 import os, triton
 os.environ["TRITON_INTERPRET"] = "1"  # too late: the kernels are compiled ones, and have no device
 import torch
@@ -471,15 +455,10 @@ z, y = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
 for _ in range(2):
     value = dispatch.loss(z, y, terms, backend="triton")
 print(torch.allclose(value, reference_loss(z, y, terms)), dispatch.backends()[0][1])
-"""
-    done = run("-c", script, TRITON_INTERPRET="0")
-    assert done.stdout.split() == ["True", "False"], done.stdout + done.stderr
-    assert done.stderr.count("a kernel could not be launched") == 1, done.stderr
-
-
-@pytest.mark.slow
-def test_a_closed_form_without_a_compiler_runs_uncompiled(tmp_path):
-    script = """
+""",
+    "no compiler": """
+os.environ.update(PATH="", CXX="")
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(os.getcwd(), "cache")
 import torch
 from apl.kernels import dispatch
 from apl.kernels.bases import Term
@@ -490,16 +469,68 @@ expected = reference_loss(z, y, terms)
 print(torch.allclose(dispatch.loss(z, y, terms), expected))
 print(torch.allclose(dispatch.loss(z, y, terms, backend="compiled"), expected))
 print([b[1] for b in dispatch.backends() if b[0] == "compiled"])
-"""
-    done = run(
-        "-c",
-        script,
-        PATH=str(tmp_path),
-        CXX="",
-        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"),
-    )
+""",
+    "one problem": """
+import os, warnings, triton
+os.environ["TRITON_INTERPRET"] = "1"  # too late: the kernels are compiled ones, and have no device
+import torch
+from apl.kernels import dispatch
+from apl.kernels.bases import Term
+z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+warnings.simplefilter("ignore")
+dispatch.loss(z, y, [Term("ce", 1.0, "norm")], backend="triton")
+print(len(dispatch._launch_problems), dispatch._choose("triton", z, (Term("ce"),)))
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What each script printed, and on stderr."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "without" / "triton").mkdir(parents=True)
+    (folder / "without" / "triton" / "__init__.py").write_text("raise ImportError('none here')\n")
+    begin = f"import os, sys\nsys.path.append({str(ROOT)!r})\nos.chdir({str(folder)!r})\n"
+    begin += "import torch\nassert 'triton' not in sys.modules"
+    found = apart(list(SCRIPTS.values()), begin, CUDA_VISIBLE_DEVICES="")
+    return dict(zip(SCRIPTS, found, strict=True))
+
+
+@pytest.mark.slow
+def test_triton_on_the_cpu_gives_way_with_one_warning(alone):
+    done = alone["no GPU"]
+    assert done.stdout.startswith("1 the Triton loss cannot run"), done.stdout + done.stderr
+    assert "CUDA" in done.stdout
+
+
+@pytest.mark.slow
+def test_without_triton_everything_else_works(alone):
+    done = alone["no triton"]
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == lines[1]
+    assert "none here" in lines[2]
+    assert done.stderr.count("RuntimeWarning") == 1
+
+
+@pytest.mark.slow
+def test_a_kernel_that_cannot_be_launched_gives_way_with_one_warning(alone):
+    pytest.importorskip("triton")
+    done = alone["no launch"]
+    assert done.stdout.split() == ["True", "False"], done.stdout + done.stderr
+    assert done.stderr.count("a kernel could not be launched") == 1, done.stderr
+
+
+@pytest.mark.slow
+def test_a_closed_form_without_a_compiler_runs_uncompiled(alone):
+    done = alone["no compiler"]
     assert done.stdout.split() == ["True", "True", "[False]"], done.stdout + done.stderr
     assert done.stderr.count("RuntimeWarning") == 1, done.stderr
+
+
+@pytest.mark.slow
+def test_a_problem_of_one_kernel_is_none_of_another(alone):
+    assert alone["one problem"].stdout.split() == ["1", "triton"]
 
 
 def test_no_warning_on_the_default_path():
@@ -554,19 +585,3 @@ def test_masked_logits_give_finite_gradients(name, backend):
     assert loss.isfinite()
     assert leaf.grad.isfinite().all()
     assert not leaf.grad[:, 5].any()
-
-
-@pytest.mark.slow
-def test_a_problem_of_one_kernel_is_none_of_another():
-    script = """
-import os, warnings, triton
-os.environ["TRITON_INTERPRET"] = "1"  # too late: the kernels are compiled ones, and have no device
-import torch
-from apl.kernels import dispatch
-from apl.kernels.bases import Term
-z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
-warnings.simplefilter("ignore")
-dispatch.loss(z, y, [Term("ce", 1.0, "norm")], backend="triton")
-print(len(dispatch._launch_problems), dispatch._choose("triton", z, (Term("ce"),)))
-"""
-    assert run("-c", script).stdout.split() == ["1", "triton"]

@@ -1,21 +1,17 @@
 """Classes that a logit of -inf masks out: a normalised loss is the one over the classes that are
 left, on every backend.
 
-`pytest` runs this file beside triton's compiler; `test_under_the_interpreter` runs it once more
-where the Triton kernels are interpreted.
+`pytest` runs this file beside triton's compiler; `test_kernels.py` runs it once more where the
+Triton kernels are interpreted.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
 from torch import Tensor
 
 from apl.kernels import dispatch
@@ -226,21 +222,3 @@ def test_the_lowest_finite_logit_is_no_mask(backend: Backend) -> None:
             value, grad = value_and_gradient(logits, torch.tensor([1, 1]), terms, backend)
             torch.testing.assert_close(value[0], value[1])
             torch.testing.assert_close(grad[0], grad[1])
-
-
-@pytest.mark.slow
-def test_under_the_interpreter() -> None:
-    if INTERPRETED:
-        return
-    pytest.importorskip("triton")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider"),
-            *("-W", "ignore", "-x", "tests/kernels/test_masked.py"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import PATIENCE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -393,40 +389,6 @@ def test_torch_func_sees_through_it() -> None:
 
     (expected,) = torch.autograd.grad(plain(case, "nce_rce"), case.weight)
     torch.testing.assert_close(torch.func.grad(loss)(case.weight), expected)
-
-
-TRITON = """
-import torch
-from torch.nn.functional import linear
-from apl import linear_loss, make_loss
-torch.manual_seed(0)
-for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
-    for reduction in ("mean", "sum", "none"):
-        shapes = ((19, 6), (21, 6), (21,))
-        layer = [torch.randn(*shape).to(dtype).requires_grad_() for shape in shapes]
-        targets = torch.randint(21, (19,))
-        targets[::4] = -100
-        options = dict(reduction=reduction, backend="triton")
-        value = linear_loss(*layer[:2], targets, "nce_rce", layer[2], chunk=5, **options)
-        expected = make_loss("nce_rce", 21, reduction, backend="reference")(linear(*layer), targets)
-        found, wanted = (torch.autograd.grad(x.sum() * 3, layer) for x in (value, expected))
-        for a, b in zip((value, *found), (expected, *wanted)):
-            assert (a - b).abs().max() <= tolerance * b.abs().max(), (dtype, reduction)
-"""
-
-
-@pytest.mark.slow
-def test_triton_takes_its_chunks() -> None:
-    """In a process of its own: whether kernels are interpreted is settled at triton's import."""
-    pytest.importorskip("triton")
-    done = subprocess.run(
-        [sys.executable, "-W", "error:the Triton loss", "-c", TRITON],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
