@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,8 @@ def answer(arguments: tuple[str, ...], folder: Path, env: Mapping[str, str], out
         file = os.open(out / name, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, stream.fileno())
     sys.argv = ["apl", *arguments]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run behind a shell's prompt
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if FORKED:
         # It knows where the process listens from which it came, but not that it need start none.
         multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]

@@ -15,14 +15,14 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import PATIENCE, ROOT, Cli
+from conftest import PATIENCE, Begun, Cli
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kill_stress import FILES, differing, in_child, stress, train_quietly
@@ -153,30 +153,35 @@ def test_a_failing_disk_at_each_single_write_loses_nothing(tmp_path: Path, finis
         assert differing(run, finished) == []
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 40 epochs that nobody stopped."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(make_config(epochs=40), run)
+    return run
+
+
 @pytest.mark.slow
 @posix
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_apl_train_stops_on_a_signal_and_goes_on(tmp_path: Path, how: int) -> None:
-    command = [
-        *(sys.executable, str(ROOT / "cli.py"), "train", "--epochs", "40", "--threads", "1"),
-        *("--out", str(tmp_path / "stopped")),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_apl_train_stops_on_a_signal_and_goes_on(
+    tmp_path: Path, begin: Callable[..., Begun], cli: Cli, whole: Path, how: int
+) -> None:
+    command = ("train", "--epochs", "40", "--threads", "1", "--out", str(tmp_path / "stopped"))
+    process = begin(*command)
     end = time.monotonic() + PATIENCE
     while not list(tmp_path.glob("stopped/runs/*/checkpoint.safetensors")):
         assert time.monotonic() < end
         time.sleep(0.01)
     process.send_signal(how)
-    out, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, out + errors
-    assert errors.startswith("stopped; to go on: apl train --epochs 40 --threads 1 --out ")
+    stopped = process.end()
+    assert stopped.returncode == 130, stopped.stdout + stopped.stderr
+    to_go_on = "stopped; to go on: apl train --epochs 40 --threads 1 --out "
+    assert stopped.stderr.startswith(to_go_on)
     (run,) = tmp_path.glob("stopped/runs/*")
     assert not (run / RESULT).exists()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    assert "epoch   1/40" not in done.stdout  # it did not begin anew
-    train(make_config(epochs=40), tmp_path / "whole")
-    assert differing(run, tmp_path / "whole") == []
+    assert "epoch   1/40" not in cli(*command).stdout  # it did not begin anew
+    assert differing(run, whole) == []
 
 
 @pytest.mark.slow

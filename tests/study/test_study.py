@@ -32,7 +32,7 @@ from apl.config.presets import PRESETS
 from apl.errors import BadInput, Interrupted
 from apl.losses.catalog import SUMS, parse_loss
 from apl.names import DATASETS, METHODS, NETWORKS, NOISES, PRECISIONS
-from apl.runs.record import find_studies, read_runs
+from apl.runs.record import find_studies, read_runs, write_study
 from apl.runs.run import CHECKPOINT, HISTORY, LOCK, LOG, RESULT, SUMMARY, WEIGHTS, Run
 from apl.study.clock import Clock
 from apl.study.processes import Processes, default_workers
@@ -554,20 +554,30 @@ def _wait_for(condition: Any) -> None:
         time.sleep(0.02)
 
 
+CELLS = make_grid(
+    *("quick", ["ce", "nce_rce", "mae"], ["sym"], [0.4], 1), train_size=400, epochs=12
+)  # of `_study`
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The study of `CELLS` that nobody stopped, by one process."""
+    folder = tmp_path_factory.mktemp("whole")
+    for cell in CELLS:
+        train(cell, folder / "runs" / cell.name)
+    write_study(folder)
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_study_stopped_anyhow_goes_on_to_the_same_result(
-    tmp_path: Path, begin: Callable[..., Begun], here: Cli, how: int
+    tmp_path: Path, begin: Callable[..., Begun], here: Cli, whole: Path, how: int
 ) -> None:
-    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
-    cells = make_grid(
-        *("quick", ["ce", "nce_rce", "mae"], ["sym"], [0.4], 1), train_size=400, epochs=12
-    )
+    stopped = tmp_path / "stopped"
     # The last cell is somebody else's until the signal: it can't come too late.
-    last = stopped / "runs" / cells[-1].name / LOCK
+    last = stopped / "runs" / CELLS[-1].name / LOCK
     last.parent.mkdir(parents=True)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     with filelock.FileLock(last):
         if how == signal.SIGKILL:  # whose workers see that it is gone: by processes as a user's
             command = [sys.executable, str(ROOT / "cli.py"), *_study(stopped)]
@@ -585,7 +595,6 @@ def test_a_study_stopped_anyhow_goes_on_to_the_same_result(
             assert to_go_on in done.stderr
     assert sum(Run(run).finished for run in stopped.glob("runs/*")) < 3
     here(*_study(stopped))
-    run_study(cells, whole, workers=2)
     assert contents(stopped) == contents(whole)
 
 
