@@ -262,7 +262,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _of(self, rows: Floats) -> Matrix:
         """The logits [N, K] of rows [N, F], in float64: a row's do not depend on the others."""
-        values: Matrix = self._standard(rows)
+        values: Matrix = self._standard(rows).astype(np.float64)
         for i, (weight, bias) in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
             values = (values.clip(0) if i else values) @ weight + bias
         return values
