@@ -45,9 +45,16 @@ def then(out: Terminal, *commands: tuple[str, Sequence[str]]) -> None:
         out.print(f"{what}: {shlex.join(words)}")
 
 
-def again(*more: str) -> list[str]:
-    """The words of the command that was typed, and more of them, which count where both say."""
-    return ["apl", *sys.argv[1:], *more]
+def again(flag: str, *value: str) -> list[str]:
+    """The words of the command that was typed, with an option as it is to be now."""
+    kept: list[str] = []
+    words = iter(sys.argv[1:])
+    for word in words:
+        if word == flag and value:
+            next(words, None)
+        elif not word.startswith(f"{flag}="):
+            kept.append(word)
+    return ["apl", *kept, flag, *value]
 
 
 def in_browser(file: Path) -> list[str]:

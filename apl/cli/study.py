@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apl.cli.after import SEES, again, then, typed
+from apl.cli.after import SEES, then, typed
 from apl.cli.completion import CHOICES, one_of, with_commas
 from apl.cli.completion import losses as offer_losses
 from apl.cli.console import console, this_command
@@ -158,7 +158,7 @@ def study(  # its parameters are its options, which half of its lines are
     for name, problem in progress.failed.items():
         err.print(f"failed {name}: {problem}", style="red")
     if progress.failed:
-        then(out, ("to try these again", again()))
+        out.print(f"to try these again: {this_command()}")
         raise typer.Exit(1)
     then(out, ("all of it as one page", ["apl", "report", str(target)]))
     if data is not None:
