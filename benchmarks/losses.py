@@ -36,7 +36,16 @@ from apl.kernels.bases import LOG_ZERO
 from apl.names import DATASETS
 from apl.training.networks import make_network
 
-SHAPES = ((128, 10), (64, 10), (4096, 10), (128, 100), (4096, 100), (4096, 1000), (512, 32000))
+SHAPES = (
+    (64, 10),
+    (128, 10),
+    (4096, 10),
+    (128, 100),
+    (4096, 100),
+    (4096, 1000),
+    (512, 32000),
+    (4, 21, 128, 128),
+)
 
 
 def processor() -> str:
@@ -63,25 +72,26 @@ def naive_nce_rce(logits: Tensor, targets: Tensor) -> Tensor:
 def four_lines(logits: Tensor, targets: Tensor) -> Tensor:
     """NCE + RCE in as few operations as there can be, and autograd: what every way is held to."""
     log_p = torch.log_softmax(logits, 1)
-    log_p_y = log_p.gather(1, targets[:, None])
+    log_p_y = log_p.gather(1, targets.unsqueeze(1))
     return (log_p_y / log_p.sum(1, keepdim=True) + LOG_ZERO * log_p_y.expm1()).mean()
 
 
 def measure(
-    spec: str, n: int, k: int, threads: int, seconds: float, rounds: int
+    spec: str, shape: tuple[int, ...], threads: int, seconds: float, rounds: int
 ) -> tuple[dict[str, list[float]], float]:
-    """Of every way the seconds per forward plus backward at logits [n, k] in float32, in every
+    """Of every way the seconds per forward plus backward at float32 logits of this shape, in every
     round; and the seconds of the first compiled call."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"F.cross_entropy": F.cross_entropy}
     if spec == "nce_rce":
-        ways["usual code"] = naive_nce_rce
+        if len(shape) == 2:
+            ways["usual code"] = naive_nce_rce
         ways["four lines"] = four_lines
     for backend in ("reference", "eager", "compiled", "auto"):
-        ways[backend] = make_loss(spec, k, backend=backend)
-    logits = torch.randn(n, k, requires_grad=True)
-    targets = torch.randint(k, (n,))
+        ways[backend] = make_loss(spec, shape[1], backend=backend)
+    logits = torch.randn(shape, requires_grad=True)
+    targets = torch.randint(shape[1], shape[:1] + shape[2:])
 
     def step(way: Callable[[Tensor, Tensor], Tensor]) -> None:
         logits.grad = None
@@ -194,19 +204,23 @@ def main() -> None:
     pool = functools.partial(multiprocessing.get_context("spawn").Pool, 1)
     with tempfile.TemporaryDirectory() as empty, _beside(busy):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
-        for i, (n, k) in enumerate(SHAPES):
+        for i, shape in enumerate(SHAPES):
             with pool() as process:
-                found, compiling = process.apply(measure, (args.loss, n, k, *timing))
+                found, compiling = process.apply(measure, (args.loss, shape, *timing))
             units = found.pop("F.cross_entropy")
             if i == 0:
+                ways = list(found)
                 print(f"| N x K | F.cross_entropy | {' | '.join(found)} | first compiled call |")
                 print("| --- " * (len(found) + 3) + "|")
             ratios = " | ".join(
-                f"{statistics.median(a / b for a, b in zip(times, units, strict=True)):.2f}"
-                for times in found.values()
+                f"{statistics.median(a / b for a, b in zip(found[way], units, strict=True)):.2f}"
+                if way in found
+                else ""
+                for way in ways
             )
             unit = statistics.median(units) * 1e6
-            print(f"| {n} x {k} | {unit:.0f} us | {ratios} | {compiling:.1f} s |", flush=True)
+            size = " x ".join(map(str, shape))
+            print(f"| {size} | {unit:.0f} us | {ratios} | {compiling:.1f} s |", flush=True)
         with pool() as process:
             what = (args.loss, SHAPES[0][0], args.seconds, args.rounds)
             words, found = process.apply(training_step, what)

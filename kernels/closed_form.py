@@ -7,6 +7,9 @@ a new base needs nothing here.
 from __future__ import annotations
 
 import functools
+import multiprocessing
+import os
+import shutil
 import types
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,12 +22,13 @@ from .options import LossOptions
 from .reference import expected, inverse_sum, soft_targets
 from .targets import any_ignored
 
-# Elements from which `auto` compiles the closed form.  Below, eager torch is as fast or nearly so
-# and starts at once; above, a call costs enough that Inductor's seconds come back, and it is
-# needed to keep up with `F.cross_entropy` (docs/kernels-evidence.md has the figures).  The choice
-# depends on nothing but the size: a threshold in calls or seconds would change the last bits of a
-# run somewhere in its middle, and differently each time.
-COMPILE_FROM = 1 << 18
+# Logits from which `auto` compiles the closed form, of rows that lie one after another.  Compiling
+# takes some 30 s of a processor, for training and evaluation together, and then saves some 6 ns a
+# logit and step beside `plain_rows`: at 512 x 32,000 it has paid after some 300 steps, but at
+# 4096 x 100 after more than any session has (docs/kernels-evidence.md).  The choice depends on
+# nothing but the size: a threshold in calls or seconds would change the last bits of a run
+# somewhere in its middle, and differently each time.
+COMPILE_FROM = 1 << 23
 
 # torch's log_softmax is vectorised along a row, and slow where the row is shorter than this.
 # Compiled, the other form is always the faster one: l and p share one exponential.
@@ -33,7 +37,7 @@ _SHORT_ROW = 32
 # From so many elements on, where torch has the wide instructions that it is tuned to, the closed
 # form is the faster one for short rows.
 _SHORT_ROWS_FROM = 1 << 12
-_EXACT = (torch.float32, torch.float64)
+EXACT = (torch.float32, torch.float64)
 
 
 @functools.cache
@@ -41,14 +45,23 @@ def _tuned_here() -> bool:
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def calls_cost_most(logits: Tensor) -> bool:
-    """Whether autograd's own calls on a CPU are faster than the closed form uncompiled, which reads
-    and writes less, but takes twice as many calls and a function in Python.  By the size and the
-    instruction set alone: equal runs compute equal bits (docs/kernels-evidence.md)."""
-    if not 0 < logits.numel() < COMPILE_FROM or logits.dtype not in _EXACT:
+def gives_way(logits: Tensor) -> bool:
+    """Whether `plain_rows` is faster on a CPU: it takes half as many calls, but no half types.
+    By the size and the instruction set alone: equal runs compute equal bits."""
+    size, classes = logits.numel(), logits.shape[1]
+    if logits.dtype not in EXACT or not size:
         return False
-    short = logits.shape[1] < _SHORT_ROW and logits.numel() >= _SHORT_ROWS_FROM
-    return not (short and _tuned_here())
+    if logits.ndim > 2:  # here rows would be copied to lie one after another
+        return True
+    if classes < _SHORT_ROW:
+        return size < _SHORT_ROWS_FROM or not _tuned_here()
+    return size < COMPILE_FROM or not has_compiler()
+
+
+@functools.cache
+def has_compiler() -> bool:
+    """Whether Inductor finds the C++ compiler that it needs for CPU code."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
 
 
 # (base, form, weight is not 1, the parameters of a base that counts) per term
@@ -206,7 +219,7 @@ def loss_and_grad(
         if soft:
             targets = soft_targets(targets, num_classes, options, wide)
         # Compiled code divides the gradient by N for nothing, the backward for one torch call.
-        divide = compiled and reduction == "mean"
+        divide = compiled and reduction == "mean" and need_grad
         losses, grad = compute(logits, targets, structure, values, need_grad, divide)
         if reduction == "mean":
             return losses.mean(), grad, 1.0 if divide else 1.0 / max(len(logits), 1)
@@ -258,7 +271,7 @@ def _compiled(
     code = rows_closed_form.__code__
     copy = types.FunctionType(code.replace(), rows_closed_form.__globals__)
     fast = torch.compile(copy, fullgraph=True, options={"cpp.dynamic_threads": True})
-    state = "new"
+    failed = False
 
     def compute(
         logits: Tensor,
@@ -268,20 +281,21 @@ def _compiled(
         need_grad: bool,
         mean: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        nonlocal state
-        if state != "failed":
-            if state == "new":  # views, so that the mark stays off the caller's tensors
-                logits, targets = logits.view_as(logits), targets.view_as(targets)
-                torch._dynamo.maybe_mark_dynamic(logits, 0)
-                torch._dynamo.maybe_mark_dynamic(targets, 0)
-                state = "compiled"
+        nonlocal failed
+        if not failed:
+            _say_that_it_compiles()
+            # Views, so that the mark stays off the caller's tensors.  At each call: which of them
+            # is compiled anew, for an option that is another, is not known here.
+            logits, targets = logits.view_as(logits), targets.view_as(targets)
+            torch._dynamo.maybe_mark_dynamic(logits, 0)
+            torch._dynamo.maybe_mark_dynamic(targets, 0)
             try:
                 result: tuple[Tensor, Tensor | None] = fast(
                     logits, targets, structure, constants, need_grad, mean
                 )
                 return result
             except Exception as error:
-                state = "failed"
+                failed = True
                 warnings.warn(
                     f"the compiled loss does not work here and runs uncompiled: {error}",
                     RuntimeWarning,
@@ -290,3 +304,14 @@ def _compiled(
         return rows_closed_form(logits, targets, structure, constants, need_grad, mean)
 
     return compute
+
+
+@functools.cache
+def _say_that_it_compiles() -> None:
+    if multiprocessing.parent_process() is None:  # a worker has nobody to tell
+        warnings.warn(
+            "the loss is compiled for this processor, once for training and once for evaluation, "
+            "which takes some 30 seconds in all; make_loss(..., backend='eager') does without",
+            UserWarning,
+            stacklevel=2,
+        )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast, get_args
@@ -21,8 +20,10 @@ from torch.autograd.forward_ad import unpack_dual
 
 from . import closed_form
 from .bases import BASES, Form, Term
-from .options import DEFAULTS, LossOptions
-from .reference import few_rows, reference_loss
+from .closed_form import has_compiler as has_compiler
+from .options import DEFAULTS, REDUCTIONS, LossOptions
+from .plain_rows import plain_rows
+from .reference import reference_loss
 from .targets import any_ignored, known
 
 Backend = Literal["auto", "triton", "compiled", "eager", "reference"]
@@ -52,10 +53,10 @@ def loss(
     Returns a scalar, or [N] or [N, d1, ...] for reduction 'none', in the dtype of the logits;
     under autocast in float32, as `F.cross_entropy` does.
     """
-    if backend == "auto" and not inplace:
-        few = _few_rows(logits, targets, terms, options)
-        if few is not None:
-            return few
+    if backend == "auto":
+        plain = _plain_rows(logits, targets, terms, options, inplace)
+        if plain is not None:
+            return plain
     weight, reduction = options.weight, options.reduction
     how: dict[str, Any] = {"backend": backend, "inplace": inplace}
     if logits.ndim == 1:  # one row
@@ -184,32 +185,46 @@ class _Call(NamedTuple):
     inplace: bool = False
 
 
-def _few_rows(
-    logits: Tensor, targets: Tensor, terms: Sequence[Term], options: LossOptions
+def _plain_rows(
+    logits: Tensor,
+    targets: Tensor,
+    terms: Sequence[Term],
+    options: LossOptions,
+    inplace: bool | Literal["leaf"],
 ) -> Tensor | None:
-    # The loss by autograd of as few calls of torch as there can be, or None where another way is
-    # faster, or where there is more to it than class indices that count alike.  Ahead of every
-    # other look at the arguments, for these cost as much here as the arithmetic does.
+    # The loss by as few calls of torch as there can be, or None where another way is faster, or
+    # where there is more to it than classes of rows.  Ahead of every other look at the arguments,
+    # for these cost as much here as the arithmetic does.
     weight, ignore_index, reduction, label_smoothing = options
-    if weight is not None or label_smoothing or torch.compiler.is_compiling():
+    if label_smoothing or type(ignore_index) is not int or reduction not in REDUCTIONS:
         return None
-    if type(logits) is not Tensor or type(targets) is not Tensor:
+    if type(logits) is not Tensor or type(targets) is not Tensor or targets.dtype != torch.int64:
         return None
-    if logits.ndim != 2 or targets.dtype != torch.int64 or targets.shape != logits.shape[:1]:
+    if not (logits.is_cpu and targets.is_cpu) or torch.compiler.is_compiling():
         return None
-    if not (logits.is_cpu and targets.is_cpu) or not closed_form.calls_cost_most(logits):
+    shape, rows = logits.shape, targets.shape
+    if (
+        len(shape) < 2
+        or len(shape) != len(rows) + 1
+        or shape[0] != rows[0]
+        or shape[2:] != rows[1:]
+    ):
         return None
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return None
-    if type(ignore_index) is not int or any_ignored(targets, logits.shape[1], ignore_index):
+    if weight is not None:
+        if type(weight) is not Tensor or not weight.is_cpu or weight.requires_grad:
+            return None
+        options.check(shape[1])
+    if inplace:
+        _check_inplace(logits, reduction, inplace == "leaf")
+        over = logits.requires_grad and torch.is_grad_enabled()
+        if logits.dtype not in closed_form.EXACT or not over or not logits.numel():
+            return None
+        return plain_rows(logits, targets, tuple(terms), options, over=True)
+    if not closed_form.gives_way(logits):
         return None
-    log_p = torch.log_softmax(logits, 1)
-    if any(t.form == "norm" for t in terms) and not log_p.detach().amin() > -torch.inf:
-        return None  # masked classes
-    losses = few_rows(log_p, targets, terms)
-    if reduction == "mean":
-        return losses.mean()
-    return losses.sum() if reduction == "sum" else losses.squeeze(1)
+    return plain_rows(logits, targets, tuple(terms), options)
 
 
 class _ClosedForm(torch.autograd.Function):
@@ -489,12 +504,6 @@ def interpreted() -> bool:
 
 
 @functools.cache
-def has_compiler() -> bool:
-    """Whether Inductor finds the C++ compiler that it needs for CPU code."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
-
-
-@functools.cache
 def _warn_once(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=4)
 
@@ -510,10 +519,9 @@ def backends() -> list[tuple[str, bool, str]]:
     if cuda:
         auto = "reference" if problem else "triton"
     elif compiler:
-        large = f"{closed_form.COMPILE_FROM:,} logits"
-        auto = f"autograd's calls or eager, whichever is faster, and compiled from {large} on"
+        auto = f"few calls of torch, and compiled code from {closed_form.COMPILE_FROM:,} logits on"
     else:
-        auto = "autograd's calls or eager, whichever is faster"
+        auto = "few calls of torch"
     return [
         ("triton", not problem, triton_why),
         ("compiled", compiler, compiled_why),

@@ -324,7 +324,7 @@ def _chunk_by_chunk(
         part = hidden[here].to(call.dtype)
         logits = _linear(part, layer, offset, room[: len(part)]).requires_grad_(any(needs))
         with torch.set_grad_enabled(any(needs)):
-            # The gradient takes the place of the logits, where a kernel can write it there.
+            # The gradient takes the place of the logits, but on a CPU not of half types.
             own = any(needs) and not each and call.dtype != torch.float16
             losses = call.loss(logits, targets[here], "none" if each else "sum", own)
         if each:
@@ -375,8 +375,6 @@ def _add_product(total: Tensor, grad: Tensor, part: Tensor) -> None:
 def _adds_wide(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether torch adds a product of this half type to a float32 sum there, tried once: it says
     nowhere where it can."""
-    if device.type != "cuda":
-        return False
     ones = torch.ones(8, 8, dtype=dtype, device=device)
     total = torch.ones(8, 8, dtype=torch.float32, device=device)
     try:

@@ -40,28 +40,6 @@ def row_losses(log_p: Tensor, targets: Tensor, terms: Sequence[Term]) -> Tensor:
     return losses
 
 
-def few_rows(log_p: Tensor, targets: Tensor, terms: Sequence[Term]) -> Tensor:
-    """`row_losses` [N, 1] where no class is masked out, at classes [N]: fewer operations of torch,
-    whose calls are what a small batch costs."""
-    log_p_y = log_p.gather(1, targets.unsqueeze(1))
-    losses: Tensor | None = None
-    for base, weight, form, params in terms:
-        if base == "ce" and form == "norm":  # the signs are of no use
-            value = log_p_y / log_p.sum(1, keepdim=True)
-        else:
-            phi = BASES[base].phi
-            value = phi(log_p if form == "sum" else log_p_y, *params)
-            if form == "sum":
-                value = value.sum(1, keepdim=True)
-            elif form == "norm":
-                value = value / phi(log_p, *params).sum(1, keepdim=True)
-        if weight != 1.0:
-            value = weight * value
-        losses = value if losses is None else losses + value
-    assert losses is not None
-    return losses
-
-
 def inverse_sum(value: Tensor, total: Tensor) -> Tensor:
     """What a loss is multiplied by to normalise it: 1 / total, the sum of that loss over all labels
     whose class is not masked out.

@@ -508,18 +508,22 @@ def _rows_kernel(  # a kernel takes pointers and numbers
         top = tl.max(z, 0)
         top = tl.where(top == float("-inf"), 0.0, top)  # the rows outside: no nan from inf - inf
         z -= top[None, :]
-        exp_z = _exp(z)
+        there = z != float("-inf")  # neither masked out nor outside; nan is
+        # Of the others e^z is -0, so that nothing but e^z need be kept to know them.
+        bits = tl.where(there, _exp(z).to(tl.int32, bitcast=True), -0x80000000)
+        exp_z, left = bits.to(tl.float32, bitcast=True), bits >= 0
         norm = tl.sum(exp_z, 0)
         inverse_norm = 1.0 / norm
         log_norm = _log_of(norm, inverse_norm)
         log_p = z - log_norm[None, :]
         p = exp_z * inverse_norm[None, :]
-        there = z != float("-inf")  # neither masked out nor outside; nan is
         count = tl.sum(there.to(tl.int32), 0).to(tl.float32)
 
         sums = ()
         for t in tl.static_range(len(PHI)):
-            summed = mask if WHOLE[t] else there
+            # Of many rows of many classes z itself has no register left.
+            crowded = SUMS[t] == "phi" and ROWS > 1 and BLOCK > 256
+            summed = mask if WHOLE[t] else left if crowded else there
             n = K if WHOLE[t] else count
             if SUMS[t] == "linear":
                 sum_l = tl.sum(tl.where(summed, z, 0.0), 0) - n * log_norm
@@ -582,11 +586,11 @@ def _rows_kernel(  # a kernel takes pointers and numbers
                     g += (ats[t] * factor)[None, :] * q * slope
                 if SUMS[t] == "linear":  # phi' is the constant b
                     spread = (spreads[t] * AFFINE[t][1] * factor)[None, :]
-                    g += spread if WHOLE[t] else tl.where(there, spread, 0.0)
+                    g += spread if WHOLE[t] else tl.where(left, spread, 0.0)
                 elif SUMS[t] is not None:
                     _, slope = PHI[t](log_p, p, PARAMS[t])
                     if SUMS[t] == "phi" and not WHOLE[t]:  # else it is 0 at p = 0
-                        slope = tl.where(there, slope, 0.0)
+                        slope = tl.where(left, slope, 0.0)
                     g += (spreads[t] * factor)[None, :] * slope
             g = tl.where(kept[None, :], g, 0.0)
             at = (sample * g_sample + row.to(tl.int64) * g_row) * UNIT
@@ -1055,6 +1059,9 @@ def _form(  # the arithmetic of every form of a term in one place
             fewest = fewest // 2 - 4 + 48 * (sums.count("phi") - 1)
         most = min(248, _REGISTERS // threads)
         options["maxnreg"] = min(most, max(fewest, _REGISTERS // (threads * programs) // 8 * 8))
+        if programs > 16 and block > 16 and not {"phi", "power"}.intersection(sums):
+            # Of these six programs, and not five, fit into a quarter of a multiprocessor.
+            options["maxnreg"] = 80
     blocks = samples * triton.cdiv(inner, rows)
     programs = min(blocks, 4 * chip.multiprocessors) if again else blocks
     return _Form(_rows_kernel, (programs,), sizes, numbers, options)

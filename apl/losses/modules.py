@@ -44,7 +44,8 @@ class Criterion(nn.Module):
     @property
     def options(self) -> LossOptions:
         """Its options as they are now: the weight where the module is."""
-        return LossOptions(self.weight, self.ignore_index, self.reduction, self.label_smoothing)
+        weight = self._buffers["weight"]  # as an attribute it takes as long as a call of torch
+        return LossOptions(weight, self.ignore_index, self.reduction, self.label_smoothing)
 
     def forward(
         self,
@@ -106,15 +107,16 @@ class NoisyLabelLoss(Criterion):
         """logits [N, K], [N, K, d1, ...] or [K]; targets class indices of shape [N], [N, d1, ...]
         or [], or soft targets q of the shape of the logits (mixup, distillation), which sum to 1
         over the classes: sum_k q_k L(z, k)."""
-        k = self.num_classes
-        if logits.ndim < 1 or logits.shape[min(1, logits.ndim - 1)] != k:
+        k, shape = self.num_classes, logits.shape
+        if not shape or shape[min(1, len(shape) - 1)] != k:
             raise ValueError(
-                f"logits must be [N, {k}], [N, {k}, d1, ...] or [{k}], got {list(logits.shape)}"
+                f"logits must be [N, {k}], [N, {k}, d1, ...] or [{k}], got {list(shape)}"
             )
         if targets.is_floating_point() and targets.shape == logits.shape and known(targets):
             check_distributions(targets, min(1, logits.ndim - 1))
-        how: dict[str, Any] = {"backend": self.backend, "inplace": self.inplace}
-        return dispatch.loss(logits, targets, self.terms, self.options, **how)
+        return dispatch.loss(
+            logits, targets, self.terms, self.options, backend=self.backend, inplace=self.inplace
+        )
 
 
 def _called(

@@ -122,14 +122,7 @@ def test_a_worse_figure_fails_on_a_verified_release_and_warns_on_a_newer_one(mon
 
 @pytest.mark.slow
 def test_nothing_spills(reports):
-    # But of one kind, which docs/kernels-evidence.md names: 16 rows across [N, 1000, D] of 16 bits
-    # (fewer would fetch sectors twice) leave 128 registers to the focal loss and its sums.
-    def room(report):
-        focal = any(t.base == "fl" and t.form == "norm" for t in report.spec.terms)
-        across = (report.spec.num_classes, report.spec.dtype) == (1000, BF16)
-        return 80 if focal and across and report.spec.inner > 1 else 0
-
-    hold(ids(r for r in reports if r.spills > room(r)), LAYS_ALONG_ROWS)
+    hold(ids(r for r in reports if r.spills), LAYS_ALONG_ROWS)
 
 
 @pytest.mark.slow
@@ -208,8 +201,6 @@ def test_enough_bytes_are_on_their_way_to_a_multiprocessor(on_hopper):
         linear = ("ce", "mae", "rce")  # sums of these keep little in registers
         if any(t.form != "at" and t.base not in linear for t in report.spec.terms):
             return 12_000
-        if report.spec.num_classes == 100 and any(t.form != "at" for t in report.spec.terms):
-            return 24_000  # what tells masked classes from others takes registers
         return 20_000 if report.spec.num_classes == 10 or report.spec.inner > 1 else 32_000
 
     hold(ids(r for r in on_hopper if r.bytes_in_flight < least(r)), LAYS_ALONG_ROWS)

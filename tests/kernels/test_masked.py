@@ -22,7 +22,7 @@ from apl.losses.catalog import SUMS, loss_terms
 from apl.losses.modules import make_loss
 
 INTERPRETED = dispatch.interpreted()
-BACKENDS: tuple[Backend, ...] = ("triton",) if INTERPRETED else ("eager", "reference")
+BACKENDS: tuple[Backend, ...] = ("triton",) if INTERPRETED else ("auto", "eager", "reference")
 LONG = 2 * 8192 + 5
 # Of some classes with a mask, the others.  Numbers that depend on how many classes there are stay
 # those of the loss: 1/(K - 1) in nmae and nrce, 1/K in amse, the share of each class in ls.
