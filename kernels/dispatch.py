@@ -30,7 +30,7 @@ Backend = Literal["auto", "triton", "compiled", "eager", "reference"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
-def loss(
+def loss(  # the door: every way there is, in one place
     logits: Tensor,
     targets: Tensor,
     terms: Sequence[Term],
