@@ -521,8 +521,8 @@ def _rows_kernel(  # a kernel takes pointers and numbers
 
         sums = ()
         for t in tl.static_range(len(PHI)):
-            # Of many rows of many classes z itself has no register left.
-            crowded = SUMS[t] == "phi" and ROWS > 1 and BLOCK > 256
+            # Where a thread has parts of long rows, z itself has no register left.
+            crowded = SUMS[t] == "phi" and BLOCK > 256
             summed = mask if WHOLE[t] else left if crowded else there
             n = K if WHOLE[t] else count
             if SUMS[t] == "linear":
