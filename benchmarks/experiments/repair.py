@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--set", action="append", default=[], metavar="NAME=NUMBER")
-    parser.add_argument("--out", type=Path, default=Path("results/evidence/repair/repair.csv"))
+    parser.add_argument("--out", type=Path, default=Path("results/repair/repair.csv"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     settings = {name: float(value) for name, _, value in (s.partition("=") for s in given.set)}
