@@ -388,7 +388,7 @@ def test_code_of_ones_own_is_typed_and_never_read_out_of_a_file(cli: Cli, tmp_pa
     assert "test labels" in cli("evaluate", str(run), "--network", "mine:Net").stdout
     cli("plot", "results/")  # reads the study, and imports nothing of it
     shown = cli("train", "--dataset", "mine:numbers", *asked).stdout
-    assert "on given labels" in shown
+    assert "on the given test labels" in shown
     for wrong, said in (
         (("--network", "mine:Nett"), "did you mean 'Net'"),
         (("--loss", "nowhere:robust"), "no module 'nowhere'"),
