@@ -199,7 +199,7 @@ def test_every_image_stands_in_the_list_and_can_be_decided_on(
     assert sorted(issues["id"]) == list(range(150))
     assert issues["split"].value_counts().to_dict() == {"train": 120, "test": 30}
     assert issues["label_score"].notna().all()
-    first, second = shown.splitlines()[-2:]
+    first, second = (line for line in shown.splitlines() if line.startswith("judged: "))
     assert first == "judged: 120 training labels by how the training took them"
     assert second.startswith("judged: 30 test labels, which nothing was trained on")
     noise = json.loads((folder / "noise.json").read_text())
@@ -227,7 +227,7 @@ def test_every_image_stands_in_the_list_and_can_be_decided_on(
         expected = {"keep": 1, "fix": 1, "drop": 1} if judge == "all" else {"keep": 1}
         assert {word: n for word, n in noise["decided"].items() if n} == expected
     shown = cli(*asked, "--judge", "train", "--out", "again-train").stdout
-    assert shown.splitlines()[-1] == "not judged: 30 test labels (--judge train)"
+    assert "not judged: 30 test labels (--judge train)" in shown.splitlines()[-4:]
     assert "split" not in pd.read_csv(tmp_path / "again-train/issues.csv")
 
 

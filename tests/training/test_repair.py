@@ -38,23 +38,23 @@ def clouds(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, Any]:
 
 
 def test_labels_are_repaired_and_people_win() -> None:
-    rows, true = clouds(150, 3)
+    rows, true = clouds(300, 3)
     given = true.copy()
-    wrong = np.random.default_rng(1).permutation(150)[:40]
+    wrong = np.random.default_rng(1).permutation(300)[:75]
     given[wrong] = (true[wrong] + 1) % 3
     given[100:110] = UNKNOWN
     decided = {int(wrong[0]): int(given[wrong[0]]), 105: int((true[105] + 1) % 3), 3: int(true[3])}
-    made = repair_labels(rows, given, 3, decided=decided, seed=7, rounds=1, steps=150)
+    made = repair_labels(rows, given, 3, decided=decided, seed=7, rounds=1, steps=300)
     assert np.allclose(made.targets.sum(1), 1)
     assert all(made.targets[row].tolist() == np.eye(3)[c].tolist() for row, c in decided.items())
-    free = np.setdiff1d(np.arange(150), [*decided])
+    free = np.setdiff1d(np.arange(300), [*decided])
     assert (made.labels == true)[free].mean() > 0.95 > (given == true)[free].mean()
     asked = (given != UNKNOWN) & (given != true)
     assert abs(made.rate.estimate - asked.mean()) < 0.1
     assert made.wrong[100:110].tolist() == [0] * 10
     assert made.wrong[wrong[0]] == 0  # people say that it is right
     assert made.moved[free].sum() == pytest.approx(asked[free].sum(), abs=6)
-    again = repair_labels(rows, given, 3, decided=decided, seed=7, rounds=1, steps=150)
+    again = repair_labels(rows, given, 3, decided=decided, seed=7, rounds=1, steps=300)
     assert np.array_equal(made.targets, again.targets)
     assert not made.moved[100:110].any()
 
