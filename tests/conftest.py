@@ -39,6 +39,11 @@ ROOT = Path(__file__).resolve().parent.parent
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest in one process begins first, so that no core waits for it at the end."""
+    items.sort(key=lambda item: item.name != "test_kernels_under_the_interpreter")
+
+
 @pytest.fixture(scope="session")
 def cifar10() -> str:
     """Skips where real CIFAR-10 is not in $APL_DATA or the cache folder."""
