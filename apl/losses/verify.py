@@ -13,6 +13,7 @@ noise if e_0 minimises R as well.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -184,6 +185,7 @@ def verify(
 
 
 @cache
+@functools.cache
 def _exact(file: str) -> Any:
     return json.loads(resources.files("apl.losses").joinpath(file).read_text(encoding="utf-8"))
 
