@@ -1,9 +1,8 @@
 """What mkdocs does while it builds the site: pages made of what stands elsewhere in the repository.
 
 README, CONTRIBUTING and CHANGELOG become pages; notebooks become pages with their outputs; every
-loss gets its formula and a plot, from the registry; docstrings as this house writes them become
-lists; and what a page links to outside docs/ comes along, so that the same links work on GitHub
-and in the site, which needs no network.
+loss gets its formula and a plot, from the registry; and what a page links to outside docs/ comes
+along, so that the same links work on GitHub and in the site, which needs no network.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import griffe
 import torch
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -270,58 +268,3 @@ def _panel(left: int, title: str, p: torch.Tensor, values: torch.Tensor) -> str:
         f"{text(x0, 14, title, 'start')}{text(x0, 122, '0')}{text(x1, 122, '1')}"
         f"{text((x0 + x1) / 2, 122, 'p of the label')}"
     )
-
-
-# ------------------------------------------------------------------------------------ docstrings
-
-
-class Docstrings(griffe.Extension):
-    """Docstrings as this house writes them, in Markdown."""
-
-    def on_package(self, *, pkg: griffe.Module, **more: Any) -> None:
-        """Rewrite each docstring of a package, once it is loaded."""
-        things: list[griffe.Object] = [pkg]
-        while things:
-            thing = things.pop()
-            if thing.docstring:
-                parameters = getattr(thing, "parameters", ())
-                named = {*thing.members, *(of.name.lstrip("*") for of in parameters)}
-                thing.docstring.value = docstring(thing.docstring.value, named)
-            things += [own for own in thing.members.values() if isinstance(own, griffe.Object)]
-
-
-ITEM = re.compile(r"(?:^|(?<=; ))(\w+(?:, \w+)*)((?: \[[^]]*\])?): ", re.MULTILINE)
-STAR = re.compile(r"`[^`]*`|\*")
-
-
-def docstring(text: str, named: set[str]) -> str:
-    """A docstring as Markdown: what `name: words` says of names that there are is a list, examples
-    are code."""
-    return "\n\n".join(_paragraph(part, named) for part in text.split("\n\n"))
-
-
-def _paragraph(text: str, named: set[str]) -> str:
-    if text.startswith(">>>"):
-        return f"```pycon\n{text}\n```"
-    if text.startswith("    "):  # code already
-        return text
-
-    def item(found: re.Match[str]) -> str:
-        known = set(found[1].split(", ")) <= named
-        return f"\n- **{found[1]}**{found[2]}: " if known else found[0]
-
-    text = STAR.sub(lambda found: r"\*" if found[0] == "*" else found[0], text)
-    lines: list[str] = []
-    in_list = False
-    for line in filter(None, ITEM.sub(item, text).split("\n")):
-        if line.startswith("- "):
-            if lines:
-                lines[-1] = lines[-1].rstrip("; ")
-            lines += [line] if in_list else ["", line]
-            in_list = True
-        elif in_list and line[0].isupper() and lines[-1].endswith("."):
-            lines += ["", line]  # a sentence on all of it
-            in_list = False
-        else:
-            lines.append(f"    {line}" if in_list else line)
-    return "\n".join(lines)

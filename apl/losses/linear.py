@@ -28,23 +28,39 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
     chunk: int | None = None,
     **params: float | None,
 ) -> Tensor:
-    """`make_loss(spec, K)(F.linear(hidden, weight, bias), targets)` in less memory: the logits are
-    computed a chunk of rows at a time and are never whole, neither are their gradients.
+    """`make_loss(spec, K)(F.linear(hidden, weight, bias), targets)` in less memory.
 
-    hidden: [N, H], [N, ..., H] or [H], what goes into the last layer; weight: [K, H] and bias: [K],
-    the layer's own, as in `nn.Linear`; targets: classes of the shape of hidden without H, or soft
-    ones with K in the place of H.  Rows of `ignore_index` cost nothing.
-    class_weight: a factor per class [K], the `weight` of `make_loss`.
-    chunk: rows at a time; by default H/4, or as many as make 4M logits if those are more.
-    The rest as in `make_loss`.
+    The logits are computed a chunk of rows at a time and are never whole, neither are their
+    gradients.
+
     Gradients of hidden, weight and bias are computed in the forward, each if it is asked for;
-    reduction 'none' and float16 compute the logits a second time in the backward.  Sums over rows
-    are float32 for half types.  A second derivative (create_graph) does make the logits whole.
+    reduction 'none' and float16 compute the logits a second time in the backward. Sums over rows
+    are float32 for half types. A second derivative (create_graph) does make the logits whole.
     torch.compile calls it between two graphs (`fullgraph=True` is an error).
-    Raises ValueError for what does not fit.
 
-    >>> linear_loss(torch.zeros(2, 4), torch.zeros(10, 4), torch.tensor([3, 7]), "nce_rce")
-    tensor(8.3893)
+    Args:
+        hidden: [N, H], [N, ..., H] or [H], what goes into the last layer.
+        weight: [K, H], the layer's own, as in `nn.Linear`.
+        targets: Classes of the shape of hidden without H, or soft ones with K in the place of H.
+        spec: The loss, as in `make_loss`.
+        bias: [K], the layer's own, as in `nn.Linear`.
+        reduction: As in `make_loss`.
+        class_weight: A factor per class [K], the `weight` of `make_loss`.
+        ignore_index: The target of rows that cost nothing.
+        label_smoothing: As in `make_loss`.
+        backend: As in `make_loss`.
+        chunk: Rows at a time; by default H/4, or as many as make 4M logits if those are more.
+        **params: Parameters of the loss, as in `make_loss`.
+
+    Returns:
+        A scalar, or the shape of the class indices for reduction 'none'.
+
+    Raises:
+        ValueError: What is given does not fit.
+
+    Examples:
+        >>> linear_loss(torch.zeros(2, 4), torch.zeros(10, 4), torch.tensor([3, 7]), "nce_rce")
+        tensor(8.3893)
     """
     if targets.is_floating_point() and known(targets) and targets.shape[-1:] == weight.shape[:1]:
         check_distributions(targets, -1)

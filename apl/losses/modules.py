@@ -56,10 +56,21 @@ class Criterion(nn.Module):
         target: Tensor | None = None,
         **wanted: Any,
     ) -> Tensor:
-        """The loss of logits at targets: what they may be is told by `value` of the class; wanted
-        is what its `wants` names, and no more.  input and target are the names of F.cross_entropy.
+        """The loss of logits at targets; what these may be is told by `value` of the class.
 
-        Returns a scalar, or the shape of the class indices for reduction 'none'.
+        Args:
+            logits: What the network says of each row, before any softmax.
+            targets: The class of each row, or what else `value` takes.
+            input: The logits, by their name in `F.cross_entropy`.
+            target: The targets, by their name in `F.cross_entropy`.
+            **wanted: What the `wants` of the class name, and no more.
+
+        Returns:
+            A scalar, or the shape of the class indices for reduction 'none'.
+
+        Raises:
+            TypeError: Logits or targets are given not at all or twice, or are no tensor.
+            ValueError: Their shapes, or what is wanted, do not fit.
         """
         return self.value(*_called(logits, targets, input, target), **wanted)
 
@@ -85,7 +96,20 @@ class Criterion(nn.Module):
 
 
 class NoisyLabelLoss(Criterion):
-    """A sum of plain and normalised loss terms; build it with `make_loss`."""
+    """A sum of plain and normalised loss terms; build it with `make_loss`.
+
+    Each argument is an attribute too, by its name.
+
+    Args:
+        spec: The loss as it was asked for.
+        num_classes: How many classes there are, K.
+        params: Every parameter of the loss with its value; a tuple where the parts of a sum have
+            different ones.
+        options: Class weights, ignore_index, reduction and label_smoothing.
+        terms: What is summed.
+        backend: How it is computed.
+        inplace: Whether a Triton kernel may write the gradient over the logits.
+    """
 
     def __init__(
         self,
@@ -104,9 +128,14 @@ class NoisyLabelLoss(Criterion):
         return self._said(backend=(self.backend, "auto"), inplace=(self.inplace, False))
 
     def value(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """logits [N, K], [N, K, d1, ...] or [K]; targets class indices of shape [N], [N, d1, ...]
-        or [], or soft targets q of the shape of the logits (mixup, distillation), which sum to 1
-        over the classes: sum_k q_k L(z, k)."""
+        """The loss, of tensors that have been given once each.
+
+        Args:
+            logits: [N, K], [N, K, d1, ...] or [K].
+            targets: Class indices of shape [N], [N, d1, ...] or [], or soft targets q of the shape
+                of the logits (mixup, distillation), which sum to 1 over the classes; the loss of a
+                row is then `sum_k q_k L(z, k)`.
+        """
         k, shape = self.num_classes, logits.shape
         if not shape or shape[min(1, len(shape) - 1)] != k:
             raise ValueError(
@@ -535,9 +564,21 @@ class ForwardEstimated(Forward):
 
 
 def estimate_transition(probabilities: Tensor, quantile: float = 0.97) -> Tensor:
-    """The transition matrix [K, K] from predictions [N, K] of a network trained on noisy labels:
-    row i is the prediction for the sample whose p_i is the given quantile of all, normalised
-    (Patrini et al. 2017; their code takes 0.97, and 1, the largest, on CIFAR-100)."""
+    """The transition matrix from predictions of a network trained on noisy labels.
+
+    Row i is the prediction for the sample whose p_i is the given quantile of all, normalised
+    (Patrini et al. 2017; their code takes 0.97, and 1, the largest, on CIFAR-100).
+
+    Args:
+        probabilities: The predictions [N, K], N at least 1.
+        quantile: The quantile of p_i at which the sample of row i is taken, in [0, 1].
+
+    Returns:
+        T [K, K], T[i, j] = P(label j | true class i).
+
+    Raises:
+        ValueError: The shape of the predictions or the quantile does not fit.
+    """
     if probabilities.ndim != 2 or not len(probabilities):
         raise ValueError(f"probabilities must be [N, K], N >= 1, got {list(probabilities.shape)}")
     if not 0 <= quantile <= 1:
@@ -672,29 +713,39 @@ def make_loss(  # those of nn.CrossEntropyLoss, and ours
 ) -> NoisyLabelLoss | RowLoss:
     """A drop-in for `nn.CrossEntropyLoss`, called as criterion(logits, targets).
 
-    spec: a name of `apl.LOSSES` ('nce_rce') or a sum ('2*nce + 0.5*mae', 'norm(gce) + mae'), with
-    parameters in brackets ('gce(q=0.9)', 'nce + 2*gce(q=0.9)') or without.
-    reduction: 'mean' (over the weights of the rows, as torch does), 'sum' or 'none'.
-    weight: a factor per class, a tensor [K] or a list; ignore_index: the target of rows that do not
-    count.
-    label_smoothing: what share of each target goes to all classes alike, in [0, 1].
-    backend: how it is computed ('triton', 'compiled', 'eager', 'reference'); `apl doctor`
-    says what 'auto' takes on this machine.
-    inplace: a Triton kernel may write the gradient over the logits, which must not be used
-    afterwards; it halves what the loss adds to the memory at its peak.
-    num_samples: how many training samples there are, for a loss that remembers each (elr, aldr_kl)
-    and is called with samples=, the numbers of those at hand.
-    transition: T [K, K], T[i, j] = P(label j | true class i) (forward, backward).
-    params: alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A
-    (rce) and the others of `apl losses`, for every part of the loss that takes them and has none in
-    its own brackets; None means its default.
     A loss that is no sum of terms takes class indices alone, no label_smoothing, and is computed in
     plain torch whatever the backend.
-    Raises ValueError for what does not fit.
 
-    >>> criterion = make_loss("nce_rce", num_classes=10)
-    >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))
-    tensor(8.3893)
+    Args:
+        spec: A name of `apl.LOSSES` ('nce_rce') or a sum (`2*nce + 0.5*mae`, `norm(gce) + mae`),
+            with parameters in brackets (`gce(q=0.9)`, `nce + 2*gce(q=0.9)`) or without.
+        num_classes: How many classes there are, K, 2 or more.
+        reduction: 'mean' (over the weights of the rows, as torch does), 'sum' or 'none'.
+        weight: A factor per class, a tensor [K] or a list.
+        ignore_index: The target of rows that do not count.
+        label_smoothing: What share of each target goes to all classes alike, in [0, 1].
+        backend: How it is computed ('triton', 'compiled', 'eager', 'reference'); `apl doctor` says
+            what 'auto' takes on this machine.
+        inplace: Whether a Triton kernel may write the gradient over the logits, which must not be
+            used afterwards; it halves what the loss adds to the memory at its peak.
+        num_samples: How many training samples there are, for a loss that remembers each (elr,
+            aldr_kl) and is called with samples=, the numbers of those at hand.
+        transition: T [K, K], T[i, j] = P(label j | true class i), for a loss that corrects by it
+            (forward, backward).
+        **params: alpha, beta (weights of the two parts of a combination), gamma (focal), q (gce), A
+            (rce) and the others of `apl losses`, for every part of the loss that takes them and has
+            none in its own brackets; None means its default.
+
+    Returns:
+        The criterion, a module; a `NoisyLabelLoss` where the loss is a sum of terms.
+
+    Raises:
+        ValueError: What is given does not fit.
+
+    Examples:
+        >>> criterion = make_loss("nce_rce", num_classes=10)
+        >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))
+        tensor(8.3893)
     """
     weight = as_weight("weight", weight)
     options = LossOptions(weight, ignore_index, reduction, label_smoothing)
