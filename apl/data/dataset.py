@@ -24,15 +24,21 @@ COPIED = 1024  # images that are in memory at a time where all are looked at
 class Split:
     """Images uint8 [N, H, W, C] (channels last, as convolutions on a CPU like them) and labels.
 
-    Of a table, images are its rows, float32 [N, F]: standardised numbers and one-hot categories.
     They lie in memory, or are mapped from a file and may be more than it holds: index a batch of
-    them, and copy no more.  names: what the user calls each sample, () where nobody does.
+    them, and copy no more.
 
-    texts: of samples that are texts, images then being the rows of what stands beside them, [N, 0]
-    where nothing does.  at: which samples of the whole split these are [N], None for all of them.
-    pixels: the images of the whole split, where `images` are features of them.  decided: whose
-    label a person has looked at and decided on [N], None where nobody has.  votes: what each of
-    several annotators says [N, A], UNKNOWN where one says nothing; None where there is one.
+    Attributes:
+        images: The images; of a table its rows, float32 [N, F]: standardised numbers and one-hot
+            categories.
+        labels: Their labels [N], as given and true.
+        names: What the user calls each sample, () where nobody does.
+        texts: Of samples that are texts, images then being the rows of what stands beside them, [N,
+            0] where nothing does.
+        at: Which samples of the whole split these are [N], None for all of them.
+        pixels: The images of the whole split, where `images` are features of them.
+        decided: Whose label a person has looked at and decided on [N], None where nobody has.
+        votes: What each of several annotators says [N, A], UNKNOWN where one says nothing; None
+            where there is one.
     """
 
     images: Tensor
@@ -48,7 +54,11 @@ class Split:
         return len(self.images)
 
     def take(self, chosen: IntArray) -> Split:
-        """The samples at `chosen` alone."""
+        """The samples at `chosen` alone.
+
+        Args:
+            chosen: Their places in this split.
+        """
         labels = dataclasses.replace(
             self.labels, given=self.labels.given[chosen], true=self.labels.true[chosen]
         )
@@ -70,19 +80,27 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is learned from; mean and std are those of its training pixels in [0, 1], a channel,
-    and () for a table.
+    """What is learned from.
 
-    digest: the sha256 of the content of data of the user's own, '' of a built-in set; root: the
-    folder that its samples' names are relative to, '' where they are no files; features: the name
-    of what its images were made by, '' where they are as they came; made_by: what decided them;
-    contents: the sha256 of each sample's file or row [N, 32], as it was read, those of the training
-    first.  encoding: how samples to come are brought into this form: `columns`, the recipes of a
-    table's (`apl.data.tables`), with `text_column` where it has one, or `range`, of images the
-    pixels that became 0 to 255, both 0 where they were bytes; empty of a built-in set.
-    annotators: whose labels the splits' votes are.
-    cells: the file with the cells of a table's rows as they were, in the same order, which
-    `apl.data.tables.shown_cells` reads; '' where there is none.
+    Attributes:
+        name: What it is called.
+        class_names: Its classes, in the order of their numbers.
+        train: The training samples.
+        test: The test samples.
+        mean: The mean of its training pixels in [0, 1], a channel, and () for a table.
+        std: Their standard deviation, a channel, and () for a table.
+        digest: The sha256 of the content of data of the user's own, '' of a built-in set.
+        root: The folder that its samples' names are relative to, '' where they are no files.
+        features: The name of what its images were made by, '' where they are as they came.
+        made_by: What decided these features.
+        contents: The sha256 of each sample's file or row [N, 32], as it was read, those of the
+            training first.
+        encoding: How samples to come are brought into this form: `columns`, the recipes of a
+            table's (`apl.data.tables`), with `text_column` where it has one, or `range`, of images
+            the pixels that became 0 to 255, both 0 where they were bytes; empty of a built-in set.
+        annotators: Whose labels the splits' votes are.
+        cells: The file with the cells of a table's rows as they were, in the same order, which
+            `apl.data.tables.shown_cells` reads; '' where there is none.
     """
 
     name: str
@@ -124,11 +142,15 @@ class Dataset:
         return len(self.class_names)
 
     def to_float(self, images: Tensor, crop_size: int = 0, plain: bool = False) -> Tensor:
-        """uint8 [B, H, W, C] to normalised float32 [B, C, H, W] in channels-last memory, as it is
-        looked at in evaluation; the rows of a table as they are, in float32.
+        """uint8 [B, H, W, C] to normalised float32 [B, C, H, W], as it is looked at in evaluation.
 
-        crop_size, plain: of a network trained on random crops, the `middle` of the images in that
-        size.
+        The result lies in channels-last memory. The rows of a table stay as they are, in float32.
+
+        Args:
+            images: The images [B, H, W, C] in uint8, or rows [B, F].
+            crop_size: Of a network trained on random crops, their size: the `middle` of the images
+                in that size is taken; 0 for whole images.
+            plain: Whether those crops were plain squares.
         """
         if images.ndim == 2:
             return images.float()  # of features, which are kept in half as many bytes

@@ -49,20 +49,49 @@ def load_data(  # the keywords are Reading's, for users
 ) -> Dataset:
     """The data set that `source` is: a built-in name, a path, arrays or a torch Dataset.
 
-    A built-in one is read from the data folder (`folder`, else $APL_DATA, else the user's cache),
-    downloaded there if it is missing.  A path is read by `apl.data.files.read_path`, as the other
-    arguments say (`apl.data.reading.Reading`).  Arrays are (images, labels): images [N, H, W] or
-    [N, H, W, C] in uint8, or in fractions of 1; or the rows [N, F] of a table, a pandas DataFrame
-    too; labels [N], numbers or words.  The items of a torch Dataset are (image, label), or (row
-    [F], label), or have these by name, as those of Hugging Face's data sets do, which may also be
-    given as `hf://OWNER/NAME`; a mapping has such a data set for each split.  Without a test split
-    a share of each class is held out.  A Dataset of ours is
-    returned as it is.
+    A built-in one is read from the data folder, downloaded there if it is missing. A path is read
+    by `apl.data.files.read_path`, as the other arguments say (`apl.data.reading.Reading`). Arrays
+    are (images, labels): images [N, H, W] or [N, H, W, C] in uint8, or in fractions of 1; or the
+    rows [N, F] of a table, a pandas DataFrame too; labels [N], numbers or words. The items of a
+    torch Dataset are (image, label), or (row [F], label), or have these by name, as those of
+    Hugging Face's data sets do, which may also be given as `hf://OWNER/NAME`; a mapping has such a
+    data set for each split. Without a test split a share of each class is held out. A Dataset of
+    ours is returned as it is.
 
     Arrays and torch Datasets go to the cache folder too, where `data_of` finds them by the config
     that `make_config` makes of them.
-    say gets each line that is to be told, progress the images decoded and in all.
-    Raises BadInput for what is missing and can't be had, is damaged, or can't be learned from.
+
+    Args:
+        source: A built-in name, a path, (images, labels), a torch Dataset or a mapping of these, or
+            a Dataset of ours.
+        folder: The data folder; None for $APL_DATA, else the user's cache.
+        download: Whether a built-in set that is missing is downloaded.
+        image_size: Pixels a side; 0 for the images' own where all are square, of one size and of at
+            most 64 pixels, else 64.
+        label_column: The column of a list with the labels.
+        test_set: Which test set of a published data set, where it has two.
+        max_broken: The share of the files or rows that may be left out because they can't be read;
+            a single one may.
+        classes: The names of the classes, others are left out; none for all that training samples
+            have.
+        max_pixels: An image with more is not read, unless it is a JPEG, which can be decoded
+            smaller.
+        image_folder: Where the files of a list lie, '' for below its folder; 'none' where it names
+            no files.
+        layout: What the folders of a folder are, 'classes' or 'splits', '' where that is judged.
+        skip: Names of folders that are not read, beside those that programs keep; 'none' where each
+            is read.
+        text_column: Of a table, the one with texts, '' where that is judged; 'none' where there is
+            none.
+        side: What stands for the 64 of image_size, where features want to see more.
+        say: Gets each line that is to be told.
+        progress: Gets the images decoded so far and in all.
+
+    Returns:
+        The data set, its images decoded.
+
+    Raises:
+        BadInput: Data are missing and can't be had, are damaged, or can't be learned from.
     """
     reading = Reading(
         image_size=image_size,

@@ -31,7 +31,10 @@ class Rate:
 class Labels:
     """The labels of N samples: as given, and true, UNKNOWN where nobody knows.
 
-    transition: the matrix [K, K] that the given labels were drawn by, None where none is known.
+    Attributes:
+        given: The label of each sample as given [N].
+        true: Its true class [N], UNKNOWN where nobody knows it.
+        transition: The matrix [K, K] that the given labels were drawn by, None where none is known.
     """
 
     given: IntArray
