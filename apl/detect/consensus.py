@@ -53,11 +53,15 @@ LOOKED_AT = 20  # times as many of the least sure ones are weighed
 class Consensus:
     """What A annotators say of N samples of K classes, put together.
 
-    labels [N]: the class of each sample, a number; posterior [N, K]: how likely each class is;
-    votes [N, A]: what each annotator said, UNKNOWN where nothing; matrices [A, K, K]: the share of
-    class j that each calls k; clean [N, K]: what a network says of each sample alone, None without
-    one; temperature: by which its chances are the samples' prior; class_names, annotators, samples:
-    what they are called.
+    Attributes:
+        posterior: How likely each class is [N, K].
+        votes: What each annotator said [N, A], UNKNOWN where nothing.
+        matrices: The share of class j that each calls k [A, K, K].
+        clean: What a network says of each sample alone [N, K], None without one.
+        temperature: By which its chances are the samples' prior.
+        class_names: What the classes are called.
+        annotators: What the annotators are called.
+        samples: What the samples are called.
     """
 
     posterior: Matrix
@@ -71,7 +75,7 @@ class Consensus:
 
     @property
     def labels(self) -> IntArray:
-        """The likeliest class of each sample [N]."""
+        """The likeliest class of each sample [N], a number."""
         found: IntArray = self.posterior.argmax(1)
         return found
 
@@ -82,8 +86,10 @@ class Consensus:
 
     @property
     def accuracy(self) -> Vector:
-        """How often each annotator is right [A]: expected on the samples that they labelled, nan
-        for one who labelled none."""
+        """How often each annotator is right [A], nan for one who labelled none.
+
+        It is what is expected on the samples that they labelled.
+        """
         found = np.full(len(self.annotators), np.nan)
         for a, column in enumerate(self.votes.T):
             there = np.flatnonzero(column != UNKNOWN)
@@ -92,8 +98,13 @@ class Consensus:
         return found
 
     def table(self) -> pd.DataFrame:
-        """A row a sample: sample, label (its consensus), probability, labels_given, agreement (the
-        share of these that are the consensus), majority ('' for a tie), network."""
+        """The consensus, a row a sample.
+
+        Returns:
+            The columns sample, label (its consensus), probability, labels_given, agreement (the
+            share of these that are the consensus), majority ('' for a tie), and network where there
+            is one.
+        """
         import pandas as pd
 
         given = (self.votes != UNKNOWN).sum(1)
@@ -112,8 +123,12 @@ class Consensus:
         return pd.DataFrame(table)
 
     def annotator_table(self) -> pd.DataFrame:
-        """A row an annotator: how many labels, accuracy, agreement with the others on the same
-        samples, and the mistake made most often."""
+        """The annotators, a row each.
+
+        Returns:
+            The columns annotator, labels_given (how many), accuracy, agreement (with the others on
+            the same samples), and often_mistaken (the mistake made most often).
+        """
         import pandas as pd
 
         rows = []
@@ -150,6 +165,12 @@ class Consensus:
 
         Useful is how much likelier the best class is expected to be by the label of a usual
         annotator; among those that one label can't change, the least sure come first.
+
+        Args:
+            count: How many samples, at most.
+
+        Returns:
+            The number of each sample, and `why` in words.
         """
         unsure = np.argsort(self.probability, kind="stable")[: max(1, count) * LOOKED_AT]
         posterior = self.posterior[unsure]
@@ -161,7 +182,11 @@ class Consensus:
         return [(int(i), self.why(int(i))) for i in unsure[order]]
 
     def why(self, i: int) -> str:
-        """What makes a sample doubtful, in words."""
+        """What makes a sample doubtful, in words.
+
+        Args:
+            i: The number of the sample.
+        """
         counts = Counter(self.class_names[k] for k in self.votes[i] if k != UNKNOWN)
         said = ", ".join(f"{name} {number}" for name, number in counts.most_common(4))
         if not counts:
@@ -189,17 +214,28 @@ def consensus(
 ) -> Consensus:
     """The class of each sample by the labels of several annotators.
 
-    labels: [N, A], an array or a frame with a column an annotator, of words or numbers, with
-    whatever is no label where one gave none (nan, None, '', -1 among numbers); or a frame with a
-    row for each label and the columns sample, annotator and label.
-    probs: what a network says of the samples [N, K], of whose labels it must have seen none (out of
-    fold), its columns in the order of the classes; or features [N, F] (an array or a tensor), on
-    which heads are trained for it, in folds.  Samples in the order of the labels; in a long frame
-    in the order in which they first appear.  With neither, the labels alone count.
-    classes: their names in order, where not all of them are in the labels; else numbers are in the
-    order of their values, then words in that of their letters.  seed: of the heads.
+    With neither probs nor features, the labels alone count.
 
-    Raises BadInput for what does not fit.
+    Args:
+        labels: [N, A], an array or a frame with a column an annotator, of words or numbers, with
+            whatever is no label where one gave none (nan, None, '', -1 among numbers); or a frame
+            with a row for each label and the columns sample, annotator and label.
+        probs: What a network says of the samples [N, K], of whose labels it must have seen none
+            (out of fold), its columns in the order of the classes; samples in the order of the
+            labels, in a long frame in the order in which they first appear.
+        features: In place of probs, [N, F] (an array or a tensor), on which heads are trained for
+            it, in folds; samples in the same order.
+        classes: Their names in order, where not all of them are in the labels; else numbers are in
+            the order of their values, then words in that of their letters.
+        seed: The seed of the heads.
+        should_stop: Asked while heads are trained, and True raises Interrupted.
+
+    Returns:
+        The class of each sample, how likely it is, and how good each annotator.
+
+    Raises:
+        BadInput: What is given does not fit.
+        Interrupted: `should_stop` said so.
     """
     if probs is not None and features is not None:
         raise BadInput("probs and features are given; accepted: one of them, or none")

@@ -55,22 +55,33 @@ Array = npt.NDArray[Any]
 class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A network that learns from labels of which some are wrong, as a scikit-learn classifier.
 
-    loss: a name of `apl.LOSSES`, or a sum, with parameters in brackets: 'gce(q=0.9)'.
-    network: 'mlp' (one hidden layer) or 'linear'.  repair: labels are judged by heads that have not
-    seen them, and what these say of the true class is learned; without it the labels as given are.
-    epochs, warm_start_epochs (first ones with cross entropy), lr, weight_decay, width (hidden
-    units): None for what serves everywhere.
-    features: None for rows of numbers; for texts 'tfidf', 'minilm' or 'st:NAME', for images [N, H,
-    W, C] 'lite0', 'torchvision:NAME' or 'timm:NAME', for either 'module:function'.
-    random_state: an integer or a RandomState; None draws what 0 draws.
-
     Labels may be missing (nan, None, pandas' NA, and what `apl.load_data` takes for none): those
-    samples are learned from by what the others say.  Whole numbers as sample_weight count copies.
+    samples are learned from by what the others say. Whole numbers as sample_weight count copies.
 
-    After fitting, beside scikit-learn's attributes: label_issues_, a frame in the columns of
-    cleanlab's Datalab, a row a sample; noise_rate_ (estimate, low, high); transition_ [K, K], row
-    the true class, column the given label; doubts_, why not to trust these; history_, a row an
-    epoch; n_iter_, epochs.  Without repair there are none of the first four.
+    After fitting there are, beside scikit-learn's attributes, those below; without repair there are
+    none of the first four.
+
+    Args:
+        loss: A name of `apl.LOSSES`, or a sum, with parameters in brackets: `gce(q=0.9)`.
+        network: 'mlp' (one hidden layer) or 'linear'.
+        repair: Whether labels are judged by heads that have not seen them, and what these say of
+            the true class is learned; without it the labels as given are.
+        epochs: Epochs in all; None for what serves everywhere.
+        warm_start_epochs: The first of these, with cross entropy; None for what serves everywhere.
+        features: None for rows of numbers; for texts 'tfidf', 'minilm' or 'st:NAME', for images [N,
+            H, W, C] 'lite0', 'torchvision:NAME' or 'timm:NAME', for either 'module:function'.
+        lr: The learning rate; None for what serves everywhere.
+        weight_decay: The weight decay; None for what serves everywhere.
+        width: Hidden units; None for what serves everywhere.
+        random_state: An integer or a RandomState; None draws what 0 draws.
+
+    Attributes:
+        label_issues_ (DataFrame): A row a sample, in the columns of cleanlab's Datalab.
+        noise_rate_ (Rate): Estimate, low and high of the share of wrong labels.
+        transition_ (ndarray): The noise matrix [K, K], row the true class, column the given label.
+        doubts_ (list[str]): Why not to trust these.
+        history_ (list[dict[str, float]]): A row an epoch.
+        n_iter_ (int): Epochs.
     """
 
     def __init__(  # scikit-learn wants each setting by name
@@ -101,10 +112,18 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     # ------------------------------------------------------------------------- what is asked
 
     def fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> RobustClassifier:
-        """Learn from samples X, N rows of numbers, texts or images, and their labels y [N].
+        """Learn from samples and their labels.
 
-        sample_weight: how much each counts [N], 0 for not at all.
-        Raises ValueError (BadInput) for what does not fit.
+        Args:
+            X: N samples, rows of numbers, texts or images.
+            y: Their labels [N].
+            sample_weight: How much each counts [N], 0 for not at all.
+
+        Returns:
+            The classifier itself.
+
+        Raises:
+            ValueError: What is given does not fit; BadInput is a ValueError.
         """
         recipe = self._recipe()
         if y is None:
@@ -133,17 +152,29 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> Array:
-        """The likeliest class of each sample [N]."""
+        """The likeliest class of each sample [N].
+
+        Args:
+            X: Samples as in `fit`.
+        """
         likeliest = self._logits(X).argmax(1)
         chosen: Array = self.classes_[likeliest]
         return chosen
 
     def predict_proba(self, X: Any) -> Matrix:
-        """The probability of each class [N, K], in the order of `classes_`."""
+        """The probability of each class [N, K], in the order of `classes_`.
+
+        Args:
+            X: Samples as in `fit`.
+        """
         return softmax(self._logits(X))
 
     def decision_function(self, X: Any) -> Matrix | Vector:
-        """The logits [N, K]; of two classes how far the second is ahead of the first [N]."""
+        """The logits [N, K]; of two classes how far the second is ahead of the first [N].
+
+        Args:
+            X: Samples as in `fit`.
+        """
         logits = self._logits(X)
         if logits.shape[1] == 1:
             return logits[:, 0]

@@ -98,12 +98,17 @@ class Evidence:
 class Findings:
     """What the evidence says of N labels.
 
-    is_label_issue [N]: flagged as wrong; label_score [N]: how likely the label is right, in
-    [0, 1], nan for a sample never seen or without a label; given_label [N]: UNKNOWN (-1) for one
-    without; predicted_label [N]: the likeliest class, for a flagged label the likeliest other one,
-    UNKNOWN for a sample never seen; transition [K, K]: the noise matrix that the scores rest on,
-    T[j, k] the share of class j labelled k, nan where nothing can be told; doubts: sentences on why
-    not to trust all this.
+    Attributes:
+        is_label_issue: Which are flagged as wrong [N].
+        label_score: How likely each label is right [N], in [0, 1], nan for a sample never seen or
+            without a label.
+        given_label: The labels as given [N], UNKNOWN (-1) for one without.
+        predicted_label: The likeliest class [N], for a flagged label the likeliest other one,
+            UNKNOWN for a sample never seen.
+        noise_rate: The share of wrong labels, with its interval.
+        transition: The noise matrix [K, K] that the scores rest on, T[j, k] the share of class j
+            labelled k, nan where nothing can be told.
+        doubts: Sentences on why not to trust all this.
     """
 
     is_label_issue: BoolArray
@@ -123,10 +128,15 @@ class Findings:
 
 
 def detection_scores(findings: Findings, labels: Labels) -> dict[str, float]:
-    """How well wrong labels were found, among the samples whose true label is known: precision,
-    recall and F1 of what is flagged, and the average precision of the ranking.
+    """How well wrong labels were found, among the samples whose true label is known.
 
-    Empty where no label is known to be wrong.
+    Args:
+        findings: What was found.
+        labels: The labels, with the true ones.
+
+    Returns:
+        precision, recall and f1 of what is flagged, and the average_precision of the ranking; empty
+        where no label is known to be wrong.
     """
     seen = labels.known & np.isfinite(findings.label_score)
     wrong, flagged = labels.wrong[seen], findings.is_label_issue[seen]

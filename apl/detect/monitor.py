@@ -32,18 +32,27 @@ class LabelMonitor:
             ...
         monitor.issues()
 
-    Memory: 2 N K + 3 N numbers, on the device of the logits.  A step costs a handful of small
-    operations and waits for nothing.  early: visits of a sample before the network memorises.
-    curves: whether to keep what each sample's label got epoch by epoch, 2 N bytes for each.
+    It takes 2 N K + 3 N numbers of memory, on the device of the logits. A step costs a handful of
+    small operations and waits for nothing.
 
     What is not finite (nan, inf, a half number that overflowed) is no visit; it is counted and
-    told.  A target of -1, -100 or nan is no label.
+    told. A target of -1, -100 or nan is no label.
 
     Where torch.distributed has several processes, each call of `update` puts together what all of
     them hand over, so every one knows all samples, and any of them alone may ask for the findings
-    or write the state.  So all must call it equally often, as DDP's backward pass; a step then
-    waits for the others.  together=False keeps each process to itself: for networks of their own,
-    or logits that were put together before.
+    or write the state. So all must call it equally often, as DDP's backward pass; a step then waits
+    for the others.
+
+    Args:
+        num_samples: How many samples there are, N.
+        num_classes: How many classes there are, K, 2 or more.
+        early: Visits of a sample before the network memorises.
+        curves: Whether to keep what each sample's label got epoch by epoch, 2 N bytes for each.
+        together: False keeps each process to itself: for networks of their own, or logits that were
+            put together before.
+
+    Raises:
+        ValueError: A number is too small.
     """
 
     def __init__(
@@ -75,11 +84,16 @@ class LabelMonitor:
         self._taken = 0  # samples so far, which tells the epoch without asking the device
 
     def update(self, indices: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Take in a batch: which samples [B], their logits [B, K] and given labels [B].
+        """Take in a batch, once a step, with the logits that the loss gets.
 
-        Called once a step, with the logits that the loss gets.  Raises ValueError for shapes that
-        do not fit, and on a CPU for indices and targets outside; from a GPU, which nobody waits
-        for here, the findings tell of such targets.
+        Args:
+            indices: Which samples these are [B].
+            logits: Their logits [B, K].
+            targets: Their given labels [B].
+
+        Raises:
+            ValueError: Shapes do not fit, or on a CPU indices or targets lie outside; from a GPU,
+                which nobody waits for here, the findings tell of such targets.
         """
         import torch
 
@@ -150,9 +164,13 @@ class LabelMonitor:
         return torch.stack(self._columns, 1)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint's state; ValueError where it is of other samples or classes.
+        """Go on from a checkpoint's state; curves begin anew where the state holds none.
 
-        Curves begin anew where the state holds none.
+        Args:
+            state: What `state_dict` gave.
+
+        Raises:
+            ValueError: The state is of other samples or classes.
         """
         if "lost" not in state:  # of a version that did not count it
             state = {**state, "lost": self._sums["lost"].new_zeros(self._sums["lost"].shape)}
@@ -205,12 +223,23 @@ class LabelMonitor:
         )
 
     def findings(self) -> Findings:
-        """What it says of the labels, with noise rate and doubts; ValueError before any update."""
+        """What it says of the labels, with noise rate and doubts.
+
+        Raises:
+            ValueError: There was no update yet.
+        """
         return find_issues(self.labels, self.evidence)
 
     def issues(self) -> pd.DataFrame:
-        """A row a sample: is_label_issue, label_score (nan: never seen, or without a label),
-        given_label (-1: none), predicted_label (-1: never seen); the doubts are in the findings."""
+        """What it says of the labels, a row a sample; the doubts are in the findings.
+
+        Returns:
+            The columns is_label_issue, label_score (nan where it was never seen or has no label),
+            given_label (-1 where there is none) and predicted_label (-1 where it was never seen).
+
+        Raises:
+            ValueError: There was no update yet.
+        """
         return self.findings().table()
 
 

@@ -103,13 +103,25 @@ def find_mislabelled(
 ) -> Search:
     """Train on data and say which of its labels are wrong.
 
-    source: what `apl.load_data` takes, or a Dataset that it made.
-    preset, settings: as `apl.config.config.make_config` takes them; what is not given is chosen for
-    finding: labels as they are, three epochs with CE and the others with SCE, and small batches
-    where there are few samples.
-    folds, judge, run, machine, listener: as `search_labels` takes them.
+    Args:
+        source: What `apl.load_data` takes, or a Dataset that it made.
+        preset: As `apl.config.config.make_config` takes it.
+        folds: As `search_labels` takes it: 0 judges labels by the one training, K by K trainings
+            that have not seen them.
+        judge: As `search_labels` takes it: 'all', or 'train' for the training samples alone.
+        run: As `search_labels` takes it: a folder for the training.
+        machine: As `search_labels` takes it: where and how.
+        listener: As `search_labels` takes it: what is called while a network is trained.
+        **settings: As `apl.config.config.make_config` takes them. What is not given is chosen for
+            finding: labels as they are, three epochs with CE and the others with SCE, and small
+            batches where there are few samples.
 
-    Raises BadInput for what does not fit, Interrupted where the listener asks for it.
+    Returns:
+        What was found, and in what; its `table()` has a row a sample.
+
+    Raises:
+        BadInput: What is given does not fit.
+        Interrupted: The listener asks for it.
     """
     from apl.config.config import usual_side
     from apl.data.dataset import Dataset

@@ -75,11 +75,22 @@ def repair_labels(  # what is repaired, and how long it may take
 ) -> Repaired:
     """Repair given labels [N], UNKNOWN (-1) where there is none, by features [N, F].
 
-    decided: the true class of samples by their row, which people have said: it always wins.
-    seed: all that is random follows from it.  rounds: of learning from what is already repaired;
-    steps: the fewest of a round, of which small data has many.  should_stop: asked after each
-    epoch, and True raises Interrupted.
-    Raises BadInput where the rows hold no finite numbers or a label is no class.
+    Args:
+        rows: The features [N, F].
+        given: The labels [N].
+        classes: How many classes there are.
+        decided: The true class of samples by their row, which people have said: it always wins.
+        seed: All that is random follows from it.
+        rounds: How many rounds there are of learning from what is already repaired.
+        steps: The fewest steps of a round; small data has more epochs for them.
+        should_stop: Asked after each epoch, and True raises Interrupted.
+
+    Returns:
+        The posterior of each sample's class, and the labels that follow from it.
+
+    Raises:
+        BadInput: The rows hold no finite numbers, or a label is no class.
+        Interrupted: `should_stop` said so.
     """
     require(1 <= classes <= MOST_CLASSES, "classes", classes, f"1 to {MOST_CLASSES:,}")
     features = torch.as_tensor(rows)
