@@ -517,11 +517,18 @@ def make_config(
 ) -> Config:
     """A config from a preset: the preset's settings for the data set, then what is `given`.
 
-    dataset: a built-in name, or what `apl.load_data` made of something else; of a small set there
-    are more epochs than the preset's, so that a network can learn it at all.
-    given: fields of `Config`, and loss parameters by name; None means not given.  The presets
-    `paper` and `laptop` use the published weights of each combination, the others each loss's own.
-    Raises BadInput for anything that does not fit.
+    Args:
+        preset: Its name. The presets `paper` and `laptop` use the published weights of each
+            combination, the others each loss's own.
+        dataset: A built-in name, or what `apl.load_data` made of something else; of a small set
+            there are more epochs than the preset's, so that a network can learn it at all.
+        **given: Fields of `Config`, and loss parameters by name; None means not given.
+
+    Returns:
+        The config, every setting filled in.
+
+    Raises:
+        BadInput: What is given does not fit.
     """
     require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
     given = {name: value for name, value in given.items() if value is not None}

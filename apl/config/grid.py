@@ -51,11 +51,23 @@ def make_grid(
 ) -> list[Config]:
     """The cells of a study, seed by seed, so that an unfinished one covers the whole grid early.
 
-    None takes the preset's losses, noise types, rates (per noise type) and number of seeds.  Among
-    the losses ALL_PUBLISHED stands for `published_losses` of the data set; one of them that needs
-    what its runs lack is left out, and `say` gets a line of it.  A loss parameter in `overrides`
-    goes to the losses that take it.  Raises BadInput for what does not fit, an empty grid or a cell
-    given twice included.
+    Args:
+        preset: The settings to start from, as `make_config` takes it.
+        losses: Names of losses, None for the preset's. Among them ALL_PUBLISHED stands for
+            `published_losses` of the data set; one of them that needs what its runs lack is left
+            out.
+        noises: Noise types, None for the preset's.
+        rates: Noise rates, None for the preset's, per noise type.
+        seeds: How many seeds, None for the preset's number.
+        say: Gets a line of each published loss that is left out.
+        **overrides: What `make_config` takes, for all cells; a loss parameter goes to the losses
+            that take it.
+
+    Returns:
+        A config for each cell.
+
+    Raises:
+        BadInput: What is given does not fit, an empty grid or a cell given twice included.
     """
     require(preset in PRESETS, "preset", preset, ", ".join(PRESETS))
     chosen = PRESETS[preset]

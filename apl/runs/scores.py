@@ -120,12 +120,27 @@ def columns_of(names: Collection[str]) -> tuple[str, ...]:
 class Result:
     """What came out of a run.
 
-    on: whether the test labels are 'true', or only 'given' since nobody knows the truth;
-    memorised, recovered: nan where no training label is known to be wrong; corrupted: how many
-    are; confusion: counts [K, K] of labels by predictions on the test images; transition: the noise
-    matrix [K, K], None where nobody knows it; reason: why it collapsed, a key of CAUSES, else '';
-    held_out: how many training labels were held out to choose by; repaired: of a run on repaired
-    labels how many there are and how many moved, and the noise rate, with its interval.
+    Attributes:
+        collapsed: Whether it failed, as `reason` says.
+        reason: Why it collapsed, a key of CAUSES, else ''.
+        too_short: Whether a loss that does not resist memorising hardly memorised any wrong label,
+            so that the budget does not tell robust losses from others.
+        test_accuracy: The share of the test images that are predicted as their label.
+        train_accuracy: The share of the training images that are predicted as their given label.
+        memorised: Of the training samples with a wrong label, the share predicted as that label;
+            nan where no training label is known to be wrong.
+        recovered: Of the same samples, the share predicted as their true class; nan where no
+            training label is known to be wrong.
+        corrupted: How many training labels are known to be wrong.
+        class_names: What the classes are called.
+        confusion: Counts [K, K] of labels by predictions on the test images, None for more classes
+            than a matrix is made of.
+        transition: The noise matrix [K, K], None where nobody knows it.
+        on: Whether the test labels are 'true', or only 'given' since nobody knows the truth.
+        held_out: How many training labels were held out to choose by.
+        repaired: Of a run on repaired labels how many there are and how many moved, and the noise
+            rate, with its interval; else None.
+        per_class_accuracy: The test accuracy on the images of each class [K].
     """
 
     collapsed: bool

@@ -58,16 +58,30 @@ def run_study(
 ) -> Progress:
     """Train every cell that is not finished, `workers` at a time, and write the record.
 
-    engine: where, `Processes` of this machine or `Ray` with its settings
-    (`functools.partial(Ray, address="auto")`), called with how many at a time and the machine.
-    track: a key of `apl.study.trackers.TRACKERS` that hears of every run, also of those finished
-    before; the driver tells it, so a study has one writer.
-    A cell that raises is reported in `failed` and does not stop the others; one whose process
-    dies is tried once more, one whose node dies as often as that happens.  What a cell prints goes
-    to log.txt in its run folder.  On KeyboardInterrupt (SIGTERM included) the running cells write
-    their checkpoints, and the exception goes on to the caller, as does the OSError of a disk that
-    is full, read-only or gone; the same call later continues.  Raises BadInput where a data set is
-    missing or damaged.
+    A cell that raises is reported in `failed` and does not stop the others; one whose process dies
+    is tried once more, one whose node dies as often as that happens. What a cell prints goes to
+    log.txt in its run folder. On KeyboardInterrupt (SIGTERM included) the running cells write their
+    checkpoints, and the exception goes on to the caller, as does the OSError of a disk that is
+    full, read-only or gone; the same call later continues.
+
+    Args:
+        cells: A config for each, as `make_grid` makes them.
+        study: The folder of the study.
+        workers: How many cells are trained at a time.
+        machine: Where and how each is trained, None for what a `Machine` is by default; threads
+            that are not given are 1.
+        engine: Where, `Processes` of this machine or `Ray` with its settings
+            (`functools.partial(Ray, address="auto")`), called with how many at a time and the
+            machine.
+        track: A key of `apl.study.trackers.TRACKERS` that hears of every run, also of those
+            finished before; the driver tells it, so a study has one writer.
+        observe: Hears how far the study is, before anything is trained and after every change.
+
+    Returns:
+        How far the study is at the end.
+
+    Raises:
+        BadInput: A data set is missing or damaged.
     """
     machine = machine or Machine()
     machine = dataclasses.replace(machine, threads=machine.threads or 1)

@@ -39,10 +39,21 @@ COLDEST, HOTTEST = 0.05, 20.0
 def calibrate(
     path: Path, machine: Machine | None = None, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """Fit the temperature of a finished run and keep it with the run; what is kept.
+    """Fit the temperature of a finished run and keep it with the run.
 
-    The training data must be at hand.  Raises BadInput where no labels were held out, and where
-    images have no features by which the heads could judge them.
+    The training data must be at hand.
+
+    Args:
+        path: The run folder.
+        machine: Where and how, None for what a `Machine` is by default.
+        say: Gets a line of what is being done.
+
+    Returns:
+        What is kept.
+
+    Raises:
+        BadInput: No labels were held out, or images have no features by which the heads could judge
+            them.
     """
     machine = machine or Machine()
     run, trained = Run(path), load_run(path, machine)

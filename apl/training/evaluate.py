@@ -31,11 +31,14 @@ BATCH = 512  # images at a time where no gradient is wanted
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A network asked about images in evaluation mode, normalised as `data` says; where it was
-    trained on crops, as `config` says, the middle of an image counts.
+    """A network asked about images in evaluation mode.
 
-    should_stop: asked before each batch, and True raises Interrupted; group: the processes that
-    share the images out among them.
+    Attributes:
+        network: The network that is asked.
+        data: The data set whose mean and std normalise the images.
+        config: Where it says that the network was trained on crops, the middle of an image counts.
+        should_stop: Asked before each batch, and True raises Interrupted.
+        group: The processes that share the images out among them.
     """
 
     network: nn.Module
@@ -45,18 +48,25 @@ class Evaluator:
     group: Group = ALONE
 
     def logits(self, images: Tensor) -> Tensor:
-        """The logits [N, K] of uint8 images [N, H, W, C], or of the rows [N, F] of a table."""
+        """The logits [N, K] of images.
+
+        Args:
+            images: uint8 [N, H, W, C], or the rows [N, F] of a table.
+        """
         return self.group.whole(self._of_share(images), len(images))
 
     def predict(self, images: Tensor) -> IntArray:
-        """The class [N] that the network gives each image."""
+        """The class [N] that the network gives each image.
+
+        Args:
+            images: As for `logits`.
+        """
         classes = self._of_share(images).argmax(1)
         predicted: IntArray = self.group.whole(classes, len(images)).cpu().numpy()
         return predicted
 
     def scores(self) -> Scores:
-        """Scores on the test images, by their true labels where all are known, else by those
-        given."""
+        """Scores on the test images, by true labels where all are known, else by those given."""
         labels = self.data.test.labels
         against = labels.true if labels.known.all() else labels.given
         return score(self.predict(self.data.test.images), against, self.data.num_classes)

@@ -34,14 +34,17 @@ class HasState(Protocol):
 class Listener:
     """What is called while a network is trained; what is left out does nothing.
 
-    on_step: after each step, with which samples [B], their logits [B, K] and given labels [B];
-    on_look: after each epoch, with how to ask the network as it is then, in evaluation mode: uint8
-    images [N, H, W, C], or rows [N, F], to logits [N, K]; on_epoch: after that, with the epoch's
-    row of the history; on_message: with each warning, which is
-    printed where nobody listens; should_stop: asked after each step, and True writes a checkpoint
-    and raises Interrupted; states: by name what has gathered something and goes into checkpoints.
-
     `one + other` is both: each is called, and either may stop the training.
+
+    Attributes:
+        on_step: Called after each step, with which samples [B], their logits [B, K] and given
+            labels [B].
+        on_look: Called after each epoch, with how to ask the network as it is then, in evaluation
+            mode: uint8 images [N, H, W, C], or rows [N, F], to logits [N, K].
+        on_epoch: Called after that, with the epoch's row of the history.
+        on_message: Called with each warning, which is printed where nobody listens.
+        should_stop: Asked after each step, and True writes a checkpoint and raises Interrupted.
+        states: By name what has gathered something and goes into checkpoints.
     """
 
     on_step: Callable[[Tensor, Tensor, Tensor], object] = ignore

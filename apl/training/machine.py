@@ -29,6 +29,22 @@ class Machine:
     """Where and how: fields with a help are options of `apl train`; none is part of what a run is.
 
     (The number of threads decides the order of float sums, so the last bits of a result.)
+
+    Attributes:
+        threads: CPU threads, 0 for all cores; None for 1 on digits and in a study, else 0.
+        device: 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.
+        compile: Whether torch.compile and CUDA graphs are used: for long runs.
+        checkpoint_minutes: Minutes between checkpoints inside an epoch.
+        data_dir: Where data sets lie; None for $APL_DATA, else the user's cache.
+        download: Whether a data set that is missing is fetched.
+        max_broken: The share of files that may be broken.
+        classes: Names of classes of the user's data, with commas; others are left out.
+        max_pixels: The most pixels of an image.
+        image_folder: Where the files of a list are; 'none' where it has none.
+        layout: What folders are, 'classes' or 'splits'; '' where that is judged.
+        skip: Folders not to read, with commas; 'none' reads all.
+        text_column: The column of a table with texts; 'none' where it has none.
+        imports: The `module:name`s that the user typed: no others are imported.
     """
 
     threads: int | None = option(

@@ -69,11 +69,22 @@ def prepare(
     data: Dataset | None = None,
     how: Embedding | None = None,
 ) -> Dataset:
-    """The data of a run: its training images cut to `train_size`, their labels corrupted, and
-    features in the images' place where the config says so.
+    """The data of a run: cut to size, with noise, as features where the config says so.
 
-    data: another data set than the config's.  Artificial noise takes its given labels for true.
-    how: how features are computed that are not in the cache yet, as `embedding` makes it.
+    Its training images are cut to `train_size`, their labels are corrupted, and features stand in
+    the images' place where the config says so.
+
+    Args:
+        config: What the run is.
+        machine: Where and how, None for what a `Machine` is by default.
+        data: Another data set than the config's. Artificial noise takes its given labels for true.
+        how: How features are computed that are not in the cache yet, as `embedding` makes it.
+
+    Returns:
+        The data set as it is trained on.
+
+    Raises:
+        BadInput: Data are not on this machine, or do not fit the config.
     """
     machine = machine or Machine()
     data = data or data_of(config, machine)

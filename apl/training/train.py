@@ -240,23 +240,34 @@ def train(
 ) -> Result:
     """Train one network as `config` says, on the machine as `machine` says.
 
-    run: a folder for config.json, noise.npz, history.csv, result.json and model.safetensors; a
-    run interrupted there goes on, a finished one is returned as it is.  None writes nothing.
-    criterion: another loss than the config's, called as criterion(logits, targets).
-    data, network: others than the config's (the network takes images [B, C, H, W] to logits
-    [B, K] and is trained in place), only without a run folder, whose config would not describe
-    them, or data that the config was made for.
-    listener: hears each step, each row of the history and each warning, and may stop the training,
-    which writes a checkpoint and raises Interrupted.
-    keywords: on_epoch, say, should_stop and monitor, which stood for the listener in 0.2.
-    Raises BadInput for what does not fit, and when another process is training in the folder.
-
     In processes that torchrun started, the batch of the config is shared out to them
     (`apl.training.ddp`); the first one alone writes, and hears of rows and warnings.
 
     The history's train_accuracy, memorised and recovered come from the training forward passes of
     the epoch (so from images as augmented, by weights as they were); the result's from one pass
     over the training images in evaluation mode at the end.
+
+    Args:
+        config: What decides the outcome, as `make_config` makes it.
+        run: A folder for config.json, noise.npz, history.csv, result.json and model.safetensors; a
+            run interrupted there goes on, a finished one is returned as it is. None writes nothing.
+        machine: Where and how, None for what a `Machine` is by default.
+        data: Other than the config's, only without a run folder, whose config would not describe
+            them, or data that the config was made for.
+        criterion: Another loss than the config's, called as criterion(logits, targets).
+        network: Other than the config's, only without a run folder; it takes images [B, C, H, W] to
+            logits [B, K] and is trained in place.
+        listener: Hears each step, each row of the history and each warning, and may stop the
+            training, which writes a checkpoint and raises Interrupted.
+        **keywords: on_epoch, say, should_stop and monitor, which stood for the listener in 0.2.
+
+    Returns:
+        Accuracies, what was memorised, the confusion, and why the run failed, if it did.
+
+    Raises:
+        BadInput: What is given does not fit, or another process is training in the folder.
+        Interrupted: The listener asks for it.
+        ValueError: A network or data of your own are given with a run folder.
     """
     listener = with_keywords(listener, keywords)
     if keywords:

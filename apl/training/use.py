@@ -38,11 +38,18 @@ Probabilities = npt.NDArray[np.float32]  # [N, K]
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's network, ready to be asked.
+    """A run's network, ready to be asked; `load_run` makes it.
 
-    network: on its device, in evaluation mode; it takes normalised images [B, C, H, W], or rows
-    [B, F] of features or of a table.  temperature: what logits are divided by before they become
-    probabilities, 1 where nothing was fitted; calibrated: in words, on what it was.
+    Attributes:
+        config: What it was trained by.
+        network: On its device, in evaluation mode; it takes normalised images [B, C, H, W], or rows
+            [B, F] of features or of a table.
+        inputs: How samples to come are brought into the form of those that it was trained on.
+        backbone: What makes features of them, None where nothing does.
+        evaluator: How the network is asked about many samples.
+        temperature: What logits are divided by before they become probabilities, 1 where nothing
+            was fitted.
+        calibrated: In words, on what the temperature was fitted.
     """
 
     config: Config
@@ -61,16 +68,26 @@ class Trained:
     def predict_proba(self, samples: Any) -> Probabilities:
         """The probability of each class for each sample [N, K].
 
-        samples: one or several; of a network for images: arrays (uint8 or fractions of 1, channels
-        last), tensors (channels first too), images of Pillow's, paths; for texts: strings, or a
-        table with their column; for a table: a DataFrame, columns or rows by name, an array [N, F];
-        for features that you made: an array [N, F] of these.
-        Raises BadInput for what does not fit.
+        Args:
+            samples: One or several. Of a network for images: arrays (uint8 or fractions of 1,
+                channels last), tensors (channels first too), images of Pillow's, paths; for texts:
+                strings, or a table with their column; for a table: a DataFrame, columns or rows by
+                name, an array [N, F]; for features that you made: an array [N, F] of these.
+
+        Raises:
+            BadInput: Samples do not fit.
         """
         return self.probabilities(self.seen(samples))
 
     def predict(self, samples: Any) -> npt.NDArray[np.str_]:
-        """The likeliest class of each sample by its name [N]; samples: as for `predict_proba`."""
+        """The likeliest class of each sample by its name [N].
+
+        Args:
+            samples: As for `predict_proba`.
+
+        Raises:
+            BadInput: Samples do not fit.
+        """
         named: npt.NDArray[np.str_] = np.array(self.class_names)
         found: npt.NDArray[np.str_] = named[self.predict_proba(samples).argmax(1)]
         return found
@@ -153,10 +170,17 @@ class Trained:
 def load_run(path: str | Path, machine: Machine | None = None) -> Trained:
     """The trained network of a run folder.
 
-    machine: its device, and the names `module:NAME` of code of your own that may be imported, for
-    instance Machine(device="cpu", imports=("nets.mine:Net",)).
-    Raises BadInput where a file of the run is missing or damaged, the weights of its features are
-    others than those of the training, or an older apl wrote it and its data are not here.
+    Args:
+        path: The folder.
+        machine: Its device, and the names `module:NAME` of code of your own that may be imported,
+            for instance `Machine(device="cpu", imports=("nets.mine:Net",))`.
+
+    Returns:
+        The network with all that it takes to ask it.
+
+    Raises:
+        BadInput: A file of the run is missing or damaged, the weights of its features are others
+            than those of the training, or an older apl wrote it and its data are not here.
     """
     path, machine = Path(path), machine or Machine()
     if not path.is_dir():
