@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+import yaml
 from conftest import PATIENCE, ROOT, Cli
 from PIL import Image
 
@@ -205,6 +206,30 @@ def test_the_site_is_built_and_asks_for_nothing(tmp_path: Path) -> None:
     api = re.sub(r"<[^>]*>|\s+", " ", (site / "api.html").read_text(encoding="utf-8"))
     assert re.search(r"ignore_index +\( *int *, default: *-100 *\) +– +The target of rows", api)
     assert "2*nce + 0.5*mae" in api  # and not in italics
+
+
+def test_the_api_page_says_of_each_parameter_what_it_is() -> None:
+    """Docstrings name all that there are, in their order, and no others."""
+    griffe = pytest.importorskip("griffe", reason="mkdocstrings is not installed")
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    (plugin,) = (each for each in site["plugins"] if "mkdocstrings" in each)
+    options = plugin["mkdocstrings"]["handlers"]["python"]["options"]
+    package = griffe.GriffeLoader(search_paths=[ROOT]).load("apl")
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    shown = []
+    for name, own in re.findall(r"^::: apl\.(\S+)\n(?:    options: (.*)\n)?", page, re.M):
+        members = yaml.safe_load(own or "{}").get("members", [])
+        shown += [package[name], *(package[name].all_members[member] for member in members)]
+    assert len(shown) > 50
+    for thing in shown:
+        found = thing.docstring.parse(options["docstring_style"], **options["docstring_options"])
+        sections = {section.kind.value: section.value for section in found}
+        named = sections.get("parameters") or sections.get("attributes", [])
+        there = [each.name for each in getattr(thing, "parameters", []) if each.name != "self"]
+        assert [each.name.lstrip("*") for each in named] == there, thing.path
+        returned = [each.annotation for each in sections.get("returns", [])]
+        # What stands before a colon would be taken for a type.
+        assert not returned or returned == [thing.returns], thing.path
 
 
 def test_the_benchmarks_are_named_where_they_lie() -> None:
