@@ -49,7 +49,7 @@ def calibrate(
         say: Gets a line of what is being done.
 
     Returns:
-        What is kept.
+        What is kept with the run.
 
     Raises:
         BadInput: No labels were held out, or images have no features by which the heads could judge

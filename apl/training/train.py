@@ -252,11 +252,11 @@ def train(
         run: A folder for config.json, noise.npz, history.csv, result.json and model.safetensors; a
             run interrupted there goes on, a finished one is returned as it is. None writes nothing.
         machine: Where and how, None for what a `Machine` is by default.
-        data: Other than the config's, only without a run folder, whose config would not describe
-            them, or data that the config was made for.
+        data: Another data set than the config's; only without a run folder, whose config would not
+            describe it, or the one that the config was made for.
         criterion: Another loss than the config's, called as criterion(logits, targets).
-        network: Other than the config's, only without a run folder; it takes images [B, C, H, W] to
-            logits [B, K] and is trained in place.
+        network: Another network than the config's; only without a run folder. It takes images [B,
+            C, H, W] to logits [B, K] and is trained in place.
         listener: Hears each step, each row of the history and each warning, and may stop the
             training, which writes a checkpoint and raises Interrupted.
         **keywords: on_epoch, say, should_stop and monitor, which stood for the listener in 0.2.
