@@ -249,7 +249,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows = []
         for first in range(0, len(samples), backbone.batch):
             batch = samples[first : first + backbone.batch]
-            rows.append(as_rows(backbone.of(batch), len(batch), name, first))
+            which = range(first, len(samples))
+            rows.append(as_rows(backbone.of(batch), len(batch), name, which))
         found: Floats = np.concatenate(rows).astype(np.float32)
         return found
 

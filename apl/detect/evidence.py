@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from apl.detect import outside
+from apl.detect.flips import of_label, one_way_flips, with_diagonal
 from apl.detect.given import class_numbers, probabilities
 from apl.noise.labels import UNKNOWN, BoolArray, IntArray, Labels, Matrix, Rate, Vector
 
@@ -29,9 +30,6 @@ EARLY = 3  # visits of a sample before a network memorises: what it says then is
 # Chosen on seed 0 of sym 0.4, asym 0.4 and CIFAR-10N worse together; docs/find-evidence.md has the
 # others.
 TEMPERATURE = 1.5  # that the averaged logits are divided by: networks are too sure of themselves
-BALANCE = 0.85  # how much of the confusion one way is taken for granted by that the other way
-SLOPE = 3.0  # an early network shows about a third of a flip
-MOST = 0.5  # of a class's samples that are taken to have flipped one way: above it, it is undone
 BACKGROUND = 0.2  # of the labels are taken to be wrong in any way, before the labels are looked at
 ROUNDS = 5  # of expectation and maximisation; more fit the noise matrix to the network's errors
 ANCHORS = 0.08  # of a class's share of the samples: the ones that it is surest of, at least
@@ -165,11 +163,12 @@ def rank(labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike) -> Vector:
     The score is the posterior p_y T[y, y] / sum_j p_j T[j, y] of the given label y, as in noisy
     channel models (Bootkrajang & Kabán 2012; Patrini et al. 2017).  p is the network's averaged
     prediction (the mean log-probability over a training, whose ranking is that of Pleiss et al.'s
-    (2020) area under the margin but for the other classes), T the noise matrix.
+    (2020) area under the margin but for the other classes), T the noise matrix.  For probabilities
+    of weak models see `apl.detect.outside.chances`.
     """
     labels, evidence = _checked(labels, evidence)
-    posterior, _, _ = _explain(labels, evidence)
-    return _of_label(posterior, labels)
+    posterior, _, transition = _explain(labels, evidence)
+    return _right(labels, evidence, posterior, transition)
 
 
 def estimate_transition(labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike) -> Matrix:
@@ -197,7 +196,7 @@ def noise_rate(labels: npt.ArrayLike, evidence: Evidence | npt.ArrayLike) -> Rat
     """
     labels, evidence = _checked(labels, evidence)
     posterior, clean, _ = _explain(labels, evidence)
-    return _rate(labels, evidence, clean, 1 - float(_of_label(posterior, labels).mean()))
+    return _rate(labels, evidence, clean, 1 - float(of_label(posterior, labels).mean()))
 
 
 def _rate(labels: IntArray, evidence: Evidence, clean: Matrix, expected: float) -> Rate:
@@ -290,7 +289,7 @@ def untold(labels: IntArray, classes: int, doubts: Sequence[str]) -> Findings:
 def _judge(labels: IntArray, evidence: Evidence, class_names: Sequence[str]) -> Findings:
     """Findings of samples that all were seen and have a label."""
     posterior, clean, transition = _explain(labels, evidence)
-    right = _of_label(posterior, labels)
+    right = _right(labels, evidence, posterior, transition)
     rate = _rate(labels, evidence, clean, 1 - float(right.mean()))
     order = np.argsort(right, kind="stable")
     if evidence.out_of_fold:
@@ -348,47 +347,6 @@ def _calibrated(chances: Vector, mean: float) -> Vector:
     return calibrated
 
 
-def confident_joint(labels: IntArray, probs: Matrix) -> Matrix:
-    """Counts [K, K] of samples that look like class j and are labelled k.
-
-    A sample looks like class j where p_j is at least its mean over the samples labelled j; where
-    several are, the likeliest of them (Northcutt et al. 2021, equation 1).  Columns are scaled to
-    the number of labels.
-    """
-    classes = probs.shape[1]
-    sizes = np.bincount(labels, minlength=classes)
-    own = np.bincount(labels, _of_label(probs, labels), classes)
-    # A class without labels has no threshold, and nothing looks like it.
-    threshold = np.divide(own, sizes, out=np.full(classes, np.inf), where=sizes > 0)
-    above = np.where(probs >= threshold, probs, -1.0)
-    confident = above.max(1) >= 0
-    pairs = above.argmax(1)[confident] * classes + labels[confident]
-    counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    joint: Matrix = counts / np.maximum(counts.sum(0), 1) * sizes
-    return joint
-
-
-def one_way_flips(labels: IntArray, early: Matrix) -> Matrix:
-    """Which share of class j was labelled k by a noise that does not flip as many back [K, K].
-
-    Where labels are clean, or wrong alike in all directions, classes that look alike are taken for
-    each other about as often one way as the other.  So what the confident joint has one way beyond
-    the other way is laid to the labels, as far as it exceeds the largest difference expected by
-    chance: sqrt(2 log m) standard errors in m pairs (Donoho & Johnstone 1994).
-    """
-    joint = confident_joint(labels, early)
-    classes = len(joint)
-    sizes = np.maximum(joint.sum(1, keepdims=True), 1)
-    share = joint / sizes
-    variance = share * (1 - share) / sizes
-    chance = np.sqrt(2 * math.log(classes * (classes - 1)) * (variance + BALANCE**2 * variance.T))
-    flips = SLOPE * np.maximum(share - BALANCE * share.T - chance, 0)
-    np.fill_diagonal(flips, 0)
-    total = flips.sum(1, keepdims=True)
-    limited: Matrix = flips * np.minimum(1, MOST / np.maximum(total, MOST))
-    return limited
-
-
 def _explain(labels: IntArray, evidence: Evidence) -> tuple[Matrix, Matrix, Matrix]:
     """Posterior of the true class given image and label [N, K], given the image alone [N, K], and
     the noise matrix [K, K]."""
@@ -396,7 +354,7 @@ def _explain(labels: IntArray, evidence: Evidence) -> tuple[Matrix, Matrix, Matr
         return outside.explain(labels, evidence.early)
     flips = one_way_flips(labels, evidence.early)
     clean = _undone(evidence, flips)
-    transition = _with_diagonal(flips + BACKGROUND / (len(flips) - 1))
+    transition = with_diagonal(flips + BACKGROUND / (len(flips) - 1))
     order = np.argsort(labels, kind="stable")
     carried, starts = np.unique(labels[order], return_index=True)
     for _ in range(ROUNDS):
@@ -408,6 +366,13 @@ def _explain(labels: IntArray, evidence: Evidence) -> tuple[Matrix, Matrix, Matr
     return posterior, clean, transition
 
 
+def _right(labels: IntArray, evidence: Evidence, posterior: Matrix, transition: Matrix) -> Vector:
+    """How likely each label is right [N], by what `_explain` says."""
+    if evidence.out_of_fold:
+        return outside.chances(labels, evidence.early, posterior, transition)
+    return of_label(posterior, labels)
+
+
 def _undone(evidence: Evidence, flips: Matrix) -> Matrix:
     """The chance of each true class given the image alone [N, K], the flips [K, K] undone."""
     logits = evidence.log_probs / TEMPERATURE
@@ -415,22 +380,10 @@ def _undone(evidence: Evidence, flips: Matrix) -> Matrix:
     seen /= seen.sum(1, keepdims=True)
     # The network learned the flips with the labels: q = p T, so p = q T^-1 (Patrini et al. 2017),
     # and where that leaves nothing of a class, a little of what was seen keeps the order.
-    undone = seen @ np.linalg.inv(_with_diagonal(flips))
+    undone = seen @ np.linalg.inv(with_diagonal(flips))
     clean: Matrix = np.maximum(undone, 1e-3 * seen)
     clean /= clean.sum(1, keepdims=True)
     return clean
-
-
-def _with_diagonal(off: Matrix) -> Matrix:
-    """The transition matrix with these entries off the diagonal."""
-    off = off.copy()
-    np.fill_diagonal(off, 0)
-    return off + np.diag(1 - off.sum(1))
-
-
-def _of_label(values: Matrix, labels: IntArray) -> Vector:
-    chosen: Vector = values[np.arange(len(labels)), labels]
-    return chosen
 
 
 class _Anchors(NamedTuple):

@@ -4,6 +4,9 @@ Such a model knows the noise from the labels of the others: where 30 % of a clas
 another one, its surest samples get .7 and .3.  So all of the noise is undone here, not its one-way
 part alone, and what is left is the chance of the true class.  No temperature is laid on it: who has
 not seen a label is not too sure of it.  docs/find-evidence.md has the figures.
+
+The surest samples of a weak model are not all of their class, and show its own confusion as noise:
+undone, that would spoil the order of the labels.  So there the one-way flips alone make the order.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import math
 
 import numpy as np
 
+from apl.detect.flips import of_label, one_way_flips, with_diagonal
 from apl.noise.labels import IntArray, Matrix, Vector
 
 SHARE = 0.08  # of a class's labels: the samples that the model is surest of, its anchors
@@ -20,6 +24,10 @@ BLOCKS = 0.3  # of the way from chance to certainty that neighbours have one lab
 STRANGE = 0.8  # of the samples whose neighbours' label a model foresees: below it it is at a loss
 LEAST = 1e-3  # of what the model said that is left of a class after the noise is undone
 MOST, PAIR = 0.5, 0.8  # of two classes' labels that may be those of the other: one way, both ways
+SEES = 0.85  # of the labels that are right that a model must foresee, or else it is weak
+ONE_WAY = 3  # classes at least: of one pair alone nothing says what confusion is usual
+LEAST_FLIP = 0.07  # that is taken for noise: what seems less may be the model's own confusion
+LEAST_RATE, MOST_RATE = 0.02, 0.8  # of wrong labels, for a weak model's order; the most times 1-1/K
 STRENGTHS = np.exp(np.linspace(math.log(2), math.log(2000), 25))
 """How many anchors a common noise rate may count for in each class."""
 
@@ -36,6 +44,44 @@ def explain(labels: IntArray, probs: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     posterior = clean * transition.T[labels]
     posterior /= posterior.sum(1, keepdims=True)
     return posterior, clean, transition
+
+
+def chances(labels: IntArray, probs: Matrix, posterior: Matrix, transition: Matrix) -> Vector:
+    """The chance of each label to be right [N]: its posterior, but of a weak model in another order
+    (`_by_flips`), the chances being the same.
+
+    Weak is a model that foresees fewer than SEES of the labels that are right by its own account.
+    """
+    own = of_label(posterior, labels)
+    foreseen = float((probs.argmax(1) == labels).mean())
+    if probs.shape[1] < ONE_WAY or foreseen >= SEES * own.mean():
+        return own
+    order = _by_flips(labels, probs, transition).astype(np.float32)  # so rounding parts no equals
+    _, which, counts = np.unique(order, return_inverse=True, return_counts=True)
+    starts = np.concatenate([[0], counts.cumsum()[:-1]])
+    alike: Vector = np.add.reduceat(np.sort(own), starts) / counts
+    return alike[which.reshape(-1)]
+
+
+def _by_flips(labels: IntArray, probs: Matrix, transition: Matrix) -> Vector:
+    """What orders labels by how likely they are right [N], by flips that go one way alone, beside
+    as many in all directions as leave the rate of the noise matrix.
+
+    p_y T_yy / q_y with p = q T^-1 as it comes, so that where nothing goes one way the order is that
+    of the chances q_y of the given labels.
+    """
+    classes = probs.shape[1]
+    flips = one_way_flips(labels, probs)
+    flips = np.where(flips > LEAST_FLIP, flips, 0)
+    most = MOST_RATE * (1 - 1 / classes)
+    rate = min(max(1 - float(np.diag(transition).mean()), LEAST_RATE), most)
+    off = flips + max(rate - float(flips.sum(1).mean()), LEAST_RATE) / (classes - 1)
+    np.fill_diagonal(off, 0)
+    off *= np.minimum(1, most / off.sum(1, keepdims=True))
+    matrix = with_diagonal(off)
+    clean = of_label(probs @ np.linalg.pinv(matrix), labels)
+    score: Vector = matrix[labels, labels] * clean / of_label(probs, labels).clip(1e-12)
+    return score
 
 
 def undo(probs: Matrix, transition: Matrix) -> Matrix:

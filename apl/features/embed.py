@@ -158,7 +158,9 @@ def rows_of(backbone: Backbone, samples: Any, threads: int = 0) -> Halves:
 
     def compute(place: int) -> Halves:
         batch = batches[place]
-        return as_rows(backbone.of(batch), len(batch), backbone.name, starts[place])
+        return as_rows(
+            backbone.of(batch), len(batch), backbone.name, range(starts[place], len(samples))
+        )
 
     with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
         return np.concatenate(list(pool.map(compute, range(len(batches)))))
@@ -199,7 +201,7 @@ def _computed(
 
     def compute(batch: list[tuple[str, int]]) -> tuple[Digests, Halves]:
         samples = _batch(parts, batch)
-        rows = as_rows(backbone.of(samples), len(batch), backbone.name, batch[0][1])
+        rows = as_rows(backbone.of(samples), len(batch), backbone.name, [i for _, i in batch])
         return np.array([digests[name][i] for name, i in batch]), rows
 
     workers = (how.threads or cores()) if backbone.parallel else 1

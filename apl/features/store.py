@@ -13,7 +13,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,9 +169,10 @@ def digests_of(samples: Any) -> Digests:
     return np.frombuffer(bytes(found), f"V{WIDTH}")
 
 
-def as_rows(made: Any, count: int, name: str, first: int) -> Halves:
+def as_rows(made: Any, count: int, name: str, which: Sequence[Any] | IntArray) -> Halves:
     """What a backbone made of a batch as float16 [B, F]; BadInput where it is no such rows, or is
-    not finite.  first: the number of the batch's first sample."""
+    not finite.  which: the names or numbers of the samples, as a person knows
+    them [B], or more."""
     array = np.asarray(made.detach().cpu().float() if hasattr(made, "detach") else made)
     if array.ndim != 2 or len(array) != count or not array.shape[1]:
         raise BadInput(
@@ -187,5 +188,5 @@ def as_rows(made: Any, count: int, name: str, first: int) -> Halves:
     if len(bad):
         large = bool(np.isfinite(array[bad[0]].astype(np.float64)).all())
         what = "numbers beyond 65,504, which float16 can't hold" if large else "nan or inf"
-        raise BadInput(f"{name} makes {what} of sample {first + int(bad[0]):,}: scale or mend it")
+        raise BadInput(f"{name} makes {what} of sample {which[int(bad[0])]}: scale or mend it")
     return halves

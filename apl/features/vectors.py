@@ -40,7 +40,7 @@ def read_vectors(file: str, parts: Mapping[str, Split], whole: Dataset) -> dict[
             rows = _by_name(next(iter(tables.values())), names, split, file)
         else:
             rows = _in_order(next(iter(tables.values())), split, whole, file)
-        found[part] = as_rows(rows, len(split), file, 0)
+        found[part] = as_rows(rows, len(split), file, split.names or _numbers(split))
     widths = {part: rows.shape[1] for part, rows in found.items()}
     if len({*widths.values()}) > 1:
         raise BadInput(f"{file} has rows of {widths} numbers; accepted: as many in each part")
@@ -71,6 +71,8 @@ def _arrays(path: Path) -> tuple[list[str] | None, dict[str, Array]]:
                 arrays = {name: content[name] for name in content.files}
     except Exception as error:  # a damaged file raises nearly anything
         problem = getattr(error, "strerror", None) or one_line(error)
+        if "pickle" in problem:  # numpy takes whatever it does not know for objects
+            problem = "it is damaged, of another kind, or of Python's objects"
         raise BadInput(f"{path} holds no vectors ({problem[:160]})") from None
     names = next((arrays[name] for name in NAMES if name in arrays), None)
     splits = {name: arrays[name] for name in ("train", "test") if name in arrays}

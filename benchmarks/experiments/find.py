@@ -3,6 +3,8 @@
     python benchmarks/experiments/find.py ...
         --collect [--cases ..] [--seeds 0,1,2]   trains, once for each file
         --folds [--cases ..] [--seeds 0]         cleanlab's five trainings
+            [--epochs 4]                         fewer epochs: weaker networks, sooner
+        --same [--out results/find]              both judge these: folds.jsonl and folds.md
         --own                                    own data: small, many classes
         [--out results/find [--pictures]]        the table, from those files
 
@@ -59,6 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
     "digits asym 0.4": {"dataset": "digits", "noise": "asym", "rate": 0.4},
 }
 FOLDS = 5
+FEW_TESTED = 10
 ONE_THREAD = Machine(threads=1)
 
 
@@ -100,22 +103,25 @@ def collect(config: Config, file: Path) -> None:
     )
 
 
-def cross_validate(config: Config, file: Path) -> None:
+def cross_validate(config: Config, file: Path, epochs: int) -> None:
     """Out-of-fold probabilities of five plain trainings with CE, as cleanlab wants them."""
     data = prepare(config)
     labels = data.train.labels
     fold = np.random.default_rng(config.seed).permutation(len(labels)) % FOLDS
     probs = np.zeros((len(labels), data.num_classes), np.float32)
-    plain = dataclasses.replace(config, noise="none", rate=0.0, map="", train_size=0)
+    plain = dataclasses.replace(
+        config, noise="none", rate=0.0, map="", train_size=0, epochs=epochs, eval_every=epochs
+    )
+    few = data.test.take(np.arange(FEW_TESTED))  # nothing here depends on what tests say
     began = time.perf_counter()
     for k in range(FOLDS):
-        part = dataclasses.replace(data, train=data.train.take(np.flatnonzero(fold != k)))
+        part = dataclasses.replace(data, train=data.train.take(np.flatnonzero(fold != k)), test=few)
         torch.manual_seed(config.seed)
         network = build_network(config, data, ONE_THREAD)
         train(plain, machine=ONE_THREAD, data=part, network=network)
         probs[fold == k] = softmax(network, data, data.train.images[torch.from_numpy(fold == k)])
     seconds = time.perf_counter() - began
-    save(file, given=labels.given, true=labels.true, probs=probs, seconds=seconds)
+    save(file, given=labels.given, true=labels.true, probs=probs, seconds=seconds, epochs=epochs)
 
 
 def softmax(network: nn.Module, data: Dataset, images: Tensor) -> np.ndarray:
@@ -183,7 +189,7 @@ def scores_of(found: Any) -> dict[str, np.ndarray]:
 
 def cleanlab(file: Path) -> dict[str, Any]:
     """How well cleanlab does with its five folds: each of its scores, its filter, and the plain
-    rule that the prediction differs from the label; and `rank` on the same probabilities."""
+    rule that the prediction differs from the label."""
     from cleanlab.filter import find_label_issues
 
     found = np.load(file)
@@ -191,16 +197,30 @@ def cleanlab(file: Path) -> dict[str, Any]:
     wrong = given != found["true"]
     scores = scores_of(found)
     ap = {name: average_precision_score(wrong, -score) for name, score in scores.items()}
-    issues = find_issues(given, probs)
     return {
         "cleanlab_ap": max(ap.values()),
         "cleanlab_score": max(ap, key=lambda name: ap[name]),
         "cleanlab_auroc": max(roc_auc_score(wrong, -score) for score in scores.values()),
         "cleanlab_f1": f1_score(wrong, find_label_issues(given, probs)),
         "folds_f1_differs": f1_score(wrong, probs.argmax(1) != given),
-        "folds_our_ap": average_precision_score(wrong, -issues.label_score),
-        "folds_our_f1": f1_score(wrong, issues.is_label_issue),
         "folds_seconds": float(found["seconds"]),
+    }
+
+
+def same(file: Path) -> dict[str, Any]:
+    """How well `find_issues` does on what a file of five folds holds, beside cleanlab."""
+    found = np.load(file)
+    wrong = found["given"] != found["true"]
+    issues = find_issues(found["given"], found["probs"])
+    theirs = cleanlab(file)
+    return {
+        "wrong": wrong.mean(),
+        "right": (found["probs"].argmax(1) == found["true"]).mean(),
+        "epochs": int(found["epochs"]),
+        "ap": average_precision_score(wrong, -issues.label_score),
+        "f1": f1_score(wrong, issues.is_label_issue),
+        **{name: theirs[name] for name in ("cleanlab_ap", "cleanlab_score", "cleanlab_f1")},
+        "f1_differs": theirs["folds_f1_differs"],
     }
 
 
@@ -369,6 +389,47 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+SAME = {
+    "wrong": "wrong",
+    "right": "predictions right",
+    "ap": "AP",
+    "cleanlab_ap": "cleanlab AP, its best score",
+    "f1": "F1 of the cut",
+    "cleanlab_f1": "cleanlab F1",
+    "f1_differs": "F1 of `differs`",
+}
+BEHIND = 0.005
+
+
+def same_table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table of the means over seeds, a row a case, and of all cases."""
+    heads = ["case", *SAME.values(), "behind", "seeds"]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    cases = [*dict.fromkeys(row["case"] for row in rows)]
+    for name, part in [*((c, [r for r in rows if r["case"] == c]) for c in cases), ("all", rows)]:
+        numbers = [f"{np.mean([row[column] for row in part]):.3f}" for column in SAME]
+        behind = sum(row["ap"] < row["cleanlab_ap"] - BEHIND for row in part)
+        seeds = len({row["seed"] for row in part})
+        lines.append(f"| {' | '.join([name, *numbers, f'{behind} of {len(part)}', str(seeds)])} |")
+    return "\n".join(lines)
+
+
+def both_judge(folder: Path, cases: list[str], seeds: list[int], out: Path | None) -> None:
+    """Print the table of the probabilities that lie in the folder, and keep it."""
+    rows = [
+        plain({"case": case, "seed": seed, **same(file)})
+        for case in cases
+        for seed in seeds
+        if (file := folder / f"folds_{case.replace(' ', '_')}_{seed}.npz").exists()
+    ]
+    print(same_table(rows))
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (out / "folds.jsonl").write_text(lines, encoding="utf-8")
+        (out / "folds.md").write_text(same_table(rows) + "\n", encoding="utf-8")
+
+
 def plain(row: dict[str, Any]) -> dict[str, Any]:
     """The row as JSON holds it: Python's numbers, None for what was not measured."""
     numbers = {k: float(v) for k, v in row.items() if isinstance(v, (float, np.floating))}
@@ -394,6 +455,8 @@ def main() -> None:
     )
     parser.add_argument("--collect", action="store_true", help="train once for each case and seed")
     parser.add_argument("--folds", action="store_true", help="train five folds for each")
+    parser.add_argument("--epochs", type=int, default=0, help="of --folds, 0: the recipe's")
+    parser.add_argument("--same", action="store_true", help="cleanlab's folds, judged by both")
     parser.add_argument("--own", action="store_true", help="few samples, and many classes")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--seeds", default="0,1,2")
@@ -411,15 +474,20 @@ def main() -> None:
         few_samples([0, 1])
         many_classes()
         return
+    cases, seeds = given.cases.split(","), [int(seed) for seed in given.seeds.split(",")]
+    if given.same:
+        both_judge(given.folder, cases, seeds, given.out)
+        return
     rows = []
-    for case in given.cases.split(","):
-        for seed in map(int, given.seeds.split(",")):
+    for case in cases:
+        for seed in seeds:
             name = f"{case.replace(' ', '_')}_{seed}.npz"
             once, folds = given.folder / f"once_{name}", given.folder / f"folds_{name}"
             if given.collect and not once.exists():
                 collect(config_of(case, seed), once)
             if given.folds and not folds.exists():
-                cross_validate(config_of(case, seed, loss="ce"), folds)
+                config = config_of(case, seed, loss="ce")
+                cross_validate(config, folds, given.epochs or config.epochs)
             if not (given.collect or given.folds) and once.exists():
                 beside = cleanlab(folds) if folds.exists() else {}
                 row = {"case": case, "seed": seed, **ours(once), **beside}

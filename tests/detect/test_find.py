@@ -25,9 +25,9 @@ from apl.detect.evidence import (
     estimate_transition,
     find_issues,
     noise_rate,
-    one_way_flips,
     rank,
 )
+from apl.detect.flips import one_way_flips
 from apl.detect.monitor import LabelMonitor
 from apl.detect.search import EVIDENCE, Search, find_mislabelled
 from apl.errors import BadInput, Interrupted

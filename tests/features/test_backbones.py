@@ -328,7 +328,7 @@ def test_a_function_of_the_users_own_is_called_with_arrays(
     with pytest.raises(BadInput, match="imported only where you type it"):
         make_backbone("eyes_of_mine:means")
     made = make_backbone("eyes_of_mine:means", imports=("eyes_of_mine:means",))
-    rows = as_rows(made.of(images), 3, made.name, 0)
+    rows = as_rows(made.of(images), 3, made.name, range(3))
     assert np.allclose(rows, images.numpy().reshape(3, -1, 3).mean(1), rtol=1e-3)
     with pytest.raises(BadInput, match="is a int"):
         make_backbone("eyes_of_mine:wrong", imports=("eyes_of_mine:wrong",))
@@ -350,7 +350,7 @@ def test_a_function_of_the_users_own_is_called_with_arrays(
 )
 def test_what_is_no_rows_of_numbers_is_told(made: Any, told: str) -> None:
     with pytest.raises(BadInput, match=told):
-        as_rows(made, 2, "mine:f", 10)
+        as_rows(made, 2, "mine:f", range(10, 12))
 
 
 def test_a_network_that_fails_on_such_images_is_told() -> None:

@@ -239,6 +239,7 @@ def test_vectors_by_name(tmp_path: Path) -> None:
         ({"x": np.zeros((400, 5)), "names": np.arange(399)}, "399 names for 400 rows"),
         ({"x": np.zeros((400, 5)), "names": np.arange(1, 401)}, "no row for 1 of 300.*'0'"),
         ({"x": np.full((400, 5), np.nan)}, "nan or inf of sample 0"),
+        ({"x": np.where(np.arange(400)[:, None] == 317, np.inf, [1.0])}, "of sample 317:"),
         ({"x": np.zeros(400)}, r"holds x \[400\]; accepted: vectors"),
         ({"train": np.zeros((300, 5)), "test": np.zeros((100, 4))}, "as many in each part"),
         ({"train": np.zeros((300, 5)), "test": np.zeros((9, 5))}, "9 rows, but test has 100"),
@@ -256,7 +257,7 @@ def test_vectors_that_do_not_fit_are_told(
 
 def test_vectors_of_a_damaged_file_are_told(tmp_path: Path) -> None:
     (tmp_path / "v.npy").write_bytes(b"no array")
-    with pytest.raises(BadInput, match="holds no vectors"):
+    with pytest.raises(BadInput, match="it is damaged, of another kind"):
         rows_of(dataset(names=True), tmp_path / "v.npy")
     np.save(tmp_path / "o.npy", np.array([None] * 400), allow_pickle=True)
     with pytest.raises(BadInput, match="holds no vectors"):
