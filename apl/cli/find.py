@@ -139,7 +139,8 @@ def find(  # its parameters are its options, which a third of its lines are
     for line in audited.lines if audited else ():
         out.print(line)
     if health.told():
-        out.print(f"beside the labels, in {target / ISSUES}: {'; '.join(health.told())}")
+        where = f"in tabs of the gallery and in {ISSUES}" if rows.looks else f"in {ISSUES}"
+        out.print(f"beside the labels, {where}: {'; '.join(health.told())}")
     _write_agreed(search, target, another)
     done = decisions if decided is not None and decided.decided.any() else None
     then(out, *_next(search, rows, done, target, source, asked))

@@ -16,7 +16,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from apl.data.images import whole_pictures
+from apl.detect.tabs import Tab, tabs_of
 from apl.errors import cut
 from apl.noise.labels import UNKNOWN
 
 if TYPE_CHECKING:
     from apl.detect.evidence import Findings
+    from apl.detect.health import Health
     from apl.noise.labels import IntArray
 
 TINY = 40  # pixels a side up to which an image is shown to the pixel, not smoothed
@@ -120,6 +122,16 @@ class Class:
     into: str
 
 
+@dataclass(frozen=True)
+class Page:
+    """A page: its cards, the first `labels` of which are flagged labels; and by check the groups of
+    samples that its tab shows here."""
+
+    cards: Sequence[Card]
+    labels: int
+    groups: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+
+
 # Many parameters, as those of `write_review`, which calls it.
 def make_gallery(
     title: str,
@@ -134,6 +146,7 @@ def make_gallery(
     before: Sequence[Sequence[Any]],
     shown: int,
     drawn: Sequence[int] | None = None,
+    health: Health | None = None,
 ) -> list[str]:
     """The pages of the `shown` worst samples that are flagged; same findings, same bytes.
 
@@ -141,45 +154,26 @@ def make_gallery(
     where they name none; looks: its pixels are shown where there is no such file; curves: [N, E] or
     None; before: decisions to carry on, which are not shown, as rows of the file that the page
     saves (`decision_columns`); drawn: of an audit, whose pages have these samples in their order,
-    and nothing of what was found.
+    and nothing of what was found; health: what else is amiss, in tabs of their own.
     """
-    decided = {row[0] for row in before}
+    decided = {row[0]: row[2] for row in before}
     flagged = [i for i in order[findings.is_label_issue[order]].tolist() if i not in decided]
-    given, suggested = findings.given_label.tolist(), findings.predicted_label.tolist()
     audit = drawn is not None
     if drawn is not None:
         flagged = [i for i in drawn if i not in decided]
         looks = replace(looks, nearest=None)  # it would show labels of other samples
         curves = None
+    tabs = tabs_of(health, findings, decided) if health is not None and not audit else []
     chosen = flagged[: len(flagged) if audit else shown]
-    paths = [_path(root, names[i]) for i in chosen]
-    photos = whole_pictures([path for path in paths if path], PHOTO)
-    whole = [next(photos) if path else None for path in paths]
-    cells = looks.cells(chosen) if looks.cells is not None else {}
-    near = _near(chosen, looks, findings, class_names, names, root)
-    cards = [
-        Card(
-            id=i,
-            name=names[i],
-            given=class_names[given[i]],
-            suggested="" if audit else class_names[suggested[i]],
-            pair="" if audit else f"{given[i]}-{suggested[i]}",
-            score=None if audit else float(findings.label_score[i]),
-            image=_shown(i, photo, looks.pixels),
-            lines=_lines(curves[i]) if curves is not None else (),
-            told=_told(curves[i]) if curves is not None else "",
-            path=path,
-            text=looks.texts[i] if looks.texts else "",
-            cells=cells.get(i, ()),
-            near=near.get(i, ()),
-        )
-        for i, path, photo in zip(chosen, paths, whole, strict=True)
-    ]
-    pages = _paged(cards)
+    every = list(dict.fromkeys([*chosen, *(i for tab in tabs for i in tab.samples)]))
+    deck = _Deck(findings, class_names, names, root, looks, curves, audit)
+    cards, photos = deck.cards(every)
+    pages = _pages([cards[i] for i in chosen], tabs, cards)
+    given, suggested = findings.given_label.tolist(), findings.predicted_label.tolist()
     pairs = () if audit else ((given[i], suggested[i]) for i in flagged)
     counts = Counter(pairs).most_common()
     template = _template()
-    sizes = [photo.size for photo in whole if photo is not None]
+    sizes = [photo.size for photo in photos]
     if len(sizes) < len(cards) and looks.pixels is not None:
         sizes.append(looks.pixels.shape[1:3])
     return [
@@ -187,14 +181,19 @@ def make_gallery(
             title=title,
             samples=len(given),
             all_flagged=int(findings.is_label_issue.sum()),
-            decided=sum(bool(findings.is_label_issue[row[0]]) for row in before),
-            more=len(flagged) - len(cards),
+            decided=sum(bool(findings.is_label_issue[i]) for i in decided),
+            shown=len(chosen),
+            more=len(flagged) - len(chosen),
             rate=findings.noise_rate,
             doubts=[] if audit else findings.doubts,
             audit=audit,
-            cards=page,
+            cards=page.cards,
+            labels=page.labels,
             place=place,
             pages=[page_name(k, audit) for k in range(len(pages))],
+            label_pages=max(1, sum(bool(each.labels) for each in pages)),
+            tabs=[(tab, _first_with(tab, pages)) for tab in tabs],
+            groups=page.groups,
             pairs=[
                 Pair(key, class_names[j], class_names[k], number, shown_here[key])
                 for (j, k), number in counts[:PAIRS]
@@ -209,14 +208,58 @@ def make_gallery(
             fold=FOLD,
             said=SAID,
             tiny=bool(sizes) and max(map(max, sizes)) <= TINY,
-            near=any(card.near for card in cards),
-            photos=any(photo is not None and max(photo.size) > TINY for photo in whole),
-            curves=any(card.lines for card in cards),
+            near=any(card.near for card in cards.values()),
+            photos=any(max(photo.size) > TINY for photo in photos),
+            curves=any(card.lines for card in cards.values()),
             key=_key(findings, class_names, names),
         )
         for place, page in enumerate(pages)
-        for shown_here in (Counter(card.pair for card in page),)
+        for shown_here in (Counter(card.pair for card in page.cards),)
     ]
+
+
+@dataclass(frozen=True)
+class _Deck:
+    """What cards are made from; the fields are as `make_gallery` takes them."""
+
+    findings: Findings
+    class_names: Sequence[str]
+    names: Sequence[str]
+    root: str
+    looks: Looks
+    curves: npt.NDArray[np.floating[Any]] | None
+    audit: bool
+
+    def cards(self, chosen: Sequence[int]) -> tuple[dict[int, Card], list[Image.Image]]:
+        """The cards of some samples, by number, and the photos of those that are files."""
+        found, looks, curves = self.findings, self.looks, self.curves
+        paths = [_path(self.root, self.names[i]) for i in chosen]
+        photos = whole_pictures([path for path in paths if path], PHOTO)
+        whole = [next(photos) if path else None for path in paths]
+        cells = looks.cells(chosen) if looks.cells is not None else {}
+        near = _near(chosen, looks, found, self.class_names, self.names, self.root)
+        cards = {}
+        for i, path, photo in zip(chosen, paths, whole, strict=True):
+            given, suggested = int(found.given_label[i]), int(found.predicted_label[i])
+            # A label that is not doubted has no suggestion beside it.
+            doubted = bool(found.is_label_issue[i]) and not self.audit
+            score = float(found.label_score[i])
+            cards[i] = Card(
+                id=i,
+                name=self.names[i],
+                given="" if given == UNKNOWN else self.class_names[given],
+                suggested=self.class_names[suggested] if doubted else "",
+                pair=f"{given}-{suggested}" if doubted else "",
+                score=None if self.audit or math.isnan(score) else score,
+                image=_shown(i, photo, looks.pixels),
+                lines=_lines(curves[i]) if curves is not None else (),
+                told=_told(curves[i]) if curves is not None else "",
+                path=path,
+                text=looks.texts[i] if looks.texts else "",
+                cells=cells.get(i, ()),
+                near=near.get(i, ()),
+            )
+        return cards, [photo for photo in whole if photo is not None]
 
 
 def _template() -> jinja2.Template:
@@ -284,16 +327,45 @@ def _path(root: str, name: str) -> str:
     return os.path.abspath(path) if path and os.path.isfile(path) else ""
 
 
-def _paged(cards: Sequence[Card]) -> list[list[Card]]:
-    """The cards of each page; one page at least."""
+def _pages(labels: Sequence[Card], tabs: Sequence[Tab], cards: Mapping[int, Card]) -> list[Page]:
+    """The pages of flagged labels and of tabs: one where all fits there, else those of the labels
+    and then those of the tabs, each group of them whole; one page at least."""
+    pages = [Page(page, len(page)) for page in _paged([card] for card in labels)]
+    if not tabs:
+        return pages
+    whole = list({card.id: card for card in [*labels, *cards.values()]}.values())
+    if len(_paged([card] for card in whole)) == 1:
+        return [Page(whole, len(labels), {tab.key: tab.groups for tab in tabs})]
+    shown = [(tab.key, group) for tab in tabs for group in tab.groups]
+    begun = 0
+    for page in _paged([cards[i] for i in group] for _, group in shown):
+        groups: dict[str, list[Sequence[int]]] = {}
+        taken = 0
+        while taken < len(page):
+            key, group = shown[begun]
+            groups.setdefault(key, []).append(group)
+            taken, begun = taken + len(group), begun + 1
+        unique = {card.id: card for card in page}
+        pages.append(Page(list(unique.values()), 0, groups))
+    return pages if labels else pages[1:]
+
+
+def _first_with(tab: Tab, pages: Sequence[Page]) -> int:
+    return next(place for place, page in enumerate(pages) if tab.key in page.groups)
+
+
+def _paged(groups: Iterable[Sequence[Card]]) -> list[list[Card]]:
+    """The cards of each page, each group on one; one page at least."""
     pages: list[list[Card]] = [[]]
     size = 0
-    for card in cards:
-        size += card.size
-        if len(pages[-1]) == PER_PAGE or (size > MOST_BYTES and pages[-1]):
+    for group in groups:
+        more = sum(card.size for card in group)
+        size += more
+        full = len(pages[-1]) + len(group) > PER_PAGE or size > MOST_BYTES
+        if full and pages[-1]:
             pages.append([])
-            size = card.size
-        pages[-1].append(card)
+            size = more
+        pages[-1] += group
     return pages
 
 

@@ -82,7 +82,7 @@ def write_review(
     what `detection_scores` says; title: of the gallery; shown: how many images it holds at most;
     splits: of which split each sample is [N], () where all are of one; judged: sentences on which
     labels were judged, and how; audit: what one says; health: what else is amiss with the samples,
-    as more columns.
+    as more columns and as tabs of the gallery.
     Raises ValueError for what does not fit.
     """
     from apl.detect.gallery import Looks, make_gallery, page_name
@@ -140,6 +140,7 @@ def write_review(
         curves=curves,
         before=_before(findings, decisions, class_names, names, looks) if decisions else [],
         shown=shown,
+        health=health,
     )
     for place, html in reversed([*enumerate(pages)]):  # who sees the first one finds all others
         write_atomic(folder / page_name(place), plain(html).encode())

@@ -80,7 +80,7 @@ def test_texts_stand_in_the_gallery_as_they_are_and_run_nothing(tmp_path: Path) 
     assert {*TEXTS} <= {*page.said}
     assert TEXTS[3][:FOLD] + "…" in page.said  # folded, and whole
     assert page.tags.count("details") == 2 + 1  # those of the page's own
-    assert page.tags.count("script") == 4  # of the page's own: data and code
+    assert page.tags.count("script") == 5  # of the page's own: data and code
     assert "img" not in "".join(re.findall(r"<li class=.card.*?</li>", html, re.S))
     assert "<script>alert" not in html
     near = re.findall(r"<b>(.*?)</b> <bdi dir=.auto.>(.*?)</bdi>", html)
