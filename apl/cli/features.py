@@ -22,7 +22,10 @@ def features_first(cells: Sequence[Config], machine: Machine, own: Dataset | Non
     """Compute the features of all cells that are not in the cache yet; own: the user's data, None
     for a built-in set."""
     out = console()
-    different = {tuple(getattr(cell, name) for name in DECIDE): cell for cell in cells}
+    different = {
+        (*(getattr(cell, name) for name in DECIDE), cell.fresh_data and cell.seed): cell
+        for cell in cells
+    }
     if own is not None and own.kind == "images" and all(c.features == NONE for c in cells):
         typed = any("features" in (cell.typed or ()) for cell in cells)
         line = "" if typed else advice(tuple(own.train.images.shape[1:]))

@@ -48,6 +48,8 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Options": (  # typer's own panel, the first one, with --help: what most people need
         *("dataset", "loss", "losses", "noise", "rate", "rates", "seed", "seeds", "preset"),
         *(
+            "tune",
+            "tune_seeds",
             "repair",
             "epochs",
             "labels",
@@ -69,7 +71,15 @@ PANELS: dict[str, tuple[str, ...]] = {
         *("to", "link", "move", "yes", "undo"),
     ),
     "Data": (
-        *("features", "train_size", "image_size", "label_column", "test_set", "select"),
+        *(
+            "features",
+            "train_size",
+            "fresh_data",
+            "image_size",
+            "label_column",
+            "test_set",
+            "select",
+        ),
         *("augment", "crop_size", "crop", "colour", *DATA),
     ),
     "Noise": ("map", "method"),
@@ -91,7 +101,14 @@ order in which `--help` shows them.  Parameters of a loss are written where the 
 _PANEL = {name: panel for panel, names in PANELS.items() for name in names}
 _ORDER = {name: place for place, name in enumerate(_PANEL)}
 
-_SHAPES = {int: "N", float: "X", str: "NAME", Path: "PATH", bool: ""}  # of a value, in a help
+_SHAPES: dict[Any, str] = {
+    int: "N",
+    float: "X",
+    str: "NAME",
+    Path: "PATH",
+    bool: "",
+    list[str]: "NAME=X,X",
+}  # of a value, in a help
 
 
 def maps() -> str:

@@ -31,6 +31,7 @@ from apl.cli.options import (
 from apl.cli.results import keep_state, labels_now, other_runs, place_for, source_of
 from apl.cli.show import draw
 from apl.config.grid import ALL_PUBLISHED, make_grid
+from apl.config.tuning import TunedGrid, Tuning
 from apl.losses.catalog import PARAMS, split_losses
 from apl.paths import user_path
 from apl.study.trackers import TRACKERS, import_runs, require_tracker
@@ -72,6 +73,13 @@ def study(  # its parameters are its options, which half of its lines are
     ] = None,
     rates: Annotated[str | None, typer.Option(help="noise rates, with commas")] = None,
     seeds: Annotated[int | None, typer.Option(help="number of seeds: 0, 1, ...")] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(help="as lr=.005,.02,.08: each loss its own choice (docs/tuning.md)"),
+    ] = None,
+    tune_seeds: Annotated[
+        int, typer.Option(help="with --tune: seeds that each configuration is tried on")
+    ] = 3,
     workers: Annotated[int, typer.Option(help="runs at a time; 0: as many as fit")] = 0,
     cells_per_gpu: Annotated[
         int, typer.Option("--runs-per-gpu", "--cells-per-gpu", help="runs that share a GPU")
@@ -113,17 +121,21 @@ def study(  # its parameters are its options, which half of its lines are
     data = take_own_data(given, machine)
     preset = given.pop("preset", "quick")
     left_out = labels_now(given, data, folder)  # told after the first line
-    cells = make_grid(
-        preset, chosen, split(noise), numbers(rates), seeds, say=left_out.append, **given
-    )
-    base = folder or Path("results", f"{cells[0].dataset}-{preset}")
-    others, source = other_runs({cell.name: cell for cell in cells}), source_of(named)
     told = left_out.append
+    where = split(noise), numbers(rates)
+    grid = None
+    if tune:
+        tuning = Tuning.of(tune, tune_seeds)
+        grid = TunedGrid.of(tuning, preset, chosen, *where, say=told, seeds=seeds, **given)
+    cells = grid.expected if grid else make_grid(preset, chosen, *where, seeds, say=told, **given)
+    base = folder or Path("results", f"{cells[0].dataset}-{preset}{'-tuned' if grid else ''}")
+    others, source = other_runs({cell.name: cell for cell in cells}), source_of(named)
     target = place_for(base, data, source, others, told, asked=folder is not None).folder
-    from apl.report.terminal import opening
     from apl.study.processes import Processes, default_workers
     from apl.study.run import run_study
+    from apl.study.tune import require_own_folder
 
+    require_own_folder(target, grid is not None)
     engine: Any = Processes
     if ray:
         at_a_time = f"at most {workers} at a time on Ray" if workers else "on Ray"
@@ -135,20 +147,13 @@ def study(  # its parameters are its options, which half of its lines are
         at_a_time = f"{workers} at a time"
 
     features_first(cells, machine, data)
-
-    def first_lines(progress: Progress) -> list[str]:
-        return [*opening(len(progress.results), len(cells), target, at_a_time), *left_out]
-
-    with show_study(cells, first_lines) as observe:
-        progress = run_study(
-            cells,
-            target,
-            workers=workers,
-            machine=machine,
-            engine=engine,
-            track=track or "",
-            observe=observe,
-        )
+    train = partial(
+        run_study, study=target, workers=workers, machine=machine, engine=engine, track=track or ""
+    )
+    if grid:
+        progress = _tuned(grid, target, train, at_a_time, left_out)
+    else:
+        progress = _shown(cells, target, train, at_a_time, left_out)
     out, err = console(), console(stderr=True)
     keep_state(target, data, source)
     if progress.results:
@@ -163,6 +168,50 @@ def study(  # its parameters are its options, which half of its lines are
     then(out, ("all of it as one page", ["apl", "report", str(target)]))
     if data is not None:
         then(out, ("which labels are wrong", ["apl", "find", named, *reads]))
+
+
+Train = Callable[..., "Progress"]  # as `run_study`, with all but the cells and the observer
+
+
+def _shown(
+    cells: Sequence[Config], target: Path, train: Train, at_a_time: str, lines: Sequence[str]
+) -> Progress:
+    """Train cells and show how far they are; lines: what else is told first."""
+    from apl.report.terminal import opening
+
+    def first_lines(progress: Progress) -> list[str]:
+        return [*opening(len(progress.results), len(cells), target, at_a_time), *lines]
+
+    with show_study(cells, first_lines) as observe:
+        return train(cells, observe=observe)
+
+
+def _tuned(
+    grid: TunedGrid, target: Path, train: Train, at_a_time: str, lines: Sequence[str]
+) -> Progress:
+    """Try the configurations of a tuned study, choose, and judge what was chosen; its progress, in
+    which failed tuning runs are failures too."""
+    from apl.report.terminal import opening, tuned_lines, tuning_cost
+    from apl.study.tune import tune
+
+    later = len(grid.expected) - len(grid.to_tune())
+
+    def try_them(cells: Sequence[Config]) -> Progress:
+        def first_lines(progress: Progress) -> list[str]:
+            done = len(progress.results)
+            begun = opening(done, len(cells), target, at_a_time) if done < len(cells) else []
+            return [tuning_cost(grid), *begun, *lines]
+
+        with show_study(cells, first_lines) as observe:
+            return train(cells, observe=lambda progress: observe(progress.with_later(later)))
+
+    tried, found, cells = tune(grid, target, try_them)
+    if not cells:
+        return tried
+    judged = _shown(cells, target, train, at_a_time, tuned_lines(found, target))
+    judged.failed |= tried.failed
+    judged.messages[:0] = tried.messages
+    return judged
 
 
 def _decoding(path: Path, given: dict[str, Any], machine: Machine) -> Callable[[], Dataset]:

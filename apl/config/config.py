@@ -82,8 +82,9 @@ class Config:
     `params` holds every parameter of the loss with its value, so no default may change what a run
     was; `loss` then stands without brackets.
     `typed` are the settings that were asked for, as opposed to what a preset or a loss has of
-    itself, None for all; `identity` is what a run that was read is called.  Neither decides what
-    is trained, so neither counts when two configs are compared.
+    itself, None for all; `identity` is what a run that was read is called; `tuned` is what part a
+    run has where settings are chosen (`apl.config.tuning`), None where none are.  None of them
+    decides what is trained, so none counts when two configs are compared.
     """
 
     preset: str = option(f"settings to start from: {', '.join(PRESETS)}")
@@ -152,8 +153,10 @@ class Config:
     features: str = option("none: pixels; lite0, tfidf, FILE, ...", NONE)
     features_sha256: str = ""
     dropout: float = option("share of features left out in each step", 0.0)
+    fresh_data: bool = option("each seed draws its own train_size images", False)
     typed: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     identity: Identity | None = field(default=None, compare=False, repr=False)
+    tuned: Settings | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -214,6 +217,9 @@ class Config:
         require(self.batch_size >= 2, "batch_size", self.batch_size, "a whole number >= 2")
         for name in ("train_size", "seed", "crop_size"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number >= 0")
+        drawn = self.train_size > 0 or not self.fresh_data
+        accepted = "no, or with train_size, the images that each seed draws for itself"
+        require(drawn, "fresh_data", True, accepted)
         require(self.seed < 2**63, "seed", self.seed, "a whole number below 2^63")
         for name in ("lr", "weight_decay", "clip", "warmup", "colour", "l1", "warm_start"):
             value = getattr(self, name)
@@ -246,8 +252,10 @@ class Config:
         return {name: value for name, value in fields.items() if value != _LATER.get(name)}
 
     def naming(self) -> dict[str, Any]:
-        """What the run is called, for the file that holds its config: run and variant."""
-        return {"run": self.name, "variant": dict(self.overrides)}
+        """What the run is called, for the file that holds its config: run and variant; of one that
+        is tuned, what part it has in that."""
+        tuned = {} if self.tuned is None else {"tuned": dict(self.tuned)}
+        return {"run": self.name, "variant": dict(self.overrides), **tuned}
 
     @property
     def warm_epochs(self) -> int:
@@ -257,12 +265,18 @@ class Config:
         return min(round(share), self.epochs - 1)
 
     @classmethod
-    def read(cls, fields: Settings, name: str = "", variant: Settings | None = None) -> Config:
+    def read(
+        cls,
+        fields: Settings,
+        name: str = "",
+        variant: Settings | None = None,
+        tuned: Settings | None = None,
+    ) -> Config:
         """A config from what a file holds, written by this apl or any before it.
 
-        name, variant: what the run is called, as `naming` wrote it.  Until format 2 the variant was
-        in the name alone, and defaults of the loss were not written; until format 1 the loss
-        parameters were fields of their own, the machine's settings lay beside them, and noise
+        name, variant, tuned: what the run is called, as `naming` wrote it.  Until format 2 the
+        variant was in the name alone, and defaults of the loss were not written; until format 1 the
+        loss parameters were fields of their own, the machine's settings lay beside them, and noise
         without a rate of its own carried the preset's.
         Raises TypeError or KeyError for what is no config, BadInput for values that do not fit.
         """
@@ -278,7 +292,7 @@ class Config:
         kept["params"] = _plain(kept["params"])
         if not NOISES[kept["noise"]].rated:
             kept["rate"] = 0.0
-        config = cls(**kept)
+        config = cls(**kept, tuned=tuned)
         if variant is None and _VARIANT.search(name):
             variant = _variant_in(name, kept)
             if variant is None:  # the name was cut
@@ -294,6 +308,13 @@ class Config:
         return beside_preset(self) if self.identity is None else self.identity.variant
 
     @property
+    def by_hand(self) -> Settings:
+        """Those of the overrides that somebody set, as opposed to what was chosen by tuning."""
+        chosen = (self.tuned or {}).get("part") == "evaluation"
+        tuned = (self.tuned or {})["values"] if chosen else ()
+        return {name: value for name, value in self.overrides.items() if name not in tuned}
+
+    @property
     def variant(self) -> str:
         """What differs from the preset, as 'lr=0.5,width=8'; '' where nothing does."""
         return settings_text(self.overrides)
@@ -302,8 +323,9 @@ class Config:
     def name(self) -> str:
         """A folder name that says all of it: 'nce_rce_sym-0.6_seed0', and what differs; of a run
         that was begun the one that it has."""
-        if self.identity is not None:
-            return self.identity.name
+        return self._called(self.variant) if self.identity is None else self.identity.name
+
+    def _called(self, variant: str) -> str:
         # Labels of the user's own may be wrong as they are.
         unchanged = "given" if self.dataset_sha256 else "clean"
         noise = unchanged if self.noise == "none" else self.noise
@@ -311,8 +333,15 @@ class Config:
             noise += f"-{self.map}"
         if NOISES[self.noise].rated:
             noise += f"-{_text(self.rate)}"
-        parts = [self.loss, noise, f"seed{self.seed}", *filter(None, [self.variant])]
+        parts = [self.loss, noise, f"seed{self.seed}", *filter(None, [variant])]
         return _safe("_".join(parts))
+
+    def saying(self, values: Settings) -> Config:
+        """This config under a name that says these of its settings, the preset's or not, so that
+        no release moves it to another name."""
+        variant = {**dict(values), **{n: v for n, v in self.overrides.items() if n not in values}}
+        name = self._called(settings_text(variant))
+        return dataclasses.replace(self, identity=Identity(name, variant))
 
     def differs(self, other: Config) -> list[str]:
         """The settings in which the other config is not this one, as 'lr is ..., asked for ...'."""
@@ -375,7 +404,7 @@ def read_schedule(text: str) -> tuple[float, tuple[int, ...]] | None:
     return (factor, after) if 0 < factor <= 1 and grows else None
 
 
-_NAMING = {"typed", "identity"}
+_NAMING = {"typed", "identity", "tuned"}
 _OF_OWN_DATA = ("dataset_sha256", "image_size", "label_column")
 _LATER = {
     f.name: f.default

@@ -157,9 +157,14 @@ def study_commands(cells: Sequence[Config]) -> list[str]:
     """
     alike: dict[tuple[tuple[str, Any], ...], dict[str, list[Config]]] = {}
     for cell in cells:
-        beside = beside_preset(cell)
+        tuned = cell.tuned or {}
+        beside = {n: v for n, v in beside_preset(cell).items() if n not in tuned.get("values", ())}
         options = {"preset": cell.preset, "dataset": cell.dataset}
         options |= {name: value for name, value in beside.items() if name not in PARAMS}
+        if tuned:
+            over = tuned["over"].items()
+            options["tune"] = tuple(f"{name}={','.join(map(_exact, vs))}" for name, vs in over)
+            options["tune_seeds"] = tuned["seeds"]
         if cell.map != PRESETS[cell.preset].map_of(cell.dataset, cell.noise):
             options["map"] = cell.map
         params = {name: value for name, value in beside.items() if name in PARAMS}
@@ -170,6 +175,10 @@ def study_commands(cells: Sequence[Config]) -> list[str]:
         for group in _same_grids(by_params.values()):
             commands += _commands(dict(chosen), group)
     return commands
+
+
+def _exact(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def _same_grids(groups: Iterable[list[Config]]) -> list[list[Config]]:
@@ -199,13 +208,16 @@ def _commands(options: dict[str, Any], group: Sequence[Config]) -> list[str]:
             words += ["--noise", ",".join(noises)]
         if rates is not None:
             words += ["--rates", ",".join(map(str, rates))]
-        seeds = 1 + max(cell.seed for cell in made)
+        judged = [cell.seed for cell in made if (cell.tuned or {}).get("part") != "tuning"]
+        seeds = 1 + max(judged, default=preset.seeds - 1)
         if seeds != preset.seeds:
             words += ["--seeds", str(seeds)]
         for name, value in options.items():
             flag = name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
+            elif isinstance(value, tuple):
+                words += [word for each in value for word in (f"--{flag}", each)]
             else:
                 words += [f"--{flag}", str(value)]
         commands.append(shlex.join(words))
@@ -214,7 +226,9 @@ def _commands(options: dict[str, Any], group: Sequence[Config]) -> list[str]:
 
 def _spec(cell: Config) -> str:
     """The loss of a cell, with the parameters in brackets that are not today's preset's."""
-    own = {name: value for name, value in beside_preset(cell).items() if name in PARAMS}
+    tuned = (cell.tuned or {}).get("values", ())
+    beside = beside_preset(cell).items()
+    own = {name: value for name, value in beside if name in PARAMS and name not in tuned}
     return write_loss(cell.loss, own)
 
 

@@ -69,6 +69,7 @@ COMMON: dict[str, Any] = {
     "crop": "resized",
     "features": "none",
     "dropout": 0.0,
+    "fresh_data": False,
 }
 
 _NINE = ("ce", "fl", "nce", "nfl", "mae", "nce_mae", "nce_rce", "nfl_mae", "nfl_rce")

@@ -17,6 +17,7 @@ from apl.data.pixels import middle, to_float
 from apl.data.texts import numbered
 from apl.noise.labels import BoolArray, IntArray, Labels
 
+DRAW = 0xDA7A  # beside a seed: the images that it draws depend on no other draw of the seed's
 COPIED = 1024  # images that are in memory at a time where all are looked at
 
 
@@ -201,10 +202,12 @@ def place(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device)
 
 
-def balanced_subset(labels: IntArray, count: int) -> IntArray:
+def balanced_subset(labels: IntArray, count: int, draw: int | None = None) -> IntArray:
     """The indices, ascending, of `count` samples with all classes as equal as can be; the same
-    ones every time, so that runs differ by their seed and not by their images."""
-    order = np.random.default_rng(0).permutation(len(labels))
+    ones every time, so that runs differ by their seed and not by their images, unless a number says
+    which draw it is."""
+    seed = 0 if draw is None else [draw, DRAW]
+    order = np.random.default_rng(seed).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     starts = np.searchsorted(labels[by_class], labels[by_class])
     rank_in_class = np.arange(len(labels)) - starts

@@ -13,6 +13,7 @@ import pandas as pd
 
 from apl.names import NOISES
 from apl.report.study import EPOCHS, SOLID, Study, Style, bare, method_styles
+from apl.report.tuning import names_of, rows_of, value_text
 from apl.runs.scores import VALIDATION
 
 MOST_EPOCHS = 40  # of a curve: more can't be told apart, and make the page large
@@ -24,6 +25,7 @@ EPOCH_SCORES = {
     "memorised": "Memorised",
     "recovered": "Recovered",
 }
+TUNED_SCORES = {"held_out": "Held-out accuracy", "test": "Test accuracy"}
 
 Line = list[list[float | None] | None]  # [mean, std] for each x, None where there is nothing
 
@@ -42,25 +44,29 @@ def chart_data(named: Sequence[tuple[str, Study]]) -> dict[str, Any]:
 
     methods: name, colours, dash, marker, hollow; rates: a panel a study and kind of noise, of
     scores against the noise rate; epochs: a panel a noise setting, of scores against the epoch;
-    each with x, the ticks of x, and by score the lines by the method's place in `methods`.
-    rate_scores, epoch_scores: what the scores that any panel has are called; on: what the
-    accuracies are on.
+    tuned: a panel a noise setting, of scores over the values that were tried; each with x, the
+    ticks of x, and by score the lines by the method's place in `methods`.
+    rate_scores, epoch_scores, tuned_scores: what the scores that any panel has are called; on: what
+    the accuracies are on.
     """
     pairs = [pair for _, study in named for pair in study.runs[["loss", "own"]].to_numpy().tolist()]
     styles = method_styles([(loss, own) for loss, own in pairs])
     places = {method: place for place, method in enumerate(styles)}
-    rates, epochs = [], []
+    rates, epochs, tuned = [], [], []
     for name, study in named:
         before = f"{name}: " if name else ""
         for kind in study.kinds:
             rates.append(_against_rate(study, kind, places, before))
         epochs += _against_epoch(study, places, before)
+        tuned += _over_values(study, places, before)
     return {
         "methods": [_style(method, style) for method, style in styles.items()],
         "rates": [panel for panel in rates if panel["scores"]],
         "epochs": [panel for panel in epochs if panel["scores"]],
+        "tuned": tuned,
         "rate_scores": _known(RATE_SCORES, rates),
         "epoch_scores": _known(EPOCH_SCORES, epochs),
+        "tuned_scores": _known(TUNED_SCORES, tuned),
         "on": " and ".join(dict.fromkeys(study.labels for _, study in named)),
     }
 
@@ -140,3 +146,33 @@ def _against_epoch(study: Study, places: Mapping[str, int], before: str) -> list
         name = before + (bare(str(title)) if before else bare(str(title)).capitalize())
         panels.append({"title": name, "axis": "Epoch", "ticks": None, "scores": told})
     return panels
+
+
+def _over_values(study: Study, places: Mapping[str, int], before: str) -> list[dict[str, Any]]:
+    """Each noise setting: what was tried of each loss, the values side by side."""
+    panels = []
+    for setting, of in rows_of(study).items():
+        texts = list(
+            dict.fromkeys(value_text(t.values) for each in of.values() for t in each.tried)
+        )
+        scores: dict[str, Any] = {}
+        for score in TUNED_SCORES:
+            lines = {}
+            for name, each in of.items():
+                found = {value_text(one.values): getattr(one, score) for one in each.tried}
+                if name in places:
+                    lines[places[name]] = [_spread(found.get(text, {})) for text in texts]
+            scores[score] = {"x": list(map(float, range(len(texts)))), "lines": lines}
+        title = f"{before}{setting}, over {names_of(study)}"
+        ticks = dict(enumerate(texts))
+        panels.append({"title": title, "axis": "", "ticks": ticks, "scores": scores})
+    return panels
+
+
+def _spread(shares: Mapping[int, float]) -> list[float | None] | None:
+    """Mean and std over the seeds, in percent; None where there is none."""
+    if not shares:
+        return None
+    values = 100 * np.array(list(shares.values()))
+    std = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    return [_number(float(values.mean())), _number(std)]

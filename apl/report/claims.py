@@ -260,7 +260,7 @@ def recipes(study: Study) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _without_loss_params(config: Config) -> str:
-    rest = {name: value for name, value in config.overrides.items() if name not in PARAMS}
+    rest = {name: value for name, value in config.by_hand.items() if name not in PARAMS}
     return settings_text(rest)
 
 

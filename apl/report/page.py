@@ -67,6 +67,7 @@ from apl.report.results import (
 )
 from apl.report.study import Study, bare, given, method_label, own_settings, setting_name, studies
 from apl.report.tables import Cell, Table
+from apl.report.tuning import chosen_values_table, cost_table, curves
 from apl.runs.record import find_studies, read_runs, read_unfinished
 from apl.runs.run import RECORD
 from apl.runs.scores import CAUSES, Scores
@@ -256,6 +257,14 @@ def _published(study: Study) -> list[Block]:
         folded = f"{table.caption} ({len(table.rows)} rows)"
         blocks.append(Block(table=table) if few else Block(folded=[(folded, table)]))
     return blocks
+
+
+def _tuning(study: Study) -> list[Block]:
+    """What was chosen for each loss and noise setting, what that cost, and the curves as tables."""
+    tables = (chosen_values_table(study), cost_table(study))
+    blocks = [Block(table=table) for table in tables if table is not None]
+    folded = curves(study)
+    return [*blocks, Block(folded=folded)] if folded else blocks
 
 
 def _choices(study: Study) -> list[Block]:
@@ -864,6 +873,7 @@ def _part(name: str, study: Study) -> Part:
         commands=_commands(name, study),
         pictures=_pictures(study),
         sections={
+            "tuning": _tuning(study),
             "accuracy": _accuracy(study),
             "published": _published(study),
             "choices": _choices(study),

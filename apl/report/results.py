@@ -17,6 +17,7 @@ from apl.errors import BadInput
 from apl.losses.catalog import is_tolerant
 from apl.report.study import EPOCHS, Study
 from apl.report.tables import Cell, Table, escape
+from apl.report.tuning import chosen_values_table
 from apl.runs.scores import HARDLY_MEMORISED
 
 
@@ -33,8 +34,10 @@ def results_table(
         texts += [f"**{study.caption}**", *map(escape, chosen_lines(study))]
         texts.append(accuracy_table(study).markdown(width))
         texts.append(_bullets(_accuracy_notes(study)))
-        for table in (epochs_table(study), chosen_table(study)):
+        for table in (chosen_values_table(study), epochs_table(study), chosen_table(study)):
             if table is not None:
+                if study.tuned:  # several tables of methods by noise: each says what it is
+                    texts.append(f"{escape(table.caption)}:")
                 texts += [table.markdown(width), _bullets(table.notes)]
         if published is not None:
             line, tables = beside_published(study, published)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from apl.config.config import Config, settings_text
+from apl.config.tuning import part_of, setting_key
 from apl.features.catalog import seen_by
 from apl.kernels.bases import BASES
 from apl.losses.catalog import LOSSES, PARAMS, loss_label
@@ -22,6 +23,7 @@ from apl.names import NOISES
 from apl.runs.record import setting
 from apl.runs.run import Finished
 from apl.runs.scores import HISTORY_COLUMNS, SCORES, VALIDATION
+from apl.runs.tuned import Tuned, tuned_in
 
 # ---------------------------------------------------------------------------------------- styles
 
@@ -133,7 +135,10 @@ class Study:
     kind, x, title and rank of their run;
     styles: how each method is drawn, in the order of the tables;
     shared: settings that all runs have beside their preset's, and so are no part of a method;
-    unfinished: the configs of runs that were begun and have no result yet.
+    unfinished: the configs of runs that were begun and have no result yet;
+    tuned: what was tried of each loss under each noise setting where settings were tuned; runs are
+    then those of what was chosen, and a method is its loss at whatever that is;
+    earlier: how many runs are left out since they are of an earlier choice.
     """
 
     runs: pd.DataFrame
@@ -141,6 +146,8 @@ class Study:
     styles: dict[str, Style]
     shared: Mapping[str, Any]
     unfinished: Sequence[Config]
+    tuned: Sequence[Tuned] = ()
+    earlier: int = 0
 
     @property
     def caption(self) -> str:
@@ -154,7 +161,9 @@ class Study:
         rest = [{name: value} for name, value in self.shared.items() if name != "epochs"]
         of = {(c.features, c.network, c.weights) for c in self.runs["config"]}
         seen = filter(None, sorted(seen_by(*each) for each in of))
-        return ", ".join([text, *map(settings_text, rest), *seen])
+        names = {name for each in self.tuned for tried in each.tried for name in tried.values}
+        tuned = [f"{' and '.join(sorted(names))} tuned for each loss"] if names else []
+        return ", ".join([text, *map(settings_text, rest), *tuned, *seen])
 
     @property
     def labels(self) -> str:
@@ -207,11 +216,17 @@ def given(value: object) -> bool:
 
 def studies(found: Sequence[Finished], unfinished: Sequence[Config] = ()) -> list[Study]:
     """The runs of a study folder, as `read_runs` has them, by data set and preset."""
+    tuned = tuned_in(found)
+    whole, found = found, _judged(found, tuned)
+    judging = [config for config in unfinished if part_of(config) != "tuning"]
+    unfinished = judging if len(found) < len(whole) else unfinished
+    earlier = sum(part_of(run.config) == "evaluation" for run in whole)
+    earlier -= sum(part_of(run.config) == "evaluation" for run in found)
     runs = pd.DataFrame([_row(run) for run in found])
     measured = [name for name, kind in NOISES.items() if not kind.rated and name != "none"]
     clean = (runs["x"] == 0) & ~runs["noise"].isin(measured)  # those keep their name
     runs.loc[clean, "noise"], runs.loc[clean, "map"] = "none", ""
-    settings = [config.overrides for config in runs["config"]]
+    settings = [config.by_hand for config in runs["config"]]
     groups = list(zip(runs["dataset"], runs["preset"], strict=True))
     shared = {
         group: _shared([s for s, of in zip(settings, groups, strict=True) if of == group])
@@ -251,9 +266,29 @@ def studies(found: Sequence[Finished], unfinished: Sequence[Config] = ()) -> lis
             {label: style for label, style in styles.items() if label in set(part["method"])},
             shared[dataset, preset],
             [c for c in unfinished if (c.dataset, c.preset) == (dataset, preset)],
+            [
+                each
+                for each in tuned.values()
+                if (each.config.dataset, each.config.preset) == (dataset, preset)
+            ],
+            earlier,
         )
         for (dataset, preset), part in runs.groupby(["dataset", "preset"])
     ]
+
+
+def _judged(found: Sequence[Finished], tuned: Mapping[str, Tuned]) -> list[Finished]:
+    """The runs that a study is told by: where settings were tuned those of what is chosen now, and
+    before there is one of these the tuning runs themselves."""
+
+    def judges(run: Finished) -> bool:
+        if part_of(run.config) != "evaluation":
+            return not part_of(run.config)
+        of = tuned.get(setting_key(run.config))
+        values = (run.config.tuned or {})["values"]
+        return of is None or of.chosen is None or of.chosen.values == values
+
+    return [run for run in found if judges(run)] or list(found)
 
 
 def _row(run: Finished) -> dict[str, Any]:
@@ -297,7 +332,7 @@ def _shared(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def own_settings(config: Config, shared: Mapping[str, Any]) -> str:
     """What was set by hand for a run, without what all runs of its study have."""
-    own = {name: value for name, value in config.overrides.items() if name not in shared}
+    own = {name: value for name, value in config.by_hand.items() if name not in shared}
     return settings_text(own)
 
 

@@ -17,11 +17,13 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from apl.config.config import Config
+from apl.config.tuning import TunedGrid
 from apl.losses.catalog import loss_label
 from apl.names import NOISES
 from apl.noise.labels import BoolArray, IntArray, Labels
 from apl.report.tables import Cell, Table, bands, shortened
 from apl.runs.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict, memory_verdict
+from apl.runs.tuned import TUNING, Tuned
 
 FEW_CELLS = 100  # of a study that has a line for each in a log
 FEW_RUNNING = 4  # named in a line
@@ -237,6 +239,30 @@ def opening(done: int, total: int, study: Path, at_a_time: str) -> list[str]:
         return [told, "for a new study give another --out"]
     before = f"; {done} of them {'are' if done > 1 else 'is'} finished" if done else ""
     return [f"{total} runs in {study}, {at_a_time}{before}"]
+
+
+def tuning_cost(grid: TunedGrid) -> str:
+    """What a tuned study costs, before it begins."""
+    cells, tuning = len(grid.base), grid.tuning
+    each = len(tuning.configurations(grid.base[0].loss))
+    over = "; ".join(f"{n} {', '.join(f'{v:g}' for v in vs)}" for n, vs in tuning.over.items())
+    return (
+        f"tuning {over}: {each} configurations of each of {cells} losses and noise settings, on "
+        f"{tuning.seeds} seeds, {each * cells * tuning.seeds:,} runs; then what is chosen on "
+        f"{grid.seeds} others, {cells * grid.seeds:,} runs"
+    )
+
+
+def tuned_lines(found: Sequence[Tuned], study: Path) -> list[str]:
+    """What was chosen, in short."""
+    edges = sum(bool(each.edge) for each in found)
+    lines = [f"chosen by held-out given labels alone: {study / TUNING}"]
+    if edges:
+        lines.append(
+            f"{edges} of {len(found)} choices lie at an edge of their grid: a wider --tune may do "
+            "better"
+        )
+    return lines
 
 
 def cell_line(name: str, result: Result, done: int, total: int, seconds_left: float | None) -> str:

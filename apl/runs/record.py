@@ -77,7 +77,8 @@ def _from_line(content: Mapping[str, Any], line: str) -> Finished:
     environment = dict(content["environment"])
     if not isinstance(content["run"], str):
         raise TypeError("the name of a run must be text")
-    config = Config.read(content["config"], content["run"], content.get("variant"))
+    said = content["run"], content.get("variant"), content.get("tuned")
+    config = Config.read(content["config"], *said)
     return Finished(content["run"], config, environment, history, result, f"{line}\n")
 
 

@@ -28,7 +28,8 @@ from apl.study.trackers import Tracking, import_runs
 from apl.training.machine import Machine
 from apl.training.train import train
 
-SUMMARY_SECONDS = 30.0  # between two writings of the record while a study runs
+SUMMARY_SECONDS = 30.0  # between two writings of the record while a study runs, at the least
+SUMMARY_SHARE = 50  # and so many times what one takes: of thousands of runs it takes seconds
 BUSY_SECONDS = 2.0  # before asking again for a cell that another study is training
 LEFT_SECONDS = 0.2  # between two estimates of the time left: of many cells they take a while
 
@@ -44,6 +45,14 @@ class Progress:
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     messages: list[str] = dataclasses.field(default_factory=list)
     seconds_left: float | None = None
+
+    def with_later(self, cells: int) -> Progress:
+        """The same with the time left of so many cells more, that are trained when these are done
+        and take as long each."""
+        left = len(self.cells) - len(self.results) - len(self.failed)
+        if self.seconds_left is None or not left:
+            return self
+        return dataclasses.replace(self, seconds_left=self.seconds_left * (1 + cells / left))
 
 
 def run_study(
@@ -98,16 +107,18 @@ def run_study(
             stack.callback(pool.stop)
             if line := pool.check(waiting):  # while the workers start
                 progress.messages.append(line)
-            last_summary = time.monotonic()
+            last_summary, pause = time.monotonic(), SUMMARY_SECONDS
             while course.goes_on:
                 course.hand_out()
                 for cell, kind, content in pool.events(0.5):
                     course.hear(cell, kind, content)
                 course.estimate()
                 observe(progress)
-                if time.monotonic() - last_summary > SUMMARY_SECONDS:
+                if time.monotonic() - last_summary > pause:
+                    began = time.monotonic()
                     _summarise(study, progress)
                     last_summary = time.monotonic()
+                    pause = max(SUMMARY_SECONDS, SUMMARY_SHARE * (last_summary - began))
     _summarise(study, progress)
     _complete(track, study, progress)
     return progress

@@ -149,7 +149,8 @@ def with_noise(config: Config, machine: Machine, data: Dataset) -> Dataset:
     if config.train_size:
         # Balanced by the true classes where they are known: people's labels choose no images.
         classes = train.labels.true if train.labels.known.all() else train.labels.given
-        train = train.take(balanced_subset(classes, config.train_size))
+        draw = config.seed if config.fresh_data else None
+        train = train.take(balanced_subset(classes, config.train_size, draw))
     if len(train) < 2:
         raise BadInput(f"training needs at least 2 images, got {len(train)}")
     labels = train.labels  # as they are, where no noise is added to labels not known to be true
