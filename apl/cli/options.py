@@ -107,7 +107,7 @@ _SHAPES: dict[Any, str] = {
     str: "NAME",
     Path: "PATH",
     bool: "",
-    list[str]: "NAME=X,X",
+    list[str]: "NAME",
 }  # of a value, in a help
 
 

@@ -72,15 +72,15 @@ def study(  # its parameters are its options, which half of its lines are
         ),
     ] = None,
     rates: Annotated[str | None, typer.Option(help="noise rates, with commas")] = None,
-    seeds: Annotated[int | None, typer.Option(help="number of seeds: 0, 1, ...")] = None,
+    seeds: Annotated[int | None, typer.Option(help="how many: 0, 1, ...")] = None,
     tune: Annotated[
         list[str] | None,
-        typer.Option(help="as lr=.005,.02,.08: each loss its own choice (docs/tuning.md)"),
+        typer.Option(help="as lr=.02,.08,.3, for each loss"),
     ] = None,
     tune_seeds: Annotated[
-        int, typer.Option(help="with --tune: seeds that each configuration is tried on")
+        int, typer.Option(help="seeds to try each of them on")
     ] = 3,
-    workers: Annotated[int, typer.Option(help="runs at a time; 0: as many as fit")] = 0,
+    workers: Annotated[int, typer.Option(help="at a time; 0: all that fit")] = 0,
     cells_per_gpu: Annotated[
         int, typer.Option("--runs-per-gpu", "--cells-per-gpu", help="runs that share a GPU")
     ] = 1,

@@ -153,7 +153,7 @@ class Config:
     features: str = option("none: pixels; lite0, tfidf, FILE, ...", NONE)
     features_sha256: str = ""
     dropout: float = option("share of features left out in each step", 0.0)
-    fresh_data: bool = option("each seed draws its own train_size images", False)
+    fresh_data: bool = option("each seed draws its own images", False)
     typed: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     identity: Identity | None = field(default=None, compare=False, repr=False)
     tuned: Settings | None = field(default=None, compare=False, repr=False)

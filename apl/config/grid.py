@@ -159,7 +159,7 @@ def study_commands(cells: Sequence[Config]) -> list[str]:
     for cell in cells:
         tuned = cell.tuned or {}
         beside = {n: v for n, v in beside_preset(cell).items() if n not in tuned.get("values", ())}
-        options = {"preset": cell.preset, "dataset": cell.dataset}
+        options: dict[str, Any] = {"preset": cell.preset, "dataset": cell.dataset}
         options |= {name: value for name, value in beside.items() if name not in PARAMS}
         if tuned:
             over = tuned["over"].items()

@@ -77,8 +77,8 @@ def _from_line(content: Mapping[str, Any], line: str) -> Finished:
     environment = dict(content["environment"])
     if not isinstance(content["run"], str):
         raise TypeError("the name of a run must be text")
-    said = content["run"], content.get("variant"), content.get("tuned")
-    config = Config.read(content["config"], *said)
+    variant, tuned = content.get("variant"), content.get("tuned")
+    config = Config.read(content["config"], content["run"], variant, tuned)
     return Finished(content["run"], config, environment, history, result, f"{line}\n")
 
 

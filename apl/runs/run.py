@@ -97,8 +97,8 @@ class Run:
         try:
             content = read_json(path)
             name = content.get("run", path.parent.name)
-            said = name, content.get("variant"), content.get("tuned")
-            return Config.read(content["config"], *said)
+            variant, tuned = content.get("variant"), content.get("tuned")
+            return Config.read(content["config"], name, variant, tuned)
         except (TypeError, KeyError, AttributeError):
             problem = f"{path} is no config of this apl: delete the run to repeat it"
             raise BadInput(problem) from None
