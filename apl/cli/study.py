@@ -77,9 +77,7 @@ def study(  # its parameters are its options, which half of its lines are
         list[str] | None,
         typer.Option(help="as lr=.02,.08,.3, for each loss"),
     ] = None,
-    tune_seeds: Annotated[
-        int, typer.Option(help="seeds to try each of them on")
-    ] = 3,
+    tune_seeds: Annotated[int, typer.Option(help="seeds to try each of them on")] = 3,
     workers: Annotated[int, typer.Option(help="at a time; 0: all that fit")] = 0,
     cells_per_gpu: Annotated[
         int, typer.Option("--runs-per-gpu", "--cells-per-gpu", help="runs that share a GPU")

@@ -432,7 +432,7 @@ def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
         **{"weights": "default", "crop_size": 6, "colour": 0.1, "l1": 1e-5, "warm_start": 2.0},
         **{"select": "noisy", "alpha": 3.0, "beta": 3.0, "A": -3.0},
         **{"schedule": "x0.1@40,80", "nesterov": True, "crop": "plain"},
-        **{"features": "lite0", "dropout": 0.5},
+        **{"features": "lite0", "dropout": 0.5, "fresh_data": True},
     }
     told = {field.name for field in dataclasses.fields(Config)}
     of_own_data = {
@@ -443,13 +443,17 @@ def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
     }  # tests/data/test_own_data.py
     of_files = {"map", "map_sha256", "labels", "labels_sha256", "code_sha256"}
     of_files |= {"features_sha256"}
-    elsewhere = {"preset", "params", "typed", "identity"} | of_files | of_own_data
+    elsewhere = {"preset", "params", "typed", "identity", "tuned"} | of_files | of_own_data
     assert set(others) == told - elsewhere | {"alpha", "beta", "A"}
     config = make_config(preset)
     for name, value in others.items():
         # The data set is told by the study that a run is in; the name holds what differs within.
         if name != "dataset" and getattr(config, name, None) != value:
-            needs = {"crop": {"crop_size": 6}, "dropout": {"features": "lite0"}}
+            needs = {
+                "crop": {"crop_size": 6},
+                "dropout": {"features": "lite0"},
+                "fresh_data": {"train_size": 77},
+            }
             also: dict[str, Any] = needs.get(name, {})
             assert make_config(preset, **also, **{name: value}).name != (
                 make_config(preset, **also).name
