@@ -17,6 +17,22 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
+def one_thread(wanted: bool = True) -> Iterator[None]:
+    """While torch computes with one thread, where that is wanted: several wait for each other
+    longer than they compute where there is little to do, ten times as long on a busy machine."""
+    import torch  # a second, which whoever computes has spent already
+
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def without_script() -> Iterator[None]:
     """While multiprocessing's processes are started here, they do not run the user's script.
 

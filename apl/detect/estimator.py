@@ -26,6 +26,7 @@ from sklearn.utils import validation as checks
 from sklearn.utils.extmath import randomized_svd
 from sklearn.utils.multiclass import check_classification_targets
 
+from apl.cores import one_thread
 from apl.data.depth import as_pixels, channels_last
 from apl.data.labels import as_text, no_labels
 from apl.detect.crossfit import findings_of
@@ -556,20 +557,17 @@ def softmax(logits: Matrix) -> Matrix:
 def _as_torch_begins(numbers: int) -> Iterator[None]:
     """The defaults that torch begins with, whatever the caller has set, and theirs again after; of
     few numbers one thread, since several wait for each other longer than they work."""
-    before, threads = torch.get_default_dtype(), torch.get_num_threads()
+    before = torch.get_default_dtype()
     elsewhere = torch.get_default_device().type != "cpu"  # the mode costs more than small steps do
     with (
         torch.device("cpu") if elsewhere else contextlib.nullcontext(),
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
+        one_thread(numbers < FEW_NUMBERS),
     ):
         try:
             torch.set_default_dtype(torch.float32)
-            if numbers < FEW_NUMBERS:
-                torch.set_num_threads(1)
             yield
         finally:
             torch.set_default_dtype(before)
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)

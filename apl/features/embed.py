@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections import deque
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apl.cores import cores
+from apl.cores import cores, one_thread
 from apl.data.dataset import Dataset, Split
 from apl.errors import Interrupted
 from apl.features.backbone import Backbone, require_kind
@@ -162,7 +161,7 @@ def rows_of(backbone: Backbone, samples: Any, threads: int = 0) -> Halves:
             backbone.of(batch), len(batch), backbone.name, range(starts[place], len(samples))
         )
 
-    with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
+    with one_thread(workers > 1), ThreadPoolExecutor(workers) as pool:
         return np.concatenate(list(pool.map(compute, range(len(batches)))))
 
 
@@ -205,7 +204,7 @@ def _computed(
         return np.array([digests[name][i] for name, i in batch]), rows
 
     workers = (how.threads or cores()) if backbone.parallel else 1
-    with _one_thread_each(workers), ThreadPoolExecutor(workers) as pool:
+    with one_thread(workers > 1), ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[tuple[Digests, Halves]]] = deque()
         try:
             for batch in batches:
@@ -225,18 +224,6 @@ def _computed(
         finally:
             for each in waiting:
                 each.cancel()
-
-
-@contextlib.contextmanager
-def _one_thread_each(workers: int) -> Iterator[None]:
-    """Several threads that each compute with one: together they have the cores to themselves."""
-    before = torch.get_num_threads()
-    if workers > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _batch(parts: dict[str, Any], batch: list[tuple[str, int]]) -> Any:

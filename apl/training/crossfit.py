@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from apl.cores import one_thread
 from apl.errors import Interrupted
 from apl.noise.labels import UNKNOWN, IntArray, Matrix, Rate, Vector
 
@@ -36,6 +37,7 @@ FIXED_EPOCHS = 2  # in which the matrix stays as it begins,
 DIAGONAL = 0.8  # with so much on its diagonal
 EM_ROUNDS = 30
 PSEUDO = 0.1  # counts of each flip before any is seen
+FEW_PRODUCTS = 100_000_000  # of numbers, in a step, below which one thread is enough
 EACH = 15.0  # of one feature at most: a few that mean much must not make a step too long
 VARIANCE = 1280.0  # of all features together: so rates and decay mean the same for any number
 SMALLER = 85.0  # of all components together
@@ -320,7 +322,8 @@ class _Training:
                 to_given = torch.where(known[:, None, None], one_hot, to_given)
             return -torch.logsumexp(said + to_given.clamp(min=1e-8).log(), 2)
 
-        self._descend(optimiser, loss, 0, (labels != UNKNOWN) | (sure != UNKNOWN))
+        products = width * self.count * classes
+        self._descend(optimiser, loss, 0, (labels != UNKNOWN) | (sure != UNKNOWN), products)
         with torch.no_grad():
             said = (self.features @ weight + bias).unflatten(1, (self.count, classes)).softmax(2)
             own = said[torch.arange(len(said)), self.folds]
@@ -350,7 +353,9 @@ class _Training:
             said = F.log_softmax(answer(seen, HIDDEN_DROPOUT, generator), 2)
             return -(said * targets[chosen][:, None]).sum(2)
 
-        self._descend(optimiser, loss, round, torch.ones(len(targets), dtype=torch.bool))
+        everyone = torch.ones(len(targets), dtype=torch.bool)
+        products = (width + classes) * self.count * HIDDEN
+        self._descend(optimiser, loss, round, everyone, products)
         parts = []
         with torch.no_grad():
             for chosen in torch.arange(len(self.features)).split(1024):
@@ -368,9 +373,21 @@ class _Training:
         loss: Callable[[Tensor, int, torch.Generator], Tensor],
         round: int,
         counted: Tensor,
+        products: int,
     ) -> None:
         """Train for all epochs with a cosine; loss: of a batch, by sample and fold [B, folds];
-        counted: the samples that have something to teach [N]."""
+        counted: the samples that have something to teach [N]; products: of numbers that a sample
+        takes, so that few are left to one thread."""
+        with one_thread(self.batch * products < FEW_PRODUCTS):
+            self._steps(optimiser, loss, round, counted)
+
+    def _steps(
+        self,
+        optimiser: torch.optim.Optimizer,
+        loss: Callable[[Tensor, int, torch.Generator], Tensor],
+        round: int,
+        counted: Tensor,
+    ) -> None:
         generator = self._generator(500 + round)
         rates = [group["lr"] for group in optimiser.param_groups]
         step = 0

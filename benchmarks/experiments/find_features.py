@@ -35,6 +35,7 @@ from sklearn.metrics import average_precision_score, f1_score
 from apl.config.config import make_config
 from apl.data.folders import cache_folder
 from apl.detect.crossfit import findings_of
+from apl.detect.evidence import find_issues
 from apl.features.make import make_backbone
 from apl.noise.draw import corrupt
 from apl.noise.labels import Labels
@@ -44,6 +45,7 @@ from apl.training.machine import Machine
 from apl.training.prepare import data_of, prepare
 
 ALL = {"clean": {"noise": "none"}, **{k: v for k, v in CASES.items() if "dataset" not in v}}
+SCORES = (("self_confidence", False), ("normalized_margin", False), ("normalized_margin", True))
 STRENGTHS = (1e-3, 1e-2)  # of logistic regression, for cleanlab
 FILTERS = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning",
            "predicted_neq_given")  # fmt: skip
@@ -69,30 +71,41 @@ def judged(rows: torch.Tensor, labels: Labels, classes: int, seed: int) -> dict[
 
 
 def cleanlab(rows: torch.Tensor, labels: Labels, classes: int, seed: int) -> dict[str, Any]:
-    """The best that cleanlab makes of out-of-fold probabilities, chosen with the truth."""
+    """The best that cleanlab makes of out-of-fold probabilities, chosen with the truth; and what
+    `find_issues` makes of the same."""
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
     from sklearn.linear_model import LogisticRegression
 
+    began = time.process_time()
     features = rows.float()
     features = ((features - features.mean(0)) / features.std(0).clamp(min=1e-6)).numpy()
     given, wrong = labels.given, labels.wrong
     folds = stratified(given, 5, seed)
-    aps, f1s = [0.0], [0.0]
+    same = []
     for strength in STRENGTHS:
         probs = np.zeros((len(given), classes))
         for k in range(5):
             model = LogisticRegression(C=strength, max_iter=100)
             model.fit(features[folds != k], given[folds != k])
             probs[np.ix_(folds == k, model.classes_)] = model.predict_proba(features[folds == k])
-        for method in ("self_confidence", "normalized_margin"):
-            for adjusted in (False, True) if method == "normalized_margin" else (False,):
-                score = get_label_quality_scores(
-                    given, probs, method=method, adjust_pred_probs=adjusted
-                )
-                aps.append(average_precision_score(wrong, -score))
-        f1s += [f1_score(wrong, find_label_issues(given, probs, filter_by=f)) for f in FILTERS]
-    return {"cleanlab_ap": max(aps), "cleanlab_f1": max(f1s)}
+        scores = [
+            get_label_quality_scores(given, probs, method=method, adjust_pred_probs=adjusted)
+            for method, adjusted in SCORES
+        ]
+        flags = [find_label_issues(given, probs, filter_by=rule) for rule in FILTERS]
+        found = find_issues(given, probs)
+        same.append(
+            {
+                "strength": strength,
+                "ap": average_precision_score(wrong, -found.label_score),
+                "f1": f1_score(wrong, found.is_label_issue),
+                "cleanlab_ap": max(average_precision_score(wrong, -score) for score in scores),
+                "cleanlab_f1": max(f1_score(wrong, flagged) for flagged in flags),
+            }
+        )
+    best = {name: max(each[name] for each in same) for name in ("cleanlab_ap", "cleanlab_f1")}
+    return {**best, "same": same, "cleanlab_cpu_seconds": time.process_time() - began}
 
 
 @functools.cache
@@ -123,6 +136,7 @@ def cifar(case: str, features: str, seed: int) -> tuple[torch.Tensor, Labels, in
     return data.train.images, data.train.labels, data.num_classes
 
 
+BEHIND = 0.005
 NUMBERS = ("wrong", "ap", "f1", "f1_differs", "rate", "low", "high")
 BARS = {  # of issue 26: AP, F1 of the cut
     "sym 0.2": (0.965, 0.88),
@@ -181,6 +195,23 @@ def table(lines: list[dict[str, Any]]) -> str:
     return "\n".join(shown)
 
 
+def same_table(lines: list[dict[str, Any]]) -> str:
+    """A Markdown table of what both make of the same probabilities: means over seeds and strengths
+    of logistic regression, a row a case."""
+    rows = [(row["case"], each) for row in merged(lines) for each in row.get("same", ())]
+    shown = ["| | AP | cleanlab's best score | F1 | cleanlab's best filter | behind |"]
+    shown.append("|" + " --- |" * 6)
+    for case in dict.fromkeys(case for case, _ in rows):
+        part = [each for name, each in rows if name == case]
+        numbers = [
+            f"{np.mean([each[name] for each in part]):.3f}"
+            for name in ("ap", "cleanlab_ap", "f1", "cleanlab_f1")
+        ]
+        behind = sum(each["ap"] < each["cleanlab_ap"] - BEHIND for each in part)
+        shown.append(f"| {case} | {' | '.join(numbers)} | {behind} of {len(part)} |")
+    return "\n".join(shown)
+
+
 Parts = Callable[[], tuple[torch.Tensor, Labels, int]]
 
 
@@ -226,8 +257,9 @@ def main() -> None:
             with record.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(lines[-1]) + "\n")
             print(lines[-1], flush=True)
-    print(table(lines))
-    (given.out / "find.md").write_text(table(lines) + "\n", encoding="utf-8")
+    shown = f"{table(lines)}\n\n{same_table(lines)}\n"
+    print(shown)
+    (given.out / "find.md").write_text(shown, encoding="utf-8")
 
 
 if __name__ == "__main__":

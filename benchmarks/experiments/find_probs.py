@@ -162,6 +162,20 @@ def row(name: str, part: list[dict[str, Any]]) -> str:
     return f"| {' | '.join([name, *means, f'{behind} of {len(part)}'])} |"
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The means as a Markdown table: of the forty by seed, then by noise, model and data."""
+    head = ["cases", *COLUMNS.values(), f"behind by more than {BEHIND}"]
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    forty = [r for r in rows if r["noise"] in TWO]
+    for seed in dict.fromkeys(r["seed"] for r in forty):
+        lines.append(row(f"the forty, seed {seed}", [r for r in forty if r["seed"] == seed]))
+    for key in ("noise", "model", "table"):
+        among = rows if key == "noise" else forty
+        for value in dict.fromkeys(r[key] for r in among):
+            lines.append(row(value, [r for r in among if r[key] == value]))
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -183,23 +197,11 @@ def main() -> None:
             collect(table, model, noise, seed, file)
         case = {"seed": seed, "noise": noise, "table": table, "model": model}
         rows.append({**case, **{name: float(v) for name, v in judged(file).items()}})
-    head = ["cases", *COLUMNS.values(), f"behind by more than {BEHIND}"]
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    lines += [
-        row(f"the forty, seed {seed}", [r for r in rows if r["noise"] in TWO and r["seed"] == seed])
-        for seed in seeds
-    ]
-    for key in ("noise", "model", "table"):
-        among = rows if key == "noise" else [r for r in rows if r["noise"] in TWO]
-        lines += [
-            row(value, [r for r in among if r[key] == value])
-            for value in dict.fromkeys(r[key] for r in among)
-        ]
-    print("\n".join(lines))
+    print(table(rows))
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
         (asked.out / "find-probs.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (asked.out / "find-probs.md").write_text("\n".join(lines) + "\n")
+        (asked.out / "find-probs.md").write_text(table(rows) + "\n")
 
 
 if __name__ == "__main__":
