@@ -1,9 +1,11 @@
 """Forward plus backward of a loss on the CPU, every way there is, over F.cross_entropy's time.
 
     python benchmarks/losses.py [--loss nce_rce] [--threads 2] [--seconds 0.2] [--rounds 5] [--busy]
+        [--ways "four lines,auto"]
 
 All ways are timed in turn in every round, and what is printed are medians over the rounds: of
-F.cross_entropy's time, and of each way's time over that of F.cross_entropy in the same round.  With
+F.cross_entropy's time, of each way's time over that of F.cross_entropy in the same round, and of
+auto's over that of the four lines.  With
 --busy a spinning process on every core takes part in all of it.  Every shape has a process of its
 own: the heap that earlier shapes leave behind decides, for all ways differently, whether a new
 tensor costs page faults.  On one thread times are the processor's.  Prints a Markdown table, with
@@ -16,13 +18,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import math
 import multiprocessing
 import os
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -77,10 +80,15 @@ def four_lines(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def measure(
-    spec: str, shape: tuple[int, ...], threads: int, seconds: float, rounds: int
+    spec: str,
+    shape: tuple[int, ...],
+    only: Collection[str],
+    threads: int,
+    seconds: float,
+    rounds: int,
 ) -> tuple[dict[str, list[float]], float]:
-    """Of every way the seconds per forward plus backward at float32 logits of this shape, in every
-    round; and the seconds of the first compiled call."""
+    """Of every way, or of `only` some, the seconds per forward plus backward at float32 logits of
+    this shape, in every round; and the seconds of the first compiled call (nan without one)."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"F.cross_entropy": F.cross_entropy}
@@ -90,6 +98,8 @@ def measure(
         ways["four lines"] = four_lines
     for backend in ("reference", "eager", "compiled", "auto"):
         ways[backend] = make_loss(spec, shape[1], backend=backend)
+    if only:
+        ways = {name: ways[name] for name in ways if name in {"F.cross_entropy", *only}}
     logits = torch.randn(shape, requires_grad=True)
     targets = torch.randint(shape[1], shape[:1] + shape[2:])
 
@@ -106,7 +116,7 @@ def measure(
     for _ in range(rounds):
         for name, way in ways.items():
             found[name].append(_time(functools.partial(step, way), seconds))
-    return found, first["compiled"]
+    return found, first.get("compiled", math.nan)
 
 
 def training_step(
@@ -156,6 +166,10 @@ def training_step(
     return f"{config.network}, {config.batch_size} images, {threads_said}", found
 
 
+def _ratio(times: list[float], units: list[float]) -> str:
+    return f"{statistics.median(a / b for a, b in zip(times, units, strict=True)):.2f}"
+
+
 def _time(run: Callable[[], None], seconds: float) -> float:
     # On one thread the processor's time, which other programs hardly change.
     now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -193,6 +207,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--ways", default="", help="some of the columns, by their names")
     args = parser.parse_args()
     busy = (os.cpu_count() or 1) if args.busy else 0
     print(
@@ -201,26 +216,26 @@ def main() -> None:
         f"rounds, {busy} spinning processes, load {os.getloadavg()[0]:.1f} before\n"
     )
     timing = (args.threads, args.seconds, args.rounds)
+    only = tuple(filter(None, args.ways.split(",")))
     pool = functools.partial(multiprocessing.get_context("spawn").Pool, 1)
     with tempfile.TemporaryDirectory() as empty, _beside(busy):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = empty
         for i, shape in enumerate(SHAPES):
             with pool() as process:
-                found, compiling = process.apply(measure, (args.loss, shape, *timing))
+                found, compiling = process.apply(measure, (args.loss, shape, only, *timing))
             units = found.pop("F.cross_entropy")
             if i == 0:
                 ways = list(found)
-                print(f"| N x K | F.cross_entropy | {' | '.join(found)} | first compiled call |")
-                print("| --- " * (len(found) + 3) + "|")
-            ratios = " | ".join(
-                f"{statistics.median(a / b for a, b in zip(found[way], units, strict=True)):.2f}"
-                if way in found
-                else ""
-                for way in ways
-            )
+                heads = ("N x K", "F.cross_entropy", *ways, "auto over four", "first compiled call")
+                print(f"| {' | '.join(heads)} |\n{'| --- ' * len(heads)}|")
+            ratios = " | ".join(_ratio(found[way], units) if way in found else "" for way in ways)
+            ahead = ""
+            if {"auto", "four lines"} <= set(found):
+                ahead = _ratio(found["auto"], found["four lines"])
             unit = statistics.median(units) * 1e6
             size = " x ".join(map(str, shape))
-            print(f"| {size} | {unit:.0f} us | {ratios} | {compiling:.1f} s |", flush=True)
+            first = "" if math.isnan(compiling) else f"{compiling:.1f} s"
+            print(f"| {size} | {unit:.0f} us | {ratios} | {ahead} | {first} |", flush=True)
         with pool() as process:
             what = (args.loss, SHAPES[0][0], args.seconds, args.rounds)
             words, found = process.apply(training_step, what)

@@ -46,6 +46,7 @@ class Base:
     slope(log_p, *params) is its derivative d phi / d log_p, a number where it is one for every
     log_p: the closed form of `apl.kernels.closed_form` needs it, the specification does not
     (autograd finds it from phi).
+    `rate(*params)`, where phi is it times p - 1, is that number.
     `total(num_classes, *params)` is the constant sum_j phi(l_j) where it is one for every l (then
     the loss is tolerant to symmetric noise as it stands, Lemma 1), else None.
     active: by the definitions of Ma et al. 2020; what its authors join with NCE as the passive
@@ -61,6 +62,7 @@ class Base:
     source: str
     active: bool
     params: Mapping[str, float] = field(default_factory=dict)
+    rate: Callable[..., float] | None = None
     total: Callable[..., float] | None = None
     ranges: Mapping[str, Range] = field(default_factory=dict)
     counted: bool = False
@@ -222,6 +224,7 @@ BASES: dict[str, Base] = {
         formula="sum_k |p_k - q_k| = 2 (1 - p_y)",
         source="Ghosh et al. 2017",
         active=False,
+        rate=lambda: -2.0,
         total=lambda num_classes: 2.0 * (num_classes - 1),
     ),
     "rce": Base(
@@ -231,6 +234,7 @@ BASES: dict[str, Base] = {
         source="Wang et al. 2019",
         active=False,
         params={"A": LOG_ZERO},
+        rate=lambda A: A,
         total=lambda num_classes, A: -A * (num_classes - 1),
     ),
     "gce": Base(
