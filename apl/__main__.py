@@ -1,5 +1,5 @@
 """`python -m apl` is the command line."""
 
-from apl.cli.app import main
+from apl.cli import main
 
 main()

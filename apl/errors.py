@@ -18,6 +18,10 @@ class Interrupted(Exception):
     """Training was asked to stop; its checkpoint is written."""
 
 
+class Stopped(Exception):
+    """A command was stopped where there is nothing to go on from."""
+
+
 class NoiseWarning(UserWarning):
     """The noise is past the bound up to which any loss is tolerant to it."""
 

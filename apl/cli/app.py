@@ -16,7 +16,7 @@ import typer
 from apl.cli import apply, find, options, show, study, train, use
 from apl.cli.console import console
 from apl.cli.text import visible, write_anything
-from apl.errors import BadInput, NoiseWarning
+from apl.errors import BadInput, NoiseWarning, Stopped
 from apl.training.ddp import Group
 
 
@@ -100,8 +100,8 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _complain(f"{error.strerror or error}{where}; nothing finished is lost", 1)
-    except KeyboardInterrupt:
-        return _complain("stopped", 130)
+    except (Stopped, KeyboardInterrupt):
+        return _complain("stopped; nothing finished is lost", 130)
     except Exception as error:
         if isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's
             no_home = "there is no home folder: set HOME, or give every folder without ~ and"
@@ -123,5 +123,6 @@ def _complain(problem: str, code: int) -> int:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    name = "" if issubclass(category, NoiseWarning) else f"{category.__name__}: "
+    ours = category is UserWarning or issubclass(category, NoiseWarning)
+    name = "" if ours else f"{category.__name__}: "
     console(stderr=True).print(f"warning: {name}{' '.join(str(message).split())}", style="yellow")

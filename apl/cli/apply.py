@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,7 @@ def apply(
 
     Example: `apl apply photos/ --decisions decisions.csv --to cleaned/`
     """
+    from apl.data.decisions import NoSuchSample
     from apl.data.reading import Reading
     from apl.detect.apply import carry_out, plan, told
     from apl.detect.apply import undo as take_back
@@ -63,7 +65,14 @@ def apply(
         raise BadInput("--link and --move are two ways; accepted: one of them, or none to copy")
     reads = dict(given)
     how = "link" if link else "move" if move else "copy"
-    found = plan(source, decisions, to, how, Reading.of(given))
+    try:
+        found = plan(source, decisions, to, how, Reading.of(given))
+    except NoSuchSample:
+        now, line = _now(source, decisions, reads)
+        if not now:
+            raise
+        found = plan(source, decisions, to, how, Reading.of(reads), now)
+        out.print(line)
     for line in told(found):
         out.print(line)
     if not yes:
@@ -77,3 +86,16 @@ def apply(
         ("done; to take it back", ["apl", "apply", "--undo", str(found.journal)]),
         ("what is left", ["apl", "find", str(to or source), *words]),
     )
+
+
+def _now(source: str, decisions: Path, given: Mapping[str, Any]) -> tuple[Mapping[str, str], str]:
+    """What images are called now by the names in a file of decisions, and a line on it: found by
+    their content, where a search has kept what it was; else nothing."""
+    from apl.cli.results import decided_now, searches
+    from apl.data.decisions import names_now
+    from apl.data.reading import Reading
+    from apl.data.sources import read_data
+
+    data = read_data(source, Reading.of(dict(given)), say=console().print)
+    now, line = decided_now(decisions, searches(data), data)
+    return names_now(now, data), line

@@ -18,7 +18,7 @@ from typer.models import OptionInfo
 from apl.cli.completion import CHOICES, loss, one_of
 from apl.cli.console import console, counting
 from apl.config.config import Config, make_config, usual_side
-from apl.errors import BadInput
+from apl.errors import BadInput, Stopped
 from apl.features.catalog import is_own_function
 from apl.losses.catalog import PARAMS
 from apl.names import DATASETS, NOISES, no_dataset
@@ -194,6 +194,13 @@ class Command(OneColumn, TyperCommand):
 
 class Group(OneColumn, TyperGroup):
     """Commands under one name."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; who stops it is told, which the option parser would not do."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Stopped from None
 
 
 TRACK = typer.Option(

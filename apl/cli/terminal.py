@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,9 @@ from rich.segment import Segment
 from rich.text import Text
 
 from apl.cli.text import visible
+
+_COPIED = re.compile(r"[/\\]|\bapl\s|--\w")
+"""What stands in a line that somebody may copy from."""
 
 
 class Terminal(Console):
@@ -23,8 +27,14 @@ class Terminal(Console):
         super().__init__(stderr=stderr, quiet=quiet, highlight=False, emoji=False, soft_wrap=True)
 
     def print(self, *objects: Any, **how: Any) -> None:
-        """Print as rich does, strings as they are."""
-        shown = (Text(visible(it, line=True)) if isinstance(it, str) else it for it in objects)
+        """Print as rich does, strings as they are.
+
+        A sentence that is too long for a terminal is broken between words; what holds a path or a
+        command is left whole, to be copied.
+        """
+        shown = [Text(visible(it, line=True)) if isinstance(it, str) else it for it in objects]
+        if self.is_terminal and len(shown) == 1 and isinstance(shown[0], Text):
+            how.setdefault("soft_wrap", bool(_COPIED.search(shown[0].plain)))
         super().print(*shown, **how)
 
     def render(

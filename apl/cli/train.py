@@ -174,12 +174,14 @@ def train_command(
 def _remedies(config: Config, result: Result) -> list[tuple[str, list[str]]]:
     """What to type again, and with what, where a training failed or learned wrong labels by
     heart."""
-    from apl.runs.scores import memory_verdict, shorter
+    from apl.runs.scores import FITTED, memory_verdict, shorter
 
     if Group.here().size > 1 or result.reason == "no-gradient":
         return []
     if result.reason == "diverged":
         return [("again, with smaller steps", again("--lr", f"{config.lr / 10:g}"))]
+    if result.reason == "chance" and result.train_accuracy >= FITTED:  # learned by heart
+        return [("again, for fewer epochs", again("--epochs", str(shorter(config))))]
     if result.collapsed and config.loss != "ce":
         return [("whether ce learns", again("--loss", "ce"))]
     if result.collapsed:

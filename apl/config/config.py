@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -480,9 +481,11 @@ def _text(value: object) -> str:
 def _safe(name: str) -> str:
     """A single path component on every system: no separators, no leading dot, not too long."""
     text = re.sub("[/:@]", "-", name.replace("*", "x"))
-    safe = re.sub(r"[^A-Za-z0-9.+=,_-]+", "", text).lstrip(".")
-    if len(safe) > 150:
-        safe = f"{safe[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    # Letters of any script stay, as in the name of a column, written in one way on every system.
+    safe = re.sub(r"[^\w.+=,-]+", "", unicodedata.normalize("NFC", text)).lstrip(".")
+    if len(safe.encode()) > 150:
+        kept = safe.encode()[:140].decode(errors="ignore")
+        safe = f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return safe
 
 

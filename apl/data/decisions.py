@@ -24,6 +24,10 @@ DECIDED = "decisions.csv"
 """What the gallery saves; in a folder of findings it is read again by itself."""
 
 
+class NoSuchSample(BadInput):
+    """A file of decisions names a sample that is not there, or no longer."""
+
+
 @dataclass(frozen=True)
 class Decisions:
     """What a file says of N samples.
@@ -247,7 +251,7 @@ def _samples_of(where: str, row: dict[str, str], names: _Names, count: int) -> l
         except Unclear as error:
             raise BadInput(f"{where}: {name!r} {error}") from None
         if not found:
-            raise BadInput(f"{where}: there is no sample called {name!r} in the training data")
+            raise NoSuchSample(f"{where}: there is no sample called {name!r} in the data")
         # An image that is listed twice: one of them where its number is given, else both.  Numbers
         # change with what is left out, and Label Studio has its own: the name is what counts.
         return [i] if i in found else found

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from apl.data.decisions import Decisions, read_labels
@@ -78,12 +79,14 @@ def plan(
     target: str | Path | None = None,
     how: str = "copy",
     reading: Reading = AS_USUAL,
+    now: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """What `carry_out` will do with the data at a path.
 
     source: a folder of classes, a list of files, or a table; decisions: a file as `read_labels`
     takes it; target: the folder or file to make; None, with 'move', for the folder itself, whose
-    dropped images go to NAME-dropped beside it; how: 'copy', 'link' (hard links) or 'move'.
+    dropped images go to NAME-dropped beside it; how: 'copy', 'link' (hard links) or 'move'; now: by
+    the names in the file those that images have since, as `read_labels` takes it.
     Raises BadInput where the data are something else, a target is in the way, or a decision fits
     no sample.
     """
@@ -97,7 +100,7 @@ def plan(
     order = arrange(listing.samples, str(path), lambda line: None, reading.classes)
     samples = [listing.samples[i] for i in order.chosen]
     names = [sample.name for sample in samples]
-    decided = read_labels(decisions, order.given, order.class_names, names)
+    decided = read_labels(decisions, order.given, order.class_names, names, now)
     if not decided.decided.any():
         raise BadInput(f"{decisions} decides nothing")
     counts = Counter(decided.words(order.given))

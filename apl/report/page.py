@@ -53,7 +53,7 @@ from apl.report.claims import (
     recipes,
     standard_errors,
 )
-from apl.report.pictures import HEAT_MAPS, draw_study, look, pixels
+from apl.report.pictures import HEAT_MAPS, draw_study, look, names_in, pixels
 from apl.report.results import (
     accuracy_table,
     beside_published,
@@ -277,7 +277,8 @@ def _memory(study: Study) -> list[Block]:
     blocks = []
     unknown = study.runs["memorised"].isna() & ~study.runs["transition"].map(given)
     if unknown.any():
-        text = "A dash: nobody knows which of these training labels are wrong."
+        dash = "N" if unknown.all() else "A dash: n"  # without a dash there is no table of them
+        text = f"{dash}obody knows which of these training labels are wrong."
         blocks.append(Block(text=[text]))
     for score, caption in (
         ("memorised", "Memorised: wrong training labels predicted as given, in %"),
@@ -292,7 +293,8 @@ def _memory(study: Study) -> list[Block]:
             return Cell(mean_std(mean, runs[score].std()), mean, heat=mean / 100)
 
         table = grid_table(study, caption, cell)
-        if len(table.head) > 1:
+        known = any(cell.text not in ("", "-") for row in table.rows for cell in row[1:])
+        if len(table.head) > 1 and known:
             blocks.append(Block(table=table))
     return blocks
 
@@ -718,14 +720,17 @@ _CAPTIONS = {
 def _pictures(study: Study) -> list[Picture]:
     """The heat maps of one data set and preset; whatever else there is to see the page draws."""
     found = []
-    with look():
+    with look(names_in([study])):
         for name, figure in draw_study(study, HEAT_MAPS):
             title, *lines = figure.get_suptitle().splitlines()
             run = " ".join(lines)
             width, height = figure.get_size_inches()
             dpi = min(150, math.sqrt(LARGEST / (width * height)))
             data = base64.b64encode(_smaller(pixels(figure, dpi))).decode()
-            caption = f"{_CAPTIONS[name.partition('_')[0]]}. {title}."
+            told = _CAPTIONS[name.partition("_")[0]]
+            if study.on_given:
+                told = told.replace("true class", "given class")
+            caption = f"{told}. {title}."
             alt = f"Heat maps. {title}; {run}."
             found.append(Picture(f"data:image/png;base64,{data}", round(96 * width), caption, alt))
     return found

@@ -15,6 +15,7 @@ import re
 import signal
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -42,6 +43,7 @@ from apl.files import write_atomic
 from apl.losses.catalog import LOSSES
 from apl.names import NOISES
 from apl.noise.labels import Labels
+from apl.report.fonts import families
 from apl.report.results import choices
 from apl.report.study import HEADLINE, STYLES, Study, Style, given, method_label, with_headline
 
@@ -89,10 +91,25 @@ def on_labels(study: Study) -> str:
 
 
 @contextmanager
-def look() -> Iterator[None]:
-    """Draw with the project's settings, whatever the user's are; one thread at a time."""
-    with _LOCK, matplotlib.style.context(_LOOK, after_reset=True):
+def look(text: str = "") -> Iterator[None]:
+    """Draw with the project's settings, whatever the user's are; one thread at a time.
+
+    text: the names that stand in the pictures, which may take other fonts.
+    """
+    fonts = families(text)
+    chosen = {**_LOOK, "font.family": fonts} if len(fonts) > 1 else _LOOK
+    with (
+        _LOCK,
+        matplotlib.style.context(chosen, after_reset=True),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # it was said once, in `families`
         yield
+
+
+def names_in(parts: Sequence[Study]) -> str:
+    """The names from people's files that stand in pictures of these."""
+    return "".join(text for part in parts for text in (part.caption, *part.classes, *part.styles))
 
 
 def _canvas(
@@ -715,7 +732,8 @@ def plot_transition(
     cells = [[(title, matrix) for title, matrix in cells[0] if matrix is not None]]
     words = ("Label given", "True class", "Share of the true class (%)")
     title = "Transition matrix of the noise"
-    return _write(partial(_heatmaps, caption, class_names, title, cells, words), path)
+    draw = partial(_heatmaps, caption, class_names, title, cells, words)
+    return _write(draw, path, "".join([caption, *class_names]))
 
 
 # ----------------------------------------------------------------------------------------- files
@@ -740,7 +758,7 @@ def _write_all(
         except (BrokenProcessPool, NotImplementedError, ImportError):
             pass  # none can be started, or one was killed: what is left is drawn in this one
     for name, draw in left.items():
-        yield name, _write(draw, folder / name)
+        yield name, _write(draw, folder / name, names_in(parts))
 
 
 def _write_in_processes(
@@ -766,8 +784,9 @@ def _begin(parts: Sequence[Study], folder: Path) -> None:
     """Get ready, in such a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent decides what Ctrl-C means
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings.simplefilter("ignore", UserWarning)  # the parent says it
     for name, draw in _of_all(parts).items():
-        _todo[name] = partial(_write, draw, folder / name)
+        _todo[name] = partial(_write, draw, folder / name, names_in(parts))
     gc.collect()
     gc.freeze()  # what is there now stays: it need not be searched for garbage each time
 
@@ -783,9 +802,10 @@ def _write_named(name: str) -> tuple[str, list[Path]]:
     return name, _todo[name]()
 
 
-def _write(draw: Callable[[], Figure], path: Path) -> list[Path]:
-    """Draw a figure and write it to `path` .png and .svg, both as it was laid out for the png."""
-    with look():
+def _write(draw: Callable[[], Figure], path: Path, names: str = "") -> list[Path]:
+    """Draw a figure and write it to `path` .png and .svg, both as it was laid out for the png;
+    names: those that stand in it."""
+    with look(names):
         figure = draw()
         image, png, svg = pixels(figure), io.BytesIO(), io.BytesIO()
         image.save(png, "png", dpi=(DPI, DPI))

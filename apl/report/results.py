@@ -209,8 +209,8 @@ class Choice:
             names = close[0] if len(close) == 1 else f"{', '.join(close[:-1])} and {close[-1]}"
             names = names if len(close) < 5 else f"{len(close)} of the {len(self.ahead)} others"
             text += (
-                f"; {self.count:,} labels alone can't decide between it and {names}, since they "
-                f"tell {self.reach:.1f} points or more apart"
+                f"; {self.count:,} labels alone can't decide between it and {names}: they show "
+                f"differences of {self.reach:.1f} points or more"
             )
         elif self.count:
             text += f", which {self.count:,} labels can tell ({self.reach:.1f} points or more)"

@@ -22,7 +22,7 @@ from apl.losses.catalog import loss_label
 from apl.names import NOISES
 from apl.noise.labels import BoolArray, IntArray, Labels
 from apl.report.tables import Cell, Table, bands, shortened
-from apl.runs.scores import CAUSES, VALIDATION, Result, Scores, budget_verdict, memory_verdict
+from apl.runs.scores import VALIDATION, Result, Scores, budget_verdict, cause, memory_verdict
 from apl.runs.tuned import TUNING, Tuned
 
 FEW_CELLS = 100  # of a study that has a line for each in a log
@@ -138,7 +138,7 @@ def verdicts(config: Config, result: Result) -> list[Text]:
     given_up = [] if matrix is None else Scores.of(np.array(matrix)).never_predicted
     if result.collapsed:
         failed = (f"collapsed ({result.reason})", "bold red")
-        lines.append(Text.assemble(failed, f": {CAUSES[result.reason]}"))
+        lines.append(Text.assemble(failed, f": {cause(result)}"))
     elif given_up:
         names = ", ".join(result.class_names[k] for k in given_up)
         lines.append(Text(f"never predicted: {names}", "yellow"))

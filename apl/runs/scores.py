@@ -214,8 +214,20 @@ def budget_verdict(config: Config, memorised: float) -> str | None:
     )
 
 
+def cause(result: Result) -> str:
+    """What the reason why a run collapsed likely means: whoever fits nearly all training labels and
+    guesses others has learned them by heart."""
+    if result.reason == "chance" and result.train_accuracy >= FITTED:
+        return (
+            f"it fits {result.train_accuracy:.1%} of the training labels, and on samples that it "
+            "has not seen it is no better than guessing: it has learned them by heart"
+        )
+    return CAUSES[result.reason]
+
+
 BY_HEART = 0.5  # of the wrong labels, from which on it is said
-FITTED, GAP = 0.9, 0.15  # of training labels, and so much more than of held-out ones
+FITTED, GAP = 0.9, 0.15  # of training labels, and so much more than of held-out ones;
+WIDE = 0.25  # of fewer, so much more
 
 
 def shorter(config: Config) -> int:
@@ -225,8 +237,8 @@ def shorter(config: Config) -> int:
 
 def memory_verdict(config: Config, result: Result) -> str | None:
     """What to do where wrong labels were memorised, or must have been: nobody knows which
-    are wrong, but nearly all training labels are fitted and far fewer of the held-out ones.  None
-    where neither is so."""
+    are wrong, but far more training labels are fitted than held-out ones.  None where neither is
+    so."""
     fewer = f"fewer epochs (--epochs {shorter(config)})"
     if result.memorised >= BY_HEART:
         return (
@@ -234,7 +246,8 @@ def memory_verdict(config: Config, result: Result) -> str | None:
             "that resists, as nce_rce"
         )
     fitted, held_out = result.train_accuracy, result.test_accuracy
-    if not math.isnan(result.memorised) or fitted < FITTED or fitted - held_out < GAP:
+    gap = GAP if fitted >= FITTED else WIDE
+    if not math.isnan(result.memorised) or fitted - held_out < gap:
         return None
     return (
         f"it fits {fitted:.1%} of the training labels, but only {held_out:.1%} of those it has not "

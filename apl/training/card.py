@@ -13,7 +13,7 @@ from apl.features.catalog import NONE, licence_of, seen_by
 from apl.losses.catalog import loss_label
 from apl.names import NOISES
 from apl.runs.run import Run
-from apl.runs.scores import CAUSES, Result
+from apl.runs.scores import Result, cause
 from apl.training.use import NOT_CALIBRATED, Trained
 
 _TASKS = {
@@ -119,7 +119,7 @@ def _limits(config: Config, result: Result, trained: Trained) -> list[str]:
             "nobody checked the test labels: the accuracy is agreement with labels as given"
         )
     if result.collapsed:
-        lines.append(f"the training failed ({result.reason}): {CAUSES[result.reason]}")
+        lines.append(f"the training failed ({result.reason}): {cause(result)}")
     if trained.calibrated == NOT_CALIBRATED:
         lines.append("the probabilities are not calibrated: take them for an order, not for shares")
     else:

@@ -124,9 +124,10 @@ def judge(
     )
 
 
-def warning(reason: str, detail: str) -> str:
-    """The line that says why a training fails: a key of CAUSES, what was seen, and its causes."""
-    return f"{reason}: {detail}; {CAUSES[reason]}"
+def warning(reason: str, detail: str, means: str = "") -> str:
+    """The line that says why a training fails: a key of CAUSES, what was seen, and what it means,
+    if not what CAUSES says."""
+    return f"{reason}: {detail}; {means or CAUSES[reason]}"
 
 
 def load_network(run: Run, config: Config, data: Dataset, machine: Machine) -> nn.Module:

@@ -22,7 +22,7 @@ from apl.data.dataset import Dataset, Split, place
 from apl.errors import Interrupted
 from apl.losses.modules import ForwardEstimated, make_loss
 from apl.runs.run import Run
-from apl.runs.scores import VALIDATION, Result, Scores
+from apl.runs.scores import VALIDATION, Result, Scores, cause
 from apl.training.batches import Batches
 from apl.training.ddp import Group, synchronise
 from apl.training.evaluate import Evaluator, judge, warning
@@ -222,7 +222,7 @@ def _evaluate(parts: Parts, scores: Scores | None) -> Result:
         unreached = ", ".join(sorted(fit.unreached)[:3])
         detail = f"no gradient reached {unreached}" if unreached else ""
         detail = detail or f"test accuracy {scores.accuracy:.2%}"
-        parts.listener.on_message(warning(result.reason, detail))
+        parts.listener.on_message(warning(result.reason, detail, cause(result)))
     fit.finish(result)
     return result
 

@@ -20,6 +20,7 @@ from apl.cli import run
 from apl.cli.app import main
 from apl.cli.console import console, this_command
 from apl.cli.study import show_study
+from apl.cli.terminal import Terminal
 from apl.cli.text import visible
 
 STEERS = "\x1b[2J\x07\x9b1m\u202egnp.exe\u2066\u061c\ud800\u2028"
@@ -33,6 +34,22 @@ def test_a_string_is_printed_as_it_stands() -> None:
         out.print(PLAIN)
         out.print(f"a{STEERS}b\nc", style="bold")
     assert taken.get() == f"{PLAIN}\na{SHOWN}b\\nc\n"
+
+
+def test_sentences_are_broken_between_words_and_what_is_copied_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Terminal, "is_terminal", True)
+    out = console()
+    out.width = 20
+    for text, lines in (
+        ("one in five of each class is held out", ["one in five of each", "class is held out"]),
+        ("to do it: apl find photos --yes", ["to do it: apl find photos --yes"]),
+        ("results are in a folder/of some name", ["results are in a folder/of some name"]),
+    ):
+        with out.capture() as taken:
+            out.print(text)
+        assert [line.rstrip() for line in taken.get().splitlines()] == lines
 
 
 def test_a_table_steers_nothing() -> None:
@@ -167,3 +184,15 @@ def test_verify_explains_its_columns(capsys: pytest.CaptureFixture[str]) -> None
         assert column in below
     rows = [line.split("│") for line in table.splitlines()]
     assert {row[1].strip(): row[4].strip() for row in rows if row[4:]} == {"ce": "no", "mae": "yes"}
+
+
+def test_who_stops_a_command_before_it_trains_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("apl.data.sources.read_data", stopped)
+    (tmp_path / "list.csv").write_text("a,label\n1,x\n")
+    assert run(["train", "--dataset", str(tmp_path / "list.csv")]) == 130
+    assert capsys.readouterr().err == "apl: stopped; nothing finished is lost\n"

@@ -221,7 +221,7 @@ def test_decisions_of_samples_that_are_gone_say_nothing(tmp_path: Path) -> None:
     said = read_labels(path, given, ("cat", "dog"), ("c", "d"), {"a": "", "b": "c"})
     assert said.decided.tolist() == [True, False]
     assert said.labels.tolist() == [1, 1]
-    with pytest.raises(BadInput, match="there is no sample called 'a' in the training data"):
+    with pytest.raises(BadInput, match="there is no sample called 'a' in the data"):
         read_labels(path, given, ("cat", "dog"), ("c", "d"))
 
 

@@ -12,6 +12,8 @@ from conftest import Cli
 from PIL import Image
 
 from apl.data.rows import changed, read_rows
+from apl.data.since import State
+from apl.data.sources import load_data
 from apl.detect.apply import HALF, carry_out, plan, undo
 from apl.errors import BadInput
 
@@ -274,3 +276,24 @@ def test_a_link_is_not_moved(photos: Path) -> None:
         carry_out(found)
     assert undo(found.journal) == []
     assert (photos / "cat/9.png").is_symlink()
+
+
+def test_images_that_have_other_names_since_are_found_by_their_content(
+    photos: Path, cli: Cli
+) -> None:
+    """As `apl find` and `apl train --labels` find them; without a search's word on what they were
+    it is one line."""
+    top = photos.parent
+    decide(top, *ROWS)
+    before = State.of(load_data(photos, say=lambda line: None), "x")
+    (photos / "cat" / "1.png").rename(photos / "cat" / "один.png")
+    (photos / "dog" / "3.png").unlink()
+    words = ("apply", "photos", "--decisions", "decisions.csv", "--to", "new")
+    assert "there is no sample called 'cat/1.png'" in cli(*words, code=2).stderr
+    search = top / "results" / "photos-find"
+    search.mkdir(parents=True)
+    before.write(search)
+    told = cli(*words).stdout
+    assert "1 found under another name (cat/1.png is cat/один.png)" in told
+    assert "1 left out, gone (dog/3.png)" in told
+    assert "cat/один.png -> dog/один.png" in told

@@ -58,7 +58,10 @@ def test_what_is_chosen_and_whether_so_few_labels_can_tell() -> None:
     assert line.startswith(
         "GCE, chosen by held-out given labels: 76.0 % of them, 6.0 points before"
     )
-    assert "46 labels alone can't decide between it and CE, since they tell 17.5 points" in line
+    assert (
+        "46 labels alone can't decide between it and CE: they show differences of 17.5 points"
+        in line
+    )
     assert line.endswith("It reaches 80.0 % on given test labels.")
 
 
