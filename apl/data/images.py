@@ -42,6 +42,7 @@ Progress = Callable[[int, int], None]  # images done, images in all
 
 # Of what is opened, whatever it is called: a format that runs a program (EPS) is not among them.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+AHEAD = 32  # images that are read before they are asked for
 
 # -------------------------------------------------------------------------------------- one image
 
@@ -114,9 +115,13 @@ def read_image(
 
 def whole_pictures(paths: Sequence[str], side: int) -> Iterator[Image.Image | None]:
     """Images to look at, whole and upright, 8 bits a channel, at most `side` pixels on their longer
-    side; None for what can't be read, or would take much memory."""
+    side; None for what can't be read, or would take much memory.  AHEAD of them wait in memory at
+    most, however slowly they are taken."""
     with _no_limit(), ThreadPoolExecutor(cores()) as pool:
-        yield from pool.map(lambda path: _whole_picture(path, side), paths)
+        for start in range(0, len(paths), AHEAD):
+            yield from pool.map(
+                lambda path: _whole_picture(path, side), paths[start : start + AHEAD]
+            )
 
 
 def _whole_picture(path: str, side: int) -> Image.Image | None:

@@ -167,13 +167,13 @@ def make_gallery(
     chosen = flagged[: len(flagged) if audit else shown]
     every = list(dict.fromkeys([*chosen, *(i for tab in tabs for i in tab.samples)]))
     deck = _Deck(findings, class_names, names, root, looks, curves, audit)
-    cards, photos = deck.cards(every)
+    cards, sizes = deck.cards(every)
     pages = _pages([cards[i] for i in chosen], tabs, cards)
     given, suggested = findings.given_label.tolist(), findings.predicted_label.tolist()
     pairs = () if audit else ((given[i], suggested[i]) for i in flagged)
     counts = Counter(pairs).most_common()
     template = _template()
-    sizes = [photo.size for photo in photos]
+    photos = any(max(size) > TINY for size in sizes)
     if len(sizes) < len(cards) and looks.pixels is not None:
         sizes.append(looks.pixels.shape[1:3])
     return [
@@ -209,7 +209,7 @@ def make_gallery(
             said=SAID,
             tiny=bool(sizes) and max(map(max, sizes)) <= TINY,
             near=any(card.near for card in cards.values()),
-            photos=any(max(photo.size) > TINY for photo in photos),
+            photos=photos,
             curves=any(card.lines for card in cards.values()),
             key=_key(findings, class_names, names),
         )
@@ -230,16 +230,20 @@ class _Deck:
     curves: npt.NDArray[np.floating[Any]] | None
     audit: bool
 
-    def cards(self, chosen: Sequence[int]) -> tuple[dict[int, Card], list[Image.Image]]:
-        """The cards of some samples, by number, and the photos of those that are files."""
+    def cards(self, chosen: Sequence[int]) -> tuple[dict[int, Card], list[tuple[int, int]]]:
+        """The cards of some samples, by number, and the sizes of the photos of those that are
+        files, one of which is in memory at a time."""
         found, looks, curves = self.findings, self.looks, self.curves
         paths = [_path(self.root, self.names[i]) for i in chosen]
         photos = whole_pictures([path for path in paths if path], PHOTO)
-        whole = [next(photos) if path else None for path in paths]
+        sizes = []
         cells = looks.cells(chosen) if looks.cells is not None else {}
         near = _near(chosen, looks, found, self.class_names, self.names, self.root)
         cards = {}
-        for i, path, photo in zip(chosen, paths, whole, strict=True):
+        for i, path in zip(chosen, paths, strict=True):
+            photo = next(photos) if path else None
+            if photo is not None:
+                sizes.append(photo.size)
             given, suggested = int(found.given_label[i]), int(found.predicted_label[i])
             # A label that is not doubted has no suggestion beside it.
             doubted = bool(found.is_label_issue[i]) and not self.audit
@@ -259,7 +263,7 @@ class _Deck:
                 cells=cells.get(i, ()),
                 near=near.get(i, ()),
             )
-        return cards, [photo for photo in whole if photo is not None]
+        return cards, sizes
 
 
 def _template() -> jinja2.Template:

@@ -26,6 +26,7 @@ LEAST = 1e-3  # of what the model said that is left of a class after the noise i
 MOST, PAIR = 0.5, 0.8  # of two classes' labels that may be those of the other: one way, both ways
 SEES = 0.85  # of the labels that are right that a model must foresee, or else it is weak
 ONE_WAY = 3  # classes at least: of one pair alone nothing says what confusion is usual
+ENOUGH = 100  # samples a class at least: in fewer chance makes as many flips as noise does
 LEAST_FLIP = 0.07  # that is taken for noise: what seems less may be the model's own confusion
 LEAST_RATE, MOST_RATE = 0.02, 0.8  # of wrong labels, for a weak model's order; the most times 1-1/K
 STRENGTHS = np.exp(np.linspace(math.log(2), math.log(2000), 25))
@@ -50,11 +51,13 @@ def chances(labels: IntArray, probs: Matrix, posterior: Matrix, transition: Matr
     """The chance of each label to be right [N]: its posterior, but of a weak model in another order
     (`_by_flips`), the chances being the same.
 
-    Weak is a model that foresees fewer than SEES of the labels that are right by its own account.
+    Weak is a model that foresees fewer than SEES of the labels that are right by its own account;
+    of few classes, or few samples, nobody can tell.
     """
     own = of_label(posterior, labels)
     foreseen = float((probs.argmax(1) == labels).mean())
-    if probs.shape[1] < ONE_WAY or foreseen >= SEES * own.mean():
+    count, classes = probs.shape
+    if classes < ONE_WAY or count < ENOUGH * classes or foreseen >= SEES * own.mean():
         return own
     order = _by_flips(labels, probs, transition).astype(np.float32)  # so rounding parts no equals
     _, which, counts = np.unique(order, return_inverse=True, return_counts=True)

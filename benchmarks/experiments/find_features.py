@@ -150,7 +150,7 @@ BARS = {  # of issue 26: AP, F1 of the cut
     "Banking77 sym 0.2, minilm": (0.993, 0.965),
 }
 HEAD = (
-    "| | wrong | AP, asked | F1 of the cut, asked | F1 of `differs` | cleanlab: AP, F1 | "
+    "| | wrong | AP (by seed); asked | F1 of the cut; asked | F1 of `differs` | cleanlab: AP, F1 | "
     "noise rate, interval | within 3 points | held |"
 )
 
@@ -176,12 +176,12 @@ def table(lines: list[dict[str, Any]]) -> str:
             ap, f1 = BARS.get(case, (None, None))
             each = ", ".join(f"{row['ap']:.3f}" for row in same)
             cells += [
-                f"**{mean['ap']:.3f}** ({each})" + (f", {ap}" if ap else ""),
-                f"**{mean['f1']:.3f}**" + (f", {f1}" if f1 else ""),
+                f"**{mean['ap']:.3f}** ({each})" + (f"; {ap}" if ap else ""),
+                f"**{mean['f1']:.3f}**" + (f"; {f1}" if f1 else ""),
                 f"{mean['f1_differs']:.3f}",
             ]
-            best = [float(np.mean([row[f"cleanlab_{k}"] for row in theirs])) for k in ("ap", "f1")]
-            cells.append(", ".join(f"{value:.3f}" for value in best) if theirs else "")
+            best = [[row[f"cleanlab_{k}"] for row in theirs] for k in ("ap", "f1")]
+            cells.append(", ".join(f"{np.mean(each):.3f}" for each in best) if theirs else "")
         else:
             cells += ["", "", "", ""]
         near = sum(abs(row["rate"] - row["wrong"]) <= 0.03 for row in same)

@@ -162,7 +162,7 @@ def row(name: str, part: list[dict[str, Any]]) -> str:
     return f"| {' | '.join([name, *means, f'{behind} of {len(part)}'])} |"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def means(rows: list[dict[str, Any]]) -> str:
     """The means as a Markdown table: of the forty by seed, then by noise, model and data."""
     head = ["cases", *COLUMNS.values(), f"behind by more than {BEHIND}"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
@@ -197,11 +197,11 @@ def main() -> None:
             collect(table, model, noise, seed, file)
         case = {"seed": seed, "noise": noise, "table": table, "model": model}
         rows.append({**case, **{name: float(v) for name, v in judged(file).items()}})
-    print(table(rows))
+    print(means(rows))
     if asked.out:
         asked.out.mkdir(parents=True, exist_ok=True)
         (asked.out / "find-probs.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (asked.out / "find-probs.md").write_text(table(rows) + "\n")
+        (asked.out / "find-probs.md").write_text(means(rows) + "\n")
 
 
 if __name__ == "__main__":

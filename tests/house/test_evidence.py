@@ -1,0 +1,48 @@
+"""Tables that benchmarks wrote follow from their records, and pages show them as they are."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
+
+import pytest
+from conftest import ROOT
+
+EVIDENCE = ROOT / "results" / "evidence"
+
+
+@pytest.fixture
+def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script of benchmarks/experiments, by its name; it may import what lies beside it."""
+    for name in ("find", request.param):
+        path = ROOT / "benchmarks" / "experiments" / f"{name}.py"
+        spec = spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        made = module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, made)  # a clone may have such a name, too
+        spec.loader.exec_module(made)
+    return made
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("script", ["find"], indirect=True)
+def test_the_table_of_trainings_follows_from_its_record(script: ModuleType) -> None:
+    folder = EVIDENCE / "find"
+    rows = json.loads((folder / "find.json").read_text(encoding="utf-8"))
+    shown = script.table([*rows, *script.means(rows)])
+    assert (folder / "find.md").read_text(encoding="utf-8") == f"{shown}\n"
+
+
+@pytest.mark.parametrize("script", ["find_probs"], indirect=True)
+def test_the_tables_of_other_models_follow_from_their_record(script: ModuleType) -> None:
+    folder = EVIDENCE / "find"
+    rows = json.loads((folder / "find-probs.json").read_text(encoding="utf-8"))
+    shown = script.means(rows)
+    assert (folder / "find-probs.md").read_text(encoding="utf-8") == f"{shown}\n"
+    assert "\n".join(shown.split("\n")[:10]) in page("find-evidence.md")
