@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import types
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 
 
 def cores() -> int:
@@ -38,11 +40,27 @@ def without_script() -> Iterator[None]:
 
     By default each new process runs it once more, up to its `if __name__ == "__main__"`: a script
     without that line would begin anew in each, and one that came from stdin is not to be found.
-    Nothing in our processes needs it.
+    Nothing in our processes needs it.  Ctrl-C reaches them all, and they leave it to this one; it
+    waits meanwhile, and does not meet them half begun, when they would answer with a traceback.
     """
     script = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
-        yield
+        with _ctrl_c_waits():
+            yield
     finally:
         sys.modules["__main__"] = script
+
+
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Processes begin with the mask of the thread that starts them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which else lifts the mask on its way
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

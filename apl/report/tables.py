@@ -162,7 +162,8 @@ class Table:
 
 def bands(widths: Sequence[int], room: float) -> list[list[int]]:
     """Columns of these widths, by their place, in as many groups as it takes for each to fit the
-    room; at least one column in each."""
+    room; at least one column in each.  A last one that would stand alone takes along the one before
+    it, which it may belong to."""
     found: list[list[int]] = [[]]
     used = 0.0
     for place, width in enumerate(widths):
@@ -171,6 +172,10 @@ def bands(widths: Sequence[int], room: float) -> list[list[int]]:
             used = 0.0
         found[-1].append(place)
         used += width
+    if len(found) > 1 and len(found[-1]) == 1 and len(found[-2]) > 2:
+        last = found[-2][-1]
+        if widths[last] + used <= room:
+            found[-1].insert(0, found[-2].pop())
     return found
 
 

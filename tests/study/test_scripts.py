@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,14 @@ def test_the_script_is_as_it_was_afterwards() -> None:
     with pytest.raises(ValueError, match="x"), without_script():
         raise ValueError("x")
     assert sys.modules["__main__"] is script
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs masks of signals")
+def test_ctrl_c_waits_while_processes_are_started() -> None:
+    """Who is just beginning would answer it with a traceback; here it is only late."""
+    began = []
+    with pytest.raises(KeyboardInterrupt), without_script():
+        signal.raise_signal(signal.SIGINT)
+        began.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    assert began == [True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
