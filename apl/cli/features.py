@@ -31,6 +31,7 @@ def features_first(cells: Sequence[Config], machine: Machine, own: Dataset | Non
         line = "" if typed else advice(tuple(own.train.images.shape[1:]))
         if line:
             out.print(line, markup=False)
+    told: set[str] = set()
     for cell in different.values():
         if cell.features == NONE:
             if own is not None and own.kind == "texts":
@@ -38,7 +39,9 @@ def features_first(cells: Sequence[Config], machine: Machine, own: Dataset | Non
             continue
         from apl.training.prepare import embedding, prepare
 
-        out.print(f"features: {says(cell.features)}", markup=False)
+        if cell.features not in told:
+            out.print(f"features: {says(cell.features)}", markup=False)
+            told.add(cell.features)
         computed, began = 0, time.monotonic()
         with counting("computing features", out) as count:
 

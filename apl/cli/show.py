@@ -101,6 +101,10 @@ def report(
         Path | None,
         typer.Option("--out", help="the .html to write, else report.html in the study folder"),
     ] = None,
+    claims: Annotated[
+        Path | None,
+        typer.Option(help="a .yaml of claims made before the runs, else ours (docs/claims.md)"),
+    ] = None,
     latex: Annotated[
         bool, typer.Option("--latex", help="write every table as LaTeX too, beside the .html")
     ] = False,
@@ -113,8 +117,11 @@ def report(
     Example: `apl report results/digits-quick`
     """
     from apl.files import write_atomic
+    from apl.report.contrasts import read_claims
     from apl.report.page import make_comparison, make_report, read_study
     from apl.runs.run import REPORT
+
+    claimed = read_claims(claims) if claims else None
 
     several = len(folders) > 1
     path = out_file or folders[0] / ("comparison.html" if several else REPORT)
@@ -124,7 +131,7 @@ def report(
     if len(set(names)) < len(names):  # as results/NAME beside results/evidence/NAME
         names = [folder.as_posix() for folder in folders]
     named = [(name, read_study(folder)) for name, folder in zip(names, folders, strict=True)]
-    made = make_comparison(named) if several else make_report(*named[0])
+    made = make_comparison(named, claimed) if several else make_report(*named[0], claimed)
     out = console()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, made.html.encode())

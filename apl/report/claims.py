@@ -7,10 +7,11 @@ losses are compared in pairs: their margin is taken seed by seed, and judged by 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,19 @@ from apl.config.presets import PRESETS
 from apl.config.published import published_at
 from apl.losses.catalog import PARAMS, loss_label
 from apl.names import NOISES
+from apl.report.statistics import (
+    CONFIDENCE,
+    FEWEST,
+    LEVEL,
+    Estimate,
+    above,
+    below,
+    estimate,
+    holm,
+    may_be_best,
+)
 from apl.report.study import Study, setting_name
 
-CONFIDENCE = 0.95
 COMBINATIONS = ("nce_mae", "nce_rce", "nfl_mae", "nfl_rce")
 _RUN = ["loss", "rank", "seed"]  # what tells apart the runs of one recipe
 
@@ -135,33 +146,6 @@ CLAIMS: tuple[Claim, ...] = (
 # ------------------------------------------------------------------------------------ statistics
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its 95 % t-interval, and the two-sided p of its being 0.
-
-    Of one value there is only the mean, the others are nan.
-    """
-
-    count: int
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """Student's t over values that are independent of each other, as seeds are."""
-    sample = np.asarray(values, dtype=float)
-    count, mean = len(sample), float(sample.mean()) if len(sample) else math.nan
-    if count < 2:
-        return Estimate(count, mean, math.nan, math.nan, math.nan)
-    if np.ptp(sample) <= 1e-12 * abs(mean):  # the same each time, up to rounding: no error to see
-        return Estimate(count, mean, mean, mean, 0.0 if mean else 1.0)
-    test = stats.ttest_1samp(sample, 0.0)
-    low, high = test.confidence_interval(CONFIDENCE)
-    return Estimate(count, mean, float(low), float(high), float(test.pvalue))
-
-
 def standard_errors(count: int) -> float:
     """How many standard errors a 95 % t-interval of `count` values reaches to either side."""
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
@@ -175,7 +159,7 @@ def kendalls_tau(one: pd.Series[float], other: pd.Series[float]) -> float:
     return float(stats.kendalltau(one, other).statistic)
 
 
-VERDICTS = ("holds", "contradicted", "undecided", "one seed only", "not run")
+VERDICTS = ("holds", "contradicted", "undecided", "too few seeds", "one seed only", "not run")
 
 
 @dataclass(frozen=True)
@@ -184,17 +168,26 @@ class Finding:
 
     margins: a row a setting, a column a seed, in points; above 0 where the claim holds. Only what
     was used: every setting has every seed.
-    missing: what the study lacks for it: losses, settings of the paper, or seeds that have all.
+    missing: what the study lacks for it: losses, settings of the paper, or seeds that have all;
+    holds, fails: the p of the margin not being above 0, and not below, each by Holm over all claims
+    that are judged with it, nan for too few seeds.
     """
 
     claim: Claim
     margins: pd.DataFrame
     missing: tuple[str, ...]
+    holds: float = math.nan
+    fails: float = math.nan
+
+    @property
+    def by_seed(self) -> list[float]:
+        """The margin of each seed, averaged over the settings."""
+        return [float(margin) for margin in self.margins.mean()]
 
     @property
     def estimate(self) -> Estimate:
-        """The margin, averaged over the settings, over the seeds."""
-        return estimate(self.margins.mean().tolist())
+        """The margin over the seeds."""
+        return estimate(self.by_seed)
 
     @property
     def verdict(self) -> str:
@@ -204,13 +197,30 @@ class Finding:
             return "not run"
         if found.count == 1:
             return "one seed only"
-        if found.low > 0:
+        if found.count < FEWEST:
+            return "too few seeds"
+        if self.holds <= LEVEL:
             return "holds"
-        return "contradicted" if found.high < 0 else "undecided"
+        return "contradicted" if self.fails <= LEVEL else "undecided"
+
+
+def judge(runs: pd.DataFrame, claims: Sequence[Claim]) -> list[Finding]:
+    """What runs of one recipe say to claims, these being one family of tests."""
+    findings = [find(runs, claim) for claim in claims]
+    told = [len(finding.by_seed) >= FEWEST for finding in findings]
+    ps = [
+        (above(f.by_seed), below(f.by_seed)) if tests else (math.nan, math.nan)
+        for f, tests in zip(findings, told, strict=True)
+    ]
+    both = (holm([pair[k] for pair in ps]) for k in (0, 1))
+    return [
+        replace(finding, holds=holds, fails=fails)
+        for finding, holds, fails in zip(findings, *both, strict=True)
+    ]
 
 
 def find(runs: pd.DataFrame, claim: Claim) -> Finding:
-    """Judge a claim by runs of one recipe, as `recipes` has them."""
+    """The margins of a claim in runs of one recipe, as `recipes` has them."""
     there = [claim.where.covers(*key) for key in zip(runs["noise"], runs["x"] / 100, strict=True)]
     chosen = runs[there]
     table = chosen.set_index(["rank", "setting", "seed", "loss"])[claim.score].unstack("loss")
@@ -286,23 +296,21 @@ class Answer:
     """Which method leads in some noise settings, by the mean of its accuracy over them.
 
     settings: their names; best, mean: the method and its accuracy in %; leads: by how many points
-    it is ahead of each other one, the closest first, seed by seed.
+    it is ahead of each other one, the closest first, seed by seed; level: the others that may be
+    the best, by `may_be_best`; count: the seeds that have every method.
     """
 
     settings: tuple[str, ...]
     best: str
     mean: float
     leads: dict[str, Estimate]
-
-    @property
-    def not_told(self) -> list[str]:
-        """The methods that the best one can't be told from: the 95 % interval of its lead has 0."""
-        return [method for method, lead in self.leads.items() if not lead.low > 0]
+    level: Sequence[str]
+    count: int
 
     @property
     def tested(self) -> bool:
-        """Whether there are seeds enough to say anything of chance."""
-        return bool(self.leads) and all(lead.count > 1 for lead in self.leads.values())
+        """Whether there are seeds enough to say which may be the best."""
+        return bool(self.leads) and self.count >= FEWEST
 
 
 def lead(runs: pd.DataFrame) -> Answer | None:
@@ -322,7 +330,10 @@ def lead(runs: pd.DataFrame) -> Answer | None:
         margins = _complete((scores[best] - scores[method]).unstack("seed"))
         leads[str(method)] = estimate(margins.mean().tolist())
     settings = tuple(scores.index.unique("setting"))
-    return Answer(settings, best, float(means.iloc[0]), leads)
+    by_seed = scores[means.index].groupby(level="seed")
+    whole = by_seed.mean()[by_seed.count().eq(len(settings)).all(axis=1)]
+    level = [method for method in may_be_best(whole) if method != best]
+    return Answer(settings, best, float(means.iloc[0]), leads, level, len(whole))
 
 
 # ------------------------------------------------------------------------------------- agreement
@@ -335,7 +346,8 @@ class Agreement:
     pairs: a row for each two losses that a paper and the study ran in the same setting: recipe,
     paper, setting, first, second; ours and theirs, the first's mean less the second's in points;
     apart, whether theirs exceeds the sum of the two published deviations; agrees, 1 where ours has
-    the sign of theirs, -1 where it has the other one, 0 where one of them is 0.
+    the sign of theirs, -1 where it has the other one, 0 where one of them is 0; by_seed, ours seed
+    by seed.
     settings: a row for each setting: recipe, paper, setting, losses (how many both have), and
     Kendall's tau-b over them, nan for fewer than three.
     """
@@ -354,11 +366,39 @@ class Agreement:
         """The same over the pairs that the paper itself can tell apart."""
         return float(self.pairs.loc[self.pairs["apart"], "agrees"].mean())
 
+    @functools.cached_property
+    def interval(self) -> tuple[float, float]:
+        """What chance leaves of `overall`: its 95 % interval where losses and seeds, and with them
+        all their pairs, are drawn again with replacement; nan of fewer than three losses."""
+        losses = sorted({*self.pairs["first"], *self.pairs["second"]})
+        seeds = sorted({seed for each in self.pairs["by_seed"] for seed in each})
+        if len(losses) < 3:
+            return math.nan, math.nan
+        at = {loss: place for place, loss in enumerate(losses)}
+        first, second = (self.pairs[name].map(at).to_numpy() for name in ("first", "second"))
+        rows = [[each.get(seed, math.nan) for seed in seeds] for each in self.pairs["by_seed"]]
+        by_seed, there = np.nan_to_num(np.array(rows)), ~np.isnan(np.array(rows))
+        theirs = np.sign(self.pairs["theirs"].to_numpy(dtype=float))
+        rng, found = np.random.default_rng(0), []
+        for _ in range(DRAWS):
+            of_loss, of_seed = (
+                np.bincount(rng.integers(count, size=count), minlength=count)
+                for count in (len(losses), len(seeds))
+            )
+            weight = of_loss[first] * of_loss[second] * ((there @ of_seed) > 0)
+            if weight.sum():
+                agrees = np.sign(by_seed @ of_seed) * theirs
+                found.append(float((weight * agrees).sum() / weight.sum()))
+        low, high = np.percentile(found, [2.5, 97.5])
+        return float(low), float(high)
+
     def __str__(self) -> str:
         if self.pairs.empty:
             return "no two losses in common in any setting"
         pairs = len(self.pairs)
-        text = f"{self.overall:+.2f} over {pairs} pair{'s' * (pairs != 1)} of losses"
+        low, high = self.interval
+        chance = "" if math.isnan(low) else f" ({low:+.2f} to {high:+.2f})"
+        text = f"{self.overall:+.2f}{chance} over {pairs} pair{'s' * (pairs != 1)} of losses"
         apart = int(self.pairs["apart"].sum())
         if apart:
             text += f", {self.overall_apart:+.2f} over the {apart} that the paper can tell apart"
@@ -366,6 +406,8 @@ class Agreement:
 
 
 _PAIR = ["recipe", "paper", "setting", "first", "second", "ours", "theirs", "apart", "agrees"]
+_PAIR += ["by_seed"]
+DRAWS = 1000  # of losses and seeds, for an interval
 _SETTING = ["recipe", "paper", "setting", "losses", "tau"]
 
 
@@ -384,6 +426,7 @@ def agreement(runs: Sequence[tuple[str, pd.DataFrame]], published: pd.DataFrame)
             rows = published[published["dataset"] == first["dataset"]]
             rows = published_at(rows, first["noise"], first["map"], first["x"])
             ours = part.groupby("loss")["test_accuracy"].mean()
+            table = part.pivot_table(index="seed", columns="loss", values="test_accuracy")
             for paper, theirs in rows.groupby("paper", sort=False):
                 one = theirs.drop_duplicates("method").set_index("method")
                 one = one[one.index.isin(ours.index)]
@@ -398,7 +441,30 @@ def agreement(runs: Sequence[tuple[str, pd.DataFrame]], published: pd.DataFrame)
                     there = values[a]["mean"] - values[b]["mean"]
                     apart = abs(there) > values[a]["std"] + values[b]["std"]
                     sign = int(np.sign(here) * np.sign(there))
-                    pairs.append((recipe, paper, setting, a, b, here, there, apart, sign))
+                    seeds = (table[a] - table[b]).dropna().to_dict()
+                    pairs.append((recipe, paper, setting, a, b, here, there, apart, sign, seeds))
     frame = pd.DataFrame(pairs, columns=_PAIR)
     frame["apart"] = frame["apart"].astype(bool)
     return Agreement(frame, pd.DataFrame(settings, columns=_SETTING))
+
+
+def between_papers(published: pd.DataFrame) -> list[tuple[str, str, int, float]]:
+    """How far the orders of any two papers agree on one data set: their names, the pairs of losses
+    that both ran in the same setting, and the concordant less the discordant of these, as a share.
+    No study of ours can be expected to agree with both any better."""
+    found = []
+    keys = ["noise", "map", "rate", "method"]
+    by_paper = {
+        str(paper): rows.drop_duplicates(keys).set_index(keys)["mean"]
+        for paper, rows in published.groupby("paper", sort=False)
+    }
+    for (one, ours), (other, theirs) in itertools.combinations(by_paper.items(), 2):
+        both = pd.concat([ours, theirs], axis=1, join="inner", keys=["ours", "theirs"])
+        signs = [
+            int(np.sign((a - b).to_numpy()).prod())
+            for _, at in both.groupby(level=keys[:-1])
+            for (_, a), (_, b) in itertools.combinations(at.iterrows(), 2)
+        ]
+        if signs:
+            found.append((one, other, len(signs), float(np.mean(signs))))
+    return found

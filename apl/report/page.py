@@ -42,17 +42,18 @@ from apl.report.claims import (
     SYM,
     VERDICTS,
     Answer,
-    Estimate,
     Finding,
     Where,
     agreement,
     best_losses,
-    find,
+    between_papers,
+    judge,
     kendalls_tau,
     lead,
     recipes,
     standard_errors,
 )
+from apl.report.contrasts import Contrast, Judged, judge_claims, read_claims
 from apl.report.pictures import HEAT_MAPS, draw_study, look, names_in, pixels
 from apl.report.results import (
     accuracy_table,
@@ -64,10 +65,18 @@ from apl.report.results import (
     grid_table,
     mean_std,
     too_short_settings,
+    what_is_bold,
 )
+from apl.report.statistics import FEWEST, Estimate, cant_tell
 from apl.report.study import Study, bare, given, method_label, own_settings, setting_name, studies
 from apl.report.tables import Cell, Table
-from apl.report.tuning import chosen_values_table, cost_table, curves
+from apl.report.tuning import (
+    chosen_values_table,
+    cost_table,
+    curves,
+    regret_table,
+    regrets,
+)
 from apl.runs.record import find_studies, read_runs, read_unfinished
 from apl.runs.run import RECORD
 from apl.runs.scores import CAUSES, Scores
@@ -181,9 +190,11 @@ def _sentence(answer: Answer) -> str:
     shown = dict.fromkeys([base, others[0]])
     leads = [f"{_points(answer.leads[other])} before {other}" for other in shown]
     text += f", {' and '.join(leads)}"
-    if not answer.tested:
+    if answer.count < 2:
         return f"{text}; one seed: nobody knows how much of it is chance."
-    unsure = answer.not_told
+    if not answer.tested:
+        return f"{text}; {cant_tell(answer.count)} which is the best."
+    unsure = answer.level
     if not unsure:
         return f"{text}: ahead of every other, beyond chance."
     named = unsure[0] if len(unsure) == 1 else f"{', '.join(unsure[:-1])} and {unsure[-1]}"
@@ -200,7 +211,7 @@ def _points(lead: Estimate) -> str:
 
 
 def _leaders(study: Study) -> Table | None:
-    """For each noise setting the method that leads, and which it can't be told from."""
+    """For each noise setting the method that leads, and which others may be the best."""
     rows = []
     ce = "CE" in study.styles
     for _, runs in study.runs.groupby("rank"):
@@ -212,17 +223,17 @@ def _leaders(study: Study) -> Table | None:
         cells = [Cell(setting), Cell(answer.best), Cell(f"{answer.mean:.1f}", answer.mean)]
         if ce:
             cells.append(Cell(f"{ahead.mean:+.1f}", ahead.mean) if ahead else Cell(""))
-        names = answer.not_told
+        names = answer.level
         told = f"{names[0]}, {len(names) - 1} more" if len(names) > 2 else ", ".join(names)
         if not answer.tested:
-            told = "one seed only" if answer.leads else "no other was run"
+            told = cant_tell(answer.count) if answer.leads else "no other was run"
         cells.append(Cell(told or "none", len(names) if answer.tested else None))
         rows.append(cells)
-    head = ["Noise", "Best", "%", *(["vs CE"] if ce else []), "level with"]
+    head = ["Noise", "Best", "%", *(["vs CE"] if ce else []), "or it is"]
     notes = [
         f"Last epoch, on {study.labels}. In brackets: 95 % intervals of paired t-tests over the "
-        "seeds, each at 5 %, none corrected for being many; level with the best are those whose "
-        "interval has 0."
+        "seeds. Or it is: the others that may be the best, a set that with the leader holds the "
+        "best one in 19 of 20 studies (multiple comparisons with the best)."
     ]
     caption = "Which loss leads under which noise"
     return Table(caption, head, rows, notes, words=True) if rows else None
@@ -240,7 +251,7 @@ def _accuracy(study: Study) -> list[Block]:
     """Mean ± std of every method and setting."""
     seeds = study.runs.groupby(["setting", "method"])["seed"].nunique().max()
     spread = f"Mean ± std over {seeds} seeds, unless n says otherwise" if seeds > 1 else "One seed"
-    notes = [f"{spread}; the best of each column is in bold."]
+    notes = [f"{spread}. {what_is_bold(study)}."]
     if study.runs["collapsed"].any():
         notes.append("† with a collapsed run.")
     return [Block(table=dataclasses.replace(accuracy_table(study), notes=notes))]
@@ -261,10 +272,24 @@ def _published(study: Study) -> list[Block]:
 
 def _tuning(study: Study) -> list[Block]:
     """What was chosen for each loss and noise setting, what that cost, and the curves as tables."""
-    tables = (chosen_values_table(study), cost_table(study))
+    tables = (regret_table(study), chosen_values_table(study), cost_table(study))
     blocks = [Block(table=table) for table in tables if table is not None]
     folded = curves(study)
     return [*blocks, Block(folded=folded)] if folded else blocks
+
+
+def _regret_in_short(study: Study) -> list[tuple[str, str]]:
+    """Which rule regrets least, beside choosing without the truth and CE always."""
+    found = regrets(study)
+    if not found:
+        return []
+    least = min(found, key=lambda rule: rule.mean)
+    shown = {rule.name: rule for rule in (least, *found) if rule is least or rule.shown}
+    told = "; ".join(
+        f"{rule.name} {rule.mean:.1f} points on average, {rule.worst:.1f} at worst ({rule.where})"
+        for rule in shown.values()
+    )
+    return [("Behind the best loss of each setting", f"{told[:1].upper()}{told[1:]}.")]
 
 
 def _choices(study: Study) -> list[Block]:
@@ -347,6 +372,57 @@ def _given_up(confusion: Sequence[Sequence[int]] | None) -> list[int]:
 # ------------------------------------------------------------------------------------------- claims
 
 
+def _claimed(study: Study, claims: Sequence[Contrast] | None) -> list[Judged]:
+    """What the study says to claims of a file, or to ours where it is a tuned one of CIFAR-10; none
+    where it can judge none."""
+    if claims is None:
+        ours = study.tuned and study.runs["dataset"].iloc[0] == "cifar10"
+        claims = read_claims() if ours else []
+    runs = study.runs.sort_values(["rank", "loss", "seed", "variant"])
+    judged = judge_claims(runs.drop_duplicates(["loss", "rank", "seed"]), claims)
+    return judged if any(each.margins for each in judged) else []
+
+
+def _claimed_in_short(judged: Sequence[Judged]) -> list[tuple[str, str]]:
+    if not judged:
+        return []
+    counts = Counter(each.verdict for each in judged)
+    told = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
+    return [("Claimed before the runs", f"Of {len(judged)} claims: {told}.")]
+
+
+def _claimed_blocks(judged: Sequence[Judged]) -> list[Block]:
+    """The claims of a file, each with what was tested and what came of it."""
+    if not judged:
+        return []
+    rows = []
+    for each in judged:
+        found, p = each.estimate, each.holds
+        tested = found.count > 1
+        lacks = f"lacks {', '.join(each.missing)}" if each.missing else ""
+        rows.append(
+            [
+                Cell(each.claim.says, below=each.claim.statement),
+                Cell(each.verdict, verdict=each.verdict),
+                _number(found.mean, "+.2f"),
+                Cell(f"{found.low:+.2f} to {found.high:+.2f}" if tested else "", found.low),
+                Cell("" if math.isnan(p) else _p(p), p),
+                Cell(str(found.count), found.count),
+                Cell(", ".join(each.claim.settings), below=lacks),
+            ]
+        )
+    head = ["Claim", "Verdict", "Margin", "95 % interval", "p (Holm)", "Seeds", "Where"]
+    notes = [
+        "Margin: the first loss less the second, in points, averaged over the settings for each "
+        "seed. Ahead by a margin: one-sided; level within one: two one-sided tests, both of which "
+        "must reject, so that a difference that is not seen is not taken for none. p: the larger "
+        "of Student's t and of flipping signs over the seeds, by Holm over all claims.",
+        f"Fewer than {FEWEST} seeds: an interval and no verdict.",
+    ]
+    caption = "What was claimed before the runs"
+    return [Block(table=Table(caption, head, rows, notes, words=True))]
+
+
 Recipes = Sequence[tuple[str, pd.DataFrame]]
 
 
@@ -354,7 +430,7 @@ def _claims(found_recipes: Recipes) -> tuple[list[Block], list[Finding]]:
     """The findings idea by idea, for every recipe of the study."""
     blocks, everything = [], []
     for name, runs in found_recipes:
-        findings = [find(runs, claim) for claim in CLAIMS]
+        findings = judge(runs, CLAIMS)
         everything += findings
         title = name if len(found_recipes) > 1 else ""
         blocks.append(Block(title, _how_sure(findings)))
@@ -384,9 +460,15 @@ def _how_sure(findings: Sequence[Finding]) -> list[str]:
         f"over the seeds {needed}, and the test assumes margins that are normally distributed, "
         "which so few can't show. 'Undecided' is no evidence that there is no difference."
     )
+    if max(tested) < FEWEST:
+        text.append(
+            f"With fewer than {FEWEST} seeds there is no verdict, only a margin and its interval."
+        )
+        return text
     text.append(
-        f"{len(tested)} claims are tested at 5 % each, without correction: of margins that are "
-        "truly 0, about one in twenty would be called by chance."
+        f"{len(tested)} claims are tested together, by Holm's method: the chance that any is "
+        "called wrongly is 5 %. Each is called by the larger p of two one-sided tests, Student's t "
+        "and flipping signs."
     )
     return text
 
@@ -399,18 +481,19 @@ def _idea(title: str, findings: Sequence[Finding]) -> list[Block]:
     for finding in findings:
         found, verdict = finding.estimate, finding.verdict
         tested = found.count > 1
+        told = cant_tell(found.count) if verdict == "too few seeds" else verdict
         lacks = f"lacks {', '.join(finding.missing)}" if finding.missing else ""
         cells = [
             Cell(finding.claim.statement),
-            Cell(verdict, -VERDICTS.index(verdict), verdict=verdict),
+            Cell(told, -VERDICTS.index(verdict), verdict=told),
             Cell(f"{found.mean:+.2f}", found.mean),
             Cell(f"{found.low:+.2f} to {found.high:+.2f}" if tested else "", found.low),
-            Cell(_p(found.p) if tested else "", found.p),
+            Cell("" if math.isnan(finding.holds) else _p(finding.holds), finding.holds),
             Cell(str(found.count), found.count),
             Cell(finding.claim.where.name, below=lacks),
         ]
         rows.append(cells)
-    head = ["Claim", "Verdict", "Margin", "95 % interval", "p", "Seeds", "Where"]
+    head = ["Claim", "Verdict", "Margin", "95 % interval", "p (Holm)", "Seeds", "Where"]
     notes = [
         f"The margin of the claim of {finding.claim.least:g} points or more is what exceeds them."
         for finding in findings
@@ -512,10 +595,22 @@ def _agreement(dataset: str, found_recipes: Recipes) -> tuple[list[Block], str]:
     for paper, found in overall.items():
         values = (found.overall, len(found.pairs), found.overall_apart, found.pairs["apart"].sum())
         cells = [_number(value, "d" if k % 2 else "+.2f") for k, value in enumerate(values)]
+        low, high = found.interval
+        if not math.isnan(low):
+            cells[0] = dataclasses.replace(cells[0], below=f"{low:+.2f} to {high:+.2f}")
         rows.append([Cell(paper), *cells])
     head = ["Paper", "Agreement", "Pairs", "Agreement where apart", "Pairs apart"]
     caption = "Pairs in the same order less pairs in the reverse one, as a share of all pairs"
-    blocks = [Block(text=text, table=Table(caption, head, rows))]
+    notes = [
+        "Below: the 95 % interval where losses and seeds are drawn again (bootstrap). Pairs share "
+        "losses, so they are fewer than they look."
+    ]
+    notes += [
+        f"{paper} and {another} agree with one another by {agreed:+.2f} over {count} pairs on "
+        f"{dataset}: so far do papers agree."
+        for paper, another, count, agreed in between_papers(published)
+    ]
+    blocks = [Block(text=text, table=Table(caption, head, rows, notes))]
     settings = pd.concat([found.settings for found in by_paper.values()], ignore_index=True)
     several = settings["recipe"].nunique() > 1
     rows = []
@@ -748,14 +843,22 @@ def _smaller(image: Image.Image) -> bytes:
 # ------------------------------------------------------------------------------------ the page
 
 
-def make_report(name: str, parts: Sequence[Study]) -> Report:
+def make_report(
+    name: str, parts: Sequence[Study], claims: Sequence[Contrast] | None = None
+) -> Report:
     """The page of the study of that name, as `read_study` has it; the same study gives the same
-    bytes."""
-    return _report(name, [_part(name, study) for study in parts])
+    bytes.
+
+    claims: those of a file, as `read_claims` has them, None for ours where the study fits them.
+    """
+    return _report(name, [_part(name, study, claims) for study in parts])
 
 
-def make_comparison(named: Sequence[tuple[str, Sequence[Study]]]) -> Report:
-    """The page of several studies by name: side by side first, then each as in its own page.
+def make_comparison(
+    named: Sequence[tuple[str, Sequence[Study]]], claims: Sequence[Contrast] | None = None
+) -> Report:
+    """The page of several studies by name: side by side first, then each as in its own page, with
+    claims as there.
 
     Raises BadInput where two have the same name, or there is only one.
     """
@@ -766,7 +869,7 @@ def make_comparison(named: Sequence[tuple[str, Sequence[Study]]]) -> Report:
         dataclasses.replace(part, name=f"{name}: {part.name}")
         for name, parts in named
         for study in parts
-        for part in [_part(name, study)]
+        for part in [_part(name, study, claims)]
     ]
     several = [
         (name if len(parts) == 1 else f"{name} ({study.runs['dataset'].iloc[0]})", study)
@@ -847,7 +950,7 @@ def _differences(name: str, other_name: str, both: pd.DataFrame) -> tuple[str, T
     return caption, Table(caption, ["Method", *settings], rows, notes)
 
 
-def _part(name: str, study: Study) -> Part:
+def _part(name: str, study: Study, claimed: Sequence[Contrast] | None) -> Part:
     grid = _grid(study)
     done = {
         (method, setting, int(seed))
@@ -864,9 +967,10 @@ def _part(name: str, study: Study) -> Part:
     verdicts = Counter(finding.verdict for finding in findings)
     told = ", ".join(f"{verdict} {verdicts[verdict]}" for verdict in VERDICTS if verdicts[verdict])
     runs, collapsed = len(study.runs), int(study.runs["collapsed"].sum())
+    judged = _claimed(study, claimed)
     return Part(
         name=study.caption,
-        answers=_answers(study),
+        answers=[*_claimed_in_short(judged), *_regret_in_short(study), *_answers(study)],
         leaders=None if study.on_given and choices(study) else _leaders(study),
         chart=chart_data([("", study)]),
         short=[
@@ -878,6 +982,7 @@ def _part(name: str, study: Study) -> Part:
         commands=_commands(name, study),
         pictures=_pictures(study),
         sections={
+            "claimed": _claimed_blocks(judged),
             "tuning": _tuning(study),
             "accuracy": _accuracy(study),
             "published": _published(study),

@@ -15,6 +15,7 @@ from apl.config.config import Config
 from apl.config.published import published_at
 from apl.errors import BadInput
 from apl.losses.catalog import is_tolerant
+from apl.report.statistics import FEWEST, cant_tell, may_be_best
 from apl.report.study import EPOCHS, Study
 from apl.report.tables import Cell, Table, escape
 from apl.report.tuning import chosen_values_table
@@ -71,10 +72,8 @@ def grid_table(study: Study, caption: str, make: Callable[[pd.DataFrame], Cell])
 
 def accuracy_table(study: Study) -> Table:
     """Mean ± std of every method and setting."""
-    groups = study.runs.groupby(["setting", "method"])["test_accuracy"]
-    means = groups.mean().dropna()
-    best, methods = means.groupby("setting").max(), means.groupby("setting").size()
-    seeds = groups.count().max()
+    seeds = study.runs.groupby(["setting", "method"])["test_accuracy"].count().max()
+    best = {setting: _bold(of) for setting, of in study.runs.groupby("setting")}
 
     def cell(runs: pd.DataFrame) -> Cell:
         setting, scores = runs["setting"].iloc[0], runs["test_accuracy"]
@@ -83,10 +82,33 @@ def accuracy_table(study: Study) -> Table:
         if count not in (0, seeds):
             text += f" (n = {count})"
         text += "†" * bool(runs["collapsed"].any())
-        top = methods.get(setting, 0) > 1 and f"{mean:.2f}" == f"{best[setting]:.2f}"
-        return Cell(text, mean, best=top)
+        return Cell(text, mean, best=runs["method"].iloc[0] in best[setting])
 
     return grid_table(study, f"Accuracy on {study.labels} after the last epoch, in %", cell)
+
+
+def _bold(runs: pd.DataFrame) -> set[str]:
+    """The methods of a noise setting that stand in bold: those that may be the best, where there
+    are seeds enough to say so, else those with the highest mean; none of one method."""
+    scores = runs.pivot_table(index="seed", columns="method", values="test_accuracy")
+    if len(scores.columns) < 2:
+        return set()
+    whole = scores.dropna()
+    if len(whole) >= FEWEST:
+        return set(may_be_best(whole))
+    means = scores.mean().round(2)
+    return set(means.index[means == means.max()])
+
+
+def what_is_bold(study: Study) -> str:
+    """What bold says in the table of accuracies, and what it doesn't."""
+    seeds = int(study.runs.groupby("setting")["seed"].nunique().max())
+    if seeds >= FEWEST:
+        return (
+            "In bold: those that may be the best of their column, a set that holds the best one in "
+            "19 of 20 studies"
+        )
+    return f"The highest of each column is in bold; {cant_tell(seeds)} whether it is the best"
 
 
 def _accuracy_notes(study: Study) -> list[str]:
@@ -96,7 +118,7 @@ def _accuracy_notes(study: Study) -> list[str]:
     spread = f"mean ± std over {seeds} seeds" if seeds > 1 else "1 seed"
     notes = [
         f"Accuracy in % after the last epoch, on {study.labels}; {spread}"
-        f"{' unless n says otherwise' if seeds > 1 else ''}. The best of each column is in bold."
+        f"{' unless n says otherwise' if seeds > 1 else ''}. {what_is_bold(study)}."
     ]
     for _, cell in runs.groupby(["rank", "method"]):
         bad = cell[cell["collapsed"].astype(bool)]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 
 from apl.config.config import settings_text
-from apl.losses.catalog import loss_label
-from apl.report.study import Study, setting_name
+from apl.report.study import Study, method_label, setting_name
 from apl.report.tables import Cell, Table
 from apl.runs.tuned import Tried, Tuned
 
@@ -19,14 +22,17 @@ def rows_of(study: Study) -> dict[str, dict[str, Tuned]]:
     """What was tried, by noise setting and by the loss's name in print, in the tables' order."""
     rank = {name: place for place, name in enumerate(study.styles)}
     found: dict[str, dict[str, Tuned]] = {setting: {} for setting in study.settings}
-    for each in sorted(study.tuned, key=lambda t: rank.get(label(t), len(rank))):
-        found.setdefault(setting_of(study, each), {})[label(each)] = each
+    for each in sorted(study.tuned, key=lambda t: rank.get(label(study, t), len(rank))):
+        found.setdefault(setting_of(study, each), {})[label(study, each)] = each
     return {setting: of for setting, of in found.items() if of}
 
 
-def label(each: Tuned) -> str:
-    """The loss of what was tried, in print."""
-    return loss_label(each.config.loss)
+def label(study: Study, each: Tuned) -> str:
+    """What was tried, as the method is called whose choice it is."""
+    tuned = (each.config.tuned or {}).get("values", ())
+    rest = each.config.overrides.items()
+    own = {n: value for n, value in rest if n not in tuned and n not in study.shared}
+    return method_label(each.config.loss, settings_text(own))
 
 
 def setting_of(study: Study, each: Tuned) -> str:
@@ -135,3 +141,72 @@ def _curve_cell(each: Tuned, tried: Tried) -> Cell:
         heat=tried.test_mean,
         best=tried is each.chosen,
     )
+
+
+@dataclass(frozen=True)
+class Regret:
+    """A rule that a person could follow, and by how many points it is behind the best loss of each
+    noise setting: on average, at worst, and where that is; shown: whether it is told in short."""
+
+    name: str
+    mean: float
+    worst: float
+    where: str
+    shown: bool = False
+
+
+CHOOSE = "loss and step chosen by held-out given labels"
+
+
+def regrets(study: Study) -> list[Regret]:
+    """The regret of each rule over the noise settings of a tuned study: always a loss, at the step
+    that is chosen for it, and the loss too chosen by held-out given labels, those of the tuning
+    seeds.  Rules that lack a setting are left out; none of fewer than two losses."""
+    means = study.runs.groupby(["method", "setting"])["test_accuracy"].mean().unstack("setting")
+    if not study.tuned or len(means) < 2:
+        return []
+    best = means.max()
+    rules: dict[str, Any] = {
+        f"always {m}": means.loc[m] for m in study.styles if means.loc[m].notna().all()
+    }
+    chosen = {}
+    for setting, of in rows_of(study).items():
+        reached = {
+            name: each.chosen.mean
+            for name, each in of.items()
+            if each.chosen is not None and name in means.index
+        }
+        if reached and setting in means.columns:
+            chosen[setting] = means.at[max(reached, key=reached.__getitem__), setting]
+    if set(chosen) == set(means.columns):
+        rules[CHOOSE] = pd.Series(chosen)
+    found = []
+    for name, taken in rules.items():
+        behind = (best - taken).dropna()
+        shown = name in ("always CE", CHOOSE)
+        worst = str(behind.idxmax())
+        found.append(Regret(name, float(behind.mean()), float(behind.max()), worst, shown))
+    return found
+
+
+def regret_table(study: Study) -> Table | None:
+    """What each rule costs, the least first."""
+    found = sorted(regrets(study), key=lambda rule: rule.mean)
+    if not found:
+        return None
+    rows = [
+        [
+            Cell(rule.name),
+            Cell(f"{rule.mean:.1f}", rule.mean),
+            Cell(f"{rule.worst:.1f}", rule.worst),
+            Cell(rule.where),
+        ]
+        for rule in found
+    ]
+    settings = study.runs["setting"].nunique()
+    notes = [
+        f"In points of accuracy on {study.labels}, over {settings} noise settings: the best loss "
+        "of each setting in hindsight less what the rule takes, every loss at its chosen step."
+    ]
+    head = ["Rule", "On average", "At worst", "Where"]
+    return Table("Regret: behind the best loss of each noise setting", head, rows, notes)
