@@ -386,8 +386,8 @@ def _claimed(study: Study, claims: Sequence[Contrast] | None) -> list[Judged]:
 def _claimed_in_short(judged: Sequence[Judged]) -> list[tuple[str, str]]:
     if not judged:
         return []
-    counts = Counter(each.verdict for each in judged)
-    told = ", ".join(f"{verdict} {count}" for verdict, count in counts.most_common())
+    counts = Counter(each.verdict for each in sorted(judged, key=lambda each: not each.margins))
+    told = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
     return [("Claimed before the runs", f"Of {len(judged)} claims: {told}.")]
 
 
@@ -402,7 +402,8 @@ def _claimed_blocks(judged: Sequence[Judged]) -> list[Block]:
         lacks = f"lacks {', '.join(each.missing)}" if each.missing else ""
         rows.append(
             [
-                Cell(each.claim.says, below=each.claim.statement),
+                Cell(each.claim.says),
+                Cell(each.claim.statement),
                 Cell(each.verdict, verdict=each.verdict),
                 _number(found.mean, "+.2f"),
                 Cell(f"{found.low:+.2f} to {found.high:+.2f}" if tested else "", found.low),
@@ -411,7 +412,7 @@ def _claimed_blocks(judged: Sequence[Judged]) -> list[Block]:
                 Cell(", ".join(each.claim.settings), below=lacks),
             ]
         )
-    head = ["Claim", "Verdict", "Margin", "95 % interval", "p (Holm)", "Seeds", "Where"]
+    head = ["Claim", "Tested", "Verdict", "Margin", "95 % interval", "p (Holm)", "Seeds", "Where"]
     notes = [
         "Margin: the first loss less the second, in points, averaged over the settings for each "
         "seed. Ahead by a margin: one-sided; level within one: two one-sided tests, both of which "

@@ -9,32 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from tuned_runs import finished
 
 from apl.config.tuning import TunedGrid, Tuning
 from apl.report.study import studies
 from apl.report.tuning import chosen_values_table, cost_table, curves
 from apl.runs.run import Finished
-from apl.runs.scores import HISTORY_COLUMNS, VALIDATION, Result
 from apl.runs.tuned import tuned_in, write_tuning
-
-
-def finished(config: object, held_out: float, test: float) -> Finished:
-    row = {**dict.fromkeys(HISTORY_COLUMNS, 0.0), "epoch": 1.0, VALIDATION: held_out}
-    result = Result(
-        collapsed=False,
-        reason="",
-        too_short=False,
-        test_accuracy=test,
-        train_accuracy=0.5,
-        memorised=0.5,
-        recovered=0.5,
-        corrupted=1,
-        class_names=["a", "b"],
-        confusion=[[1, 0], [0, 1]],
-        transition=[[1.0, 0.0], [0.0, 1.0]],
-        held_out=100,
-    )
-    return Finished(config.name, config, {}, [row], result)  # type: ignore[attr-defined]
 
 
 def grid(losses: tuple[str, ...] = ("ce",), tune: str = "lr=.01,.1,.2") -> TunedGrid:
