@@ -9,6 +9,7 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -191,25 +192,39 @@ press("s");
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 @pytest.mark.parametrize(
-    ("steps", "decided"),
+    ("steps", "decided", "handed"),
     [
         # The rest of the nearest group goes; the one that stays is still to be judged.
-        ('click("[data-tab=near_duplicate]"); click(".group button");', {8: "drop"}),
+        ('click("[data-tab=near_duplicate]"); click(".group button");', {8: "drop"}, ""),
+        # What was decided on another page, whose link led here.
+        (
+            'click("[data-do=keep]");',
+            {3: "keep", 6: "drop"},
+            f'{{"6": [6, "{NAMES[6]}", "drop", "", "{CLASSES[0]}", "", 0.9]}}',
+        ),
         (
             'click("[data-tab=near_duplicate]"); click(".group button"); click("#undo");'
             ' click("[data-tab=outlier]"); click(".card:not([hidden]) [data-do=drop]");'
             ' press("1");',
             {6: "drop", 1: "keep"},
+            "",
         ),
     ],
 )
-def test_tabs_decide_in_a_browser(tmp_path: Path, steps: str, decided: dict[int, str]) -> None:
+def test_tabs_decide_in_a_browser(
+    tmp_path: Path, steps: str, decided: dict[int, str], handed: str
+) -> None:
     (html,) = pages(tmp_path, findings(3, 5), health(outlier=[1, 6]))
     page = tmp_path / "driven.html"
     page.write_text(html.replace("</body>", DRIVE % steps), encoding="utf-8")
     assert CHROMIUM is not None
     flags = "--headless --no-sandbox --disable-gpu --virtual-time-budget=3000 --dump-dom".split()
-    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
+    command = [
+        CHROMIUM,
+        *flags,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        page.as_uri() + (f"#tab=&decided={quote(handed)}" if handed else ""),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
     body: dict[str, str | None] = {}
 
