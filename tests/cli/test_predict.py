@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -137,3 +138,40 @@ def test_what_can_not_be_predicted_is_told_in_a_line(
     done = here("predict", *(run if each == "RUN" else each for each in arguments), code=2)
     assert told in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_of_a_study_the_run_that_held_out_labels_choose(tmp_path: Path, here: Cli) -> None:
+    photos(tmp_path / "photos", 30)
+    photos(tmp_path / "new", 3)
+    small = ("--epochs", "2", "--features", "none", "--losses", "ce,mae")
+    here("study", "--dataset", "photos", *small, "--seeds", "1", "--out", "unchosen")
+    told = here("predict", "unchosen", "new", code=2).stderr
+    assert "2 runs; accepted: --best, one of them, or several" in told
+    told = here("predict", "unchosen", "new", "--best", code=2).stderr
+    assert "--select noisy" in told
+
+    here(
+        "study",
+        "--dataset",
+        "photos",
+        *small,
+        "--seeds",
+        "2",
+        "--select",
+        "noisy",
+        "--out",
+        "chosen",
+    )
+    lines = (tmp_path / "chosen" / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    held_out: dict[str, list[float]] = {"ce": [], "mae": []}
+    for run in map(json.loads, lines):
+        held_out[run["config"]["loss"]].append(run["history"]["validation_accuracy"][-1])
+    best = max(held_out, key=lambda loss: sum(held_out[loss]))
+    done = here("predict", "chosen", "new", "--best")
+    name, why = done.stdout.splitlines()[0].split(": ", 1)
+    assert name.startswith(f"{best}_")
+    assert why.startswith("chosen by held-out given labels, ")
+    chosen = (tmp_path / "predictions.csv").read_bytes()
+    here("predict", f"chosen/runs/{name}", "new", "--out", "one.csv")
+    assert (tmp_path / "one.csv").read_bytes() == chosen
