@@ -280,7 +280,7 @@ def _tuning(study: Study) -> list[Block]:
 
 def _regret_in_short(study: Study) -> list[tuple[str, str]]:
     """Which rule regrets least, beside choosing without the truth and CE always."""
-    found = regrets(study)
+    found = regrets(study) if study.tuned else []
     if not found:
         return []
     least = min(found, key=lambda rule: rule.mean)

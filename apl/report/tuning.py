@@ -159,11 +159,11 @@ CHOOSE = "loss and step chosen by held-out given labels"
 
 
 def regrets(study: Study) -> list[Regret]:
-    """The regret of each rule over the noise settings of a tuned study: always a loss, at the step
-    that is chosen for it, and the loss too chosen by held-out given labels, those of the tuning
-    seeds.  Rules that lack a setting are left out; none of fewer than two losses."""
+    """The regret of each rule over the noise settings of a study: always a loss, in a tuned one at
+    the step that is chosen for it, and there the loss too chosen by held-out given labels, those of
+    the tuning seeds.  Rules that lack a setting are left out; none of fewer than two losses."""
     means = study.runs.groupby(["method", "setting"])["test_accuracy"].mean().unstack("setting")
-    if not study.tuned or len(means) < 2:
+    if len(means) < 2:
         return []
     best = means.max()
     rules: dict[str, Any] = {
@@ -178,7 +178,7 @@ def regrets(study: Study) -> list[Regret]:
         }
         if reached and setting in means.columns:
             chosen[setting] = means.at[max(reached, key=reached.__getitem__), setting]
-    if set(chosen) == set(means.columns):
+    if chosen and set(chosen) == set(means.columns):
         rules[CHOOSE] = pd.Series(chosen)
     found = []
     for name, taken in rules.items():
@@ -190,8 +190,9 @@ def regrets(study: Study) -> list[Regret]:
 
 
 def regret_table(study: Study) -> Table | None:
-    """What each rule costs, the least first."""
-    found = sorted(regrets(study), key=lambda rule: rule.mean)
+    """What each rule costs in a tuned study, the least first; None in another, whose one step suits
+    some losses better than others."""
+    found = sorted(regrets(study), key=lambda rule: rule.mean) if study.tuned else []
     if not found:
         return None
     rows = [

@@ -46,3 +46,8 @@ def test_the_tables_of_other_models_follow_from_their_record(script: ModuleType)
     shown = script.means(rows)
     assert (folder / "find-probs.md").read_text(encoding="utf-8") == f"{shown}\n"
     assert "\n".join(shown.split("\n")[:10]) in page("find-evidence.md")
+
+
+@pytest.mark.parametrize("script", ["regret"], indirect=True)
+def test_the_regret_of_each_rule_follows_from_the_records(script: ModuleType) -> None:
+    assert script.table(script.USUAL) in page("which-loss.md")
