@@ -35,6 +35,7 @@ FIRST_DROPOUT, INPUT_DROPOUT, HIDDEN_DROPOUT = 0.5, 0.2, 0.5
 SPARE = 512  # features from which on they say things twice; of fewer a smaller share is left out
 FIXED_EPOCHS = 2  # in which the matrix stays as it begins,
 DIAGONAL = 0.8  # with so much on its diagonal
+KEPT = 0.2  # log of how much more of a class keeps its name than takes any other one's, at least
 EM_ROUNDS = 30
 PSEUDO = 0.1  # counts of each flip before any is seen
 FEW_PRODUCTS = 100_000_000  # of numbers, in a step, below which one thread is enough
@@ -310,6 +311,8 @@ class _Training:
             ],
             momentum=MOMENTUM,
         )
+        if self.epochs > EPOCHS:  # few samples
+            optimiser.register_step_post_hook(lambda *_: _keep_names(matrices))
 
         def loss(chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
             seen = _dropped(self.features[chosen], dropout, generator)
@@ -405,6 +408,16 @@ class _Training:
                     group["lr"] = rate * factor
                 optimiser.step()
                 step += 1
+
+
+@torch.no_grad()
+def _keep_names(matrices: Tensor) -> None:
+    """Limit logits of noise matrices [folds, K, K], so that every class keeps its own name more
+    often than it takes another: in few samples two classes else change places, unseen by the
+    likelihood."""
+    own = matrices.diagonal(dim1=1, dim2=2).clone()
+    matrices.copy_(torch.minimum(matrices, own[:, :, None] - KEPT))
+    matrices.diagonal(dim1=1, dim2=2).copy_(own)
 
 
 def _dropped(values: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,7 @@ from apl.detect.search import find_mislabelled, judges_by_heads, search_config
 from apl.errors import Interrupted
 from apl.noise.draw import corrupt
 from apl.noise.matrices import symmetric
-from apl.training.crossfit import cross_fit, explain, stratified
+from apl.training.crossfit import KEPT, _keep_names, cross_fit, explain, stratified
 from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 
@@ -94,6 +94,16 @@ def test_few_samples_are_judged_with_a_doubt(count: int) -> None:
     assert np.isfinite(found.label_score).all()
     assert any(text.startswith("too few") for text in found.doubts)
     assert found.doubts[-1] == INVISIBLE
+
+
+def test_no_class_takes_another_ones_name() -> None:
+    """Of 771 questions in six classes, 31 % of them wrong, two changed places in some folds: the
+    rate came out as .45, and heads were right in 75 % of the samples where they could be in 91."""
+    matrices = torch.tensor([[[0.0, 2.0], [1.0, 3.0]], [[2.0, 0.0], [0.0, 2.0]]])
+    kept = matrices.clone()
+    _keep_names(matrices)
+    assert torch.allclose(matrices[0], torch.tensor([[0.0, -KEPT], [1.0, 3.0]]))
+    assert torch.equal(matrices[1], kept[1])
 
 
 def test_folds_are_stratified() -> None:
