@@ -40,6 +40,8 @@ class Split:
         decided: Whose label a person has looked at and decided on [N], None where nobody has.
         votes: What each of several annotators says [N, A], UNKNOWN where one says nothing; None
             where there is one.
+        alike: A number for each image [N], the same one for copies and near copies; None where they
+            were not looked for.
     """
 
     images: Tensor
@@ -50,6 +52,7 @@ class Split:
     pixels: Tensor | None = None
     decided: BoolArray | None = None
     votes: IntArray | None = None
+    alike: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,7 +72,8 @@ class Split:
         at = chosen if self.at is None else self.at[chosen]
         decided = None if self.decided is None else self.decided[chosen]
         votes = None if self.votes is None else self.votes[chosen]
-        return Split(images, labels, names, texts, at, self.pixels, decided, votes)
+        alike = None if self.alike is None else self.alike[chosen]
+        return Split(images, labels, names, texts, at, self.pixels, decided, votes, alike)
 
     @property
     def pictures(self) -> Tensor | None:
@@ -178,11 +182,15 @@ def told_classes(data: Dataset) -> str:
 
 
 def copies(split: Split) -> IntArray | None:
-    """A number for each image or text [N], the same one for copies; None where no two are alike,
-    and for the rows of a table, which may be alike and are none."""
+    """A number from 0 on for each image or text [N], the same one for copies and, of the user's own
+    images, near copies; None where no two are alike, and for the rows of a table, which may be
+    alike and are none."""
     if split.texts:
         alike = numbered(split.texts)
         return alike if len({*split.texts}) < len(alike) else None
+    if split.alike is not None:
+        different, found = np.unique(split.alike, return_inverse=True)
+        return found.reshape(-1) if len(different) < len(found) else None
     pixels = split.images if split.images.ndim == 4 else split.pixels
     if pixels is None:
         return None

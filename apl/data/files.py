@@ -51,7 +51,7 @@ from apl.names import DATASETS, SIDE
 from apl.noise.labels import UNKNOWN, IntArray, Labels
 from apl.paths import user_path
 
-FORMAT = 3  # of what lies in the cache, and of how it is decoded; another one is decoded anew
+FORMAT = 4  # of what lies in the cache, and of how it is decoded; another one is decoded anew
 BLOCK = 1024  # rows at a time where all are read
 
 TAKEN_OUT = "taken_out"  # images that lie in a file, while they are decoded
@@ -202,7 +202,8 @@ def _build(
     content = _write_content(folder, listing, order, reading, progress)
     rows = np.arange(len(order.chosen))  # where each sample lies in the files
     group, pairs = _copied(folder, listing, order, content)
-    alike = _alike(listing, order, near.grouped(pairs, group))
+    together = near.grouped(pairs, group)
+    alike = _alike(listing, order, together)
     if alike is not None:
         notes = []
         apart = arrange(listing.samples, source, notes.append, classes, alike)
@@ -226,8 +227,9 @@ def _build(
         raise BadInput(f"no image of {source} can be read; {broken_line(broken)}")
     labels = Labels(order.given[good], order.true[good])
     votes = _votes(listing, order, order.chosen[good])
+    images = {"alike": together[rows[good]]} if len(content.shape) > 1 else {}
     arrays = io.BytesIO()
-    np.savez(arrays, given=labels.given, true=labels.true, **dict[str, Any](votes))
+    np.savez(arrays, given=labels.given, true=labels.true, **dict[str, Any](votes | images))
     write_atomic(folder / LABELS, arrays.getvalue())
     names = [sample.name for sample in samples]
     write_atomic(folder / NAMES, json.dumps(names).encode())
@@ -409,6 +411,7 @@ def _copied(
     unread = list(content.problems)
     group[unread] = len(group) + np.arange(len(unread))
     if count > near.MOST:
+        content.notes.append(f"near copies are not looked for among more than {near.MOST:,} images")
         return group, np.empty((0, 2), np.int64)
     pairs = near.near_pairs(_map(folder / IMAGES, count, content.shape))
     return group, pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
@@ -538,6 +541,7 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
     with np.load(folder / LABELS) as file:
         given, true = file["given"], file["true"]
         votes = file["votes"] if "votes" in file.files else None
+        alike = file["alike"] if "alike" in file.files else None
     names = tuple(json.loads((folder / NAMES).read_text()))
     texts: tuple[str, ...] = ()
     if "texts" in about:
@@ -551,6 +555,7 @@ def _open(folder: Path, about: Mapping[str, Any]) -> Dataset:
             names[part],
             texts[part],
             votes=None if votes is None else votes[part],
+            alike=None if alike is None else alike[part],
         )
         for part in (slice(None, at), slice(at, None))
     )

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from apl.data.dataset import Dataset, balanced_subset, copies
+from apl.data.dataset import Dataset, Split, balanced_subset, copies
 from apl.data.folders import cache_folder
 from apl.data.listing import held_out
 from apl.data.near import grouped, near_pairs
@@ -168,25 +168,31 @@ def test_what_is_kept_to_choose_by_never_separates_copies(each: int) -> None:
     assert kept.names == single.train.take(balanced_subset(given_, len(given_) // 10)).names
 
 
-def test_copies_are_in_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, _ = load((np.repeat(noise(30), 4, 0), np.repeat(np.arange(30) % 2, 4)))
-    alike = copies(data.train)
-    assert alike is not None
-    assert len(set(alike.tolist())) < len(data.train)
-    seen: list[set[bytes]] = []
+def trained_on(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> list[Split]:
+    """The training samples of each of three folds."""
+    seen: list[Split] = []
     from apl.detect.search import find_mislabelled
     from apl.training import train as training
 
     def watched(config: Any, run: Any = None, *, data: Any, **more: Any) -> Any:
-        seen.append({x.numpy().tobytes() for x in data.train.images})
+        seen.append(data.train)
         return real(config, run, data=data, **more)
 
     real = training.train
     monkeypatch.setattr(training, "train", watched)
     find_mislabelled(data, folds=3, epochs=1, network="mlp", width=4, machine=Machine(device="cpu"))
-    every = {x.numpy().tobytes() for x in data.train.images}
-    unseen = [every - part for part in seen]
     assert len(seen) == 3
+    return seen
+
+
+def test_copies_are_in_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, _ = load((np.repeat(noise(30), 4, 0), np.repeat(np.arange(30) % 2, 4)))
+    alike = copies(data.train)
+    assert alike is not None
+    assert len(set(alike.tolist())) < len(data.train)
+    every = {x.numpy().tobytes() for x in data.train.images}
+    seen = [{x.numpy().tobytes() for x in split.images} for split in trained_on(data, monkeypatch)]
+    unseen = [every - part for part in seen]
     assert sum(map(len, unseen)) == len(every)  # each image is unseen by one, with all its copies
 
 
@@ -250,6 +256,34 @@ def test_near_copies_stay_on_one_side_and_are_told(tmp_path: Path) -> None:
         file.rename(tmp_path / "split" / "test" / file.parent.name / file.name)
     _, told = load(tmp_path / "split")
     assert any("; 10 test images of training images: " in line for line in told)
+
+
+def test_near_copies_are_together_in_what_is_kept_to_choose_by_and_in_folds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pixels = [np.asarray(image) for image in pictures(120)]
+    again = [np.asarray(saved_again(Image.fromarray(x), k % 3)) for k, x in enumerate(pixels)]
+    data, _ = load((np.stack([*pixels, *again]), ["a", "b"] * 120))
+    number = {image.tobytes(): k % 120 for k, image in enumerate([*pixels, *again])}
+
+    def whose(split: Split) -> set[int]:
+        assert split.pictures is not None
+        return {number[image.numpy().tobytes()] for image in split.pictures}
+
+    rest, kept = hold_out(data)
+    assert len(kept) > 5
+    assert not whose(rest.train) & whose(kept)
+    every = whose(data.train)
+    unseen = [every - whose(split) for split in trained_on(data, monkeypatch)]
+    assert sum(map(len, unseen)) == len(every)
+
+
+def test_who_has_too_many_images_is_told_that_near_copies_are_not_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("apl.data.near.MOST", 30)
+    _, told = load((np.stack([np.asarray(image) for image in pictures(40)]), ["a", "b"] * 20))
+    assert "near copies are not looked for among more than 30 images" in told
 
 
 def test_a_chain_of_likenesses_joins_no_more_than_a_few() -> None:
