@@ -7,6 +7,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Compile here: the processes that Inductor starts beside each of the tests' would load torch again.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import torch
 from forked import CONTEXT, answer, forked, stop
 
 from apl.cli import app as command_line
-from apl.data.folders import available, data_folder
+from apl.data.folders import available, cache_folder, data_folder
 
 torch.set_num_threads(1)
 
@@ -52,6 +54,13 @@ def cifar10() -> str:
             f"real CIFAR-10 is not in {data_folder()}; set APL_DATA to a folder that has it"
         )
     return "cifar10"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own: where decoded images lie in it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return cache_folder() / "decoded"
 
 
 def pytest_sessionfinish() -> None:

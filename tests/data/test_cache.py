@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from told import load
 
 from apl.data import cache
-from apl.data.dataset import Dataset
 from apl.data.files import find_decoded
 from apl.data.folders import cache_folder
-from apl.data.sources import load_data
 
 
 @pytest.fixture(autouse=True)
@@ -25,11 +24,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return cache_folder() / "decoded"
-
-
-def load(source: Any, **given: Any) -> tuple[Dataset, list[str]]:
-    told: list[str] = []
-    return load_data(source, say=told.append, **given), told
 
 
 def picture(path: Path, seed: int) -> None:

@@ -15,26 +15,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from told import load
 
 from apl.data.dataset import Dataset, Split, balanced_subset, copies
-from apl.data.folders import cache_folder
 from apl.data.listing import held_out
 from apl.data.near import grouped, near_pairs
-from apl.data.sources import load_data
 from apl.training.machine import Machine
 from apl.training.prepare import hold_out
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return cache_folder() / "decoded"
-
-
-def load(source: Any, **given: Any) -> tuple[Dataset, list[str]]:
-    told: list[str] = []
-    return load_data(source, say=told.append, **given), told
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def noise(count: int, seed: int = 0) -> np.ndarray[Any, Any]:

@@ -10,24 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from told import load
 
 from apl.data.dataset import Dataset
 from apl.data.depth import full_range
-from apl.data.sources import load_data
 from apl.errors import BadInput
 
 COUNT = 20
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def load(source: Any, **given: Any) -> tuple[Dataset, list[str]]:
-    told: list[str] = []
-    return load_data(source, say=told.append, **given), told
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def shades(high: int, dark: int = 3) -> np.ndarray[Any, Any]:

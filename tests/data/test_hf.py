@@ -12,21 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from told import load
 
 from apl.data.dataset import Dataset
-from apl.data.folders import cache_folder
-from apl.data.sources import load_data
 from apl.errors import BadInput
 
 pyarrow = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return cache_folder() / "decoded"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
@@ -35,11 +29,6 @@ def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     return pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed")
-
-
-def load(source: Any, **given: Any) -> tuple[Dataset, list[str]]:
-    told: list[str] = []
-    return load_data(source, say=told.append, **given), told
 
 
 def pixels(seed: int) -> np.ndarray[Any, Any]:

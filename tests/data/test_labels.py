@@ -13,27 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from told import load
 
 import apl
 from apl.data.dataset import Dataset
-from apl.data.folders import cache_folder
 from apl.data.labels import label_text, no_labels
-from apl.data.sources import load_data
 from apl.errors import BadInput
 
 COUNT = 24
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return cache_folder() / "decoded"
-
-
-def load(source: Any, **given: Any) -> tuple[Dataset, list[str]]:
-    told: list[str] = []
-    return load_data(source, say=told.append, **given), told
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def pixels(count: int = COUNT) -> np.ndarray[Any, Any]:

@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from told import load
 
-from apl.data.dataset import Dataset
-from apl.data.sources import load_data
 from apl.errors import BadInput
 
 ROWS = np.random.default_rng(0).normal(size=(40, 3))
@@ -20,14 +19,7 @@ IMAGES = np.random.default_rng(1).integers(0, 256, (40, 16, 16, 3), dtype=np.uin
 LABELS = np.arange(40) % 2
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def load(source: Any, **given: Any) -> tuple[Dataset, list[str]]:
-    told: list[str] = []
-    return load_data(source, say=told.append, **given), told
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from conftest import Cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from told import load
 
 import apl
 from apl.config.config import make_config
@@ -44,11 +45,7 @@ from apl.training.train import train
 HERE = Machine(device="cpu", threads=1)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return cache_folder() / "decoded"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def noise_of(seed: int, side: int = 8, channels: int = 3) -> np.ndarray[Any, Any]:
@@ -69,12 +66,6 @@ def folder_of(root: Path, classes: Sequence[str] = ("cat", "dog"), each: int = 1
         for i in range(each):
             picture(root / name / f"{i:02d}.png", 1000 * k + i)
     return root
-
-
-def load(path: Path, **given: Any) -> tuple[Dataset, list[str]]:
-    """The data set, and the lines that were told."""
-    told: list[str] = []
-    return load_data(path, say=told.append, **given), told
 
 
 def broken(cache: Path) -> dict[str, str]:

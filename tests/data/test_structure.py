@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from told import load
 
 from apl.data.dataset import Dataset
-from apl.data.folders import cache_folder
-from apl.data.sources import load_data
 from apl.data.trees import splits_among
 from apl.errors import BadInput
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return cache_folder() / "decoded"
-
-
-def load(source: Any, **given: Any) -> tuple[Dataset, list[str]]:
-    told: list[str] = []
-    return load_data(source, say=told.append, **given), told
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def fill(*folders: Path, each: int = 5, suffix: str = ".png") -> None:

@@ -15,13 +15,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from told import load
 
 from apl.config.config import make_config
 from apl.config.grid import make_grid, study_commands
 from apl.data.dataset import Dataset
 from apl.data.files import find_decoded
-from apl.data.folders import cache_folder
-from apl.data.sources import load_data
 from apl.data.tables import MOST, to_features
 from apl.errors import BadInput
 from apl.noise.labels import UNKNOWN
@@ -34,17 +33,7 @@ HERE = Machine(device="cpu", threads=1)
 ROWS = 40
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return cache_folder() / "decoded"
-
-
-def load(source: Any, **options: Any) -> tuple[Dataset, list[str]]:
-    """The data set, and the lines that were told."""
-    told: list[str] = []
-    return load_data(source, say=told.append, **options), told
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def labels(count: int = ROWS) -> list[str]:

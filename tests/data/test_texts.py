@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from told import load
 
 from apl.config.config import make_config
 from apl.data.dataset import Dataset, copies
 from apl.data.files import find_decoded
-from apl.data.sources import load_data
 from apl.data.texts import find_texts
 from apl.errors import BadInput
 from apl.training.machine import Machine
@@ -25,10 +25,7 @@ ARABIC = "فيلم رائع جدا أعجبني كثيرا قصة مذهلة أ�
 COUNT = 60
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def review(i: int) -> str:
@@ -53,12 +50,6 @@ def table(path: Path, columns: dict[str, list[Any]], encoding: str = "utf-8") ->
             writer.writerow(columns)
             writer.writerows(row.values() for row in rows)
     return path
-
-
-def load(source: Any, **options: Any) -> tuple[Dataset, list[str]]:
-    """The data set, and the lines that were told."""
-    told: list[str] = []
-    return load_data(source, say=told.append, **options), told
 
 
 def all_texts(data: Dataset) -> set[str]:
