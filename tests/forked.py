@@ -41,6 +41,7 @@ if FORKED:
 
     CONTEXT = _Forked()
     loaded = ["apl.report.page", "apl.report.pictures", "apl.study.run", "sklearn.datasets"]
+    loaded += ["torch._dynamo"]  # by torch itself, at the first step of any optimizer: a second
     multiprocessing.set_forkserver_preload(["apl.cli.app", *loaded])
 
 
