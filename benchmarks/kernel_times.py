@@ -175,7 +175,7 @@ def _ready(
         own = logits.detach().clone().requires_grad_() if name[1] == "Liger" else logits
         try:
             with warnings.catch_warnings():  # of another path taking Triton's place, which is
-                dispatch._warn_once.cache_clear()  # said once in a process: here each time
+                dispatch._warned.clear()  # said once in a process: here each time
                 warnings.filterwarnings("error", "the Triton loss cannot run")
                 upstream = torch.full_like(path(own, targets).detach(), case.scale)
                 run = functools.partial(_step, path, own, targets, upstream)

@@ -503,9 +503,17 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-@functools.cache
+_warned: set[str] = set()
+
+
 def _warn_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+# A surrounding torch.compile calls it while it traces, as it does the other.
+_warn_once._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def backends() -> list[tuple[str, bool, str]]:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from find import CASES
+from repair import read
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -115,13 +116,6 @@ def tables(rates: list[float], seeds: list[int]) -> Iterator[Task]:
         for name in TABLES:
             for rate in rates:
                 yield Task(name, f"{rate:g}", seed, lambda n=name, r=rate, s=seed: parts(n, r, s))
-
-
-def read(file: Path) -> list[dict[str, str]]:
-    if not file.exists():
-        return []
-    with file.open(encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
 
 
 def add(file: Path, row: dict[str, Any]) -> None:

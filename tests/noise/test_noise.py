@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from apl import noise
 from apl.errors import BadInput, NoiseWarning
 from apl.names import METHODS, SCALES
 from apl.noise.draw import corrupt, corrupt_each, mean_by_class
@@ -427,7 +426,7 @@ def test_flip_rates_are_a_truncated_normal_and_the_raw_choice_is_not_drawn() -> 
 def test_what_is_multiplied_at_a_time_changes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, labels = pictures(50, 3)
     whole = uniform_dependent(inputs, labels, 3, 0.4, np.random.default_rng(0))
-    monkeypatch.setattr(noise, "FLOATS", 200)  # two samples of 90 numbers
+    monkeypatch.setattr("apl.noise.instance.FLOATS", 200)  # two samples of 90 numbers
     parts = uniform_dependent(inputs, labels, 3, 0.4, np.random.default_rng(0))
     np.testing.assert_allclose(parts, whole, atol=1e-12)
 
