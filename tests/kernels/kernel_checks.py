@@ -120,19 +120,17 @@ def test_affine_form_is_phi(base):
     )
 
 
+# What a size decides is how a row is laid out and joined, for every base alike: the sum of all of
+# them goes through all sizes, each alone through few classes and more than a power of 2.
 @pytest.mark.parametrize("k", [2, 3, 10, 100, 1000, 1024, 1025, 5000])
-@pytest.mark.parametrize("terms", SINGLE, ids=NAMES)
-def test_losses(terms, k):
-    check(*random_case(7 if k <= 100 else 2, k), terms)
+def test_losses_of_any_number_of_classes(k):
+    for terms in JOINED.values():
+        check(*random_case(7 if k <= 100 else 2, k), terms)
 
 
 @pytest.mark.parametrize("k", [10, 1025])
-@pytest.mark.parametrize(
-    "terms",
-    [*LATER_SINGLE, ANL_FL, *SUMMED.values()],
-    ids=[*LATER_NAMES, "anl_fl", *SUMMED],
-)
-def test_later_losses(terms, k):
+@pytest.mark.parametrize("terms", EVERY, ids=EVERY_NAME)
+def test_losses(terms, k):
     check(*random_case(7 if k == 10 else 2, k), terms)
 
 
@@ -261,9 +259,17 @@ def test_strides(layout, k):
     check(LAYOUTS[layout](logits), targets, NCE_RCE)
 
 
-@pytest.mark.parametrize("inner", [(5,), (4, 6)])
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("inner", "reduction", "channels_last"),
+    [
+        ((5,), "mean", False),
+        ((5,), "none", True),
+        ((5,), "sum", True),
+        ((4, 6), "mean", True),
+        ((4, 6), "none", False),
+        ((4, 6), "sum", False),
+    ],
+)
 def test_dimensions_behind_the_classes(inner, reduction, channels_last):
     logits, targets = random_case(3, 7, inner=inner, ignored=True)
     if channels_last:
@@ -302,28 +308,25 @@ def test_wide_offsets_give_the_same(k, wide):
 
 
 @pytest.mark.parametrize(("terms", "k"), SHORT_AND_LONG)
-def test_extreme_logits(terms, k):
-    logits, targets = random_case(4, k)
+def test_extreme_and_masked_logits_and_a_row_without_any_class(terms, k):
+    """Rows of a batch, each with what may go wrong in it: a kernel joins none of them."""
+    logits, targets = random_case(13, k)
     logits[0], logits[1] = -1e4, 1e4  # constant rows
     logits[2, targets[2]] = 1e4  # as confident as can be, and right
     logits[3, (targets[3] + 1) % k] = 1e4  # and wrong
+    targets[4:12][targets[4:12] == 5] = 6
+    logits[4:8, 5] = -torch.inf
+    logits[8:12, 5] = torch.finfo(torch.float32).min
+    logits[12] = -torch.inf
     value, grad, expected, expected_grad = both(logits, targets, terms, reduction="none")
-    assert value.isfinite().all()
-    assert grad.isfinite().all()
-    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-6 * len(terms) ** 2)
-
-
-@pytest.mark.parametrize("mask", [-torch.inf, torch.finfo(torch.float32).min])
-@pytest.mark.parametrize(("terms", "k"), SHORT_AND_LONG)
-def test_masked_logits(terms, k, mask):
-    logits, targets = random_case(4, k)
-    logits[:, 5] = mask
-    targets[targets == 5] = 6
-    value, grad, expected, expected_grad = both(logits, targets, terms, reduction="none")
-    assert expected_grad.isfinite().all()
-    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-6 * len(terms) ** 2)
+    assert value.isnan().tolist() == expected.isnan().tolist() == [*[False] * 12, True]
+    assert grad[12].isnan().any()
+    assert value[:4].isfinite().all()  # a sum over the classes asks for the masked ones
+    assert expected_grad[:12].isfinite().all()
+    torch.testing.assert_close(value[:12], expected[:12], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        grad[:12], expected_grad[:12], rtol=1e-4, atol=1e-6 * len(terms) ** 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -348,17 +351,24 @@ def test_targets_of_every_integer_type(name, reduction):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_loss_scale_rescues_small_gradients_of_float16(reduction):
-    logits, targets = random_case(64, 1000, dtype=torch.float16, scale=8.0)
+    logits, targets = random_case(24, 1000, dtype=torch.float16, scale=8.0)
     scale = torch.tensor(32768.0, device=ON)
     _, grad, _, expected = both(logits, targets, NCE_RCE, reduction=reduction, upstream=scale)
     large = expected.abs() > 1e-6  # of what float16 can say, but not before it is scaled
-    assert large.sum() > 10_000
+    assert large.sum() > 3_000
     assert not (grad[large] == 0).any()
     torch.testing.assert_close(grad, expected, rtol=2e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("k", "inner"), [(10, ()), (300, (5,)), (LONG, ())])
+@pytest.mark.parametrize(
+    ("k", "inner", "dtype"),
+    [
+        *((10, (), dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)),
+        (300, (5,), torch.bfloat16),
+        (LONG, (), torch.float32),
+        (LONG, (), torch.float16),
+    ],
+)
 def test_the_bits_do_not_depend_on_the_scale_that_was_expected(k, inner, dtype):
     # Whatever arrived before: 1 the first time, then the last one.  The losses by row have no
     # expectation, their gradient is computed when the scale is there.
@@ -516,14 +526,20 @@ def soft_case(n, k, *, inner=(), dtype=torch.float32, seed=0):
     return q.to(ON, dtype)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("terms", "k"), SOME_AND_LONG)
-def test_soft_targets(terms, k, smoothing):
+def test_soft_targets(terms, k):
+    """Smoothed here, and not in `test_soft_targets_beside_masked_logits`."""
     logits, targets = random_case(3, k, ignored=True)
     weight = torch.rand(k, device=ON) + 0.1
-    options = {"label_smoothing": smoothing, "weight": weight, "tolerance": 5e-5}
+    options = {"label_smoothing": 0.1, "weight": weight, "tolerance": 5e-5}
     check(logits, soft_case(3, k), terms, **options)
     check(logits, targets, terms, **options)
+
+
+def test_soft_targets_with_weights_and_no_smoothing():
+    logits, weight = random_case(3, 10)[0], torch.rand(10, device=ON) + 0.1
+    for terms in JOINED.values():
+        check(logits, soft_case(3, 10), terms, weight=weight, tolerance=5e-5)
 
 
 @pytest.mark.parametrize(("terms", "k"), SOME_AND_LONG)
@@ -604,16 +620,6 @@ def test_nan_stays_in_its_row(terms, k):
     assert grad[bad].isnan().all()
     assert torch.equal(value[~bad], clean[~bad])
     assert torch.equal(grad[~bad], clean_grad[~bad])
-
-
-@pytest.mark.parametrize(("terms", "k"), SHORT_AND_LONG)
-def test_a_row_without_any_class_is_nan(terms, k):
-    logits, targets = random_case(3, k)
-    logits[1] = float("-inf")
-    value, grad, expected, _ = both(logits, targets, terms, reduction="none")
-    assert value.isnan().tolist() == expected.isnan().tolist() == [False, True, False]
-    assert grad[1].isnan().any()
-    assert grad[::2].isfinite().all()
 
 
 def test_nan_of_an_ignored_row_is_ignored():
