@@ -21,34 +21,42 @@ FP32, BF16 = torch.float32, torch.bfloat16
 
 
 def specialisations(arch):
-    """What is compiled for which architecture.
+    """What is compiled for which architecture.  `python benchmarks/kernel_code.py` shows all.
 
-    For sm_90 all shapes, types of targets and costly sums.  Every structure of terms at the size
-    that fills most registers of a row and at one that shares a warp; at the others the four that a
-    figure has ever told apart: nothing but the label, the default, what keeps most in registers,
-    and a power.  `python benchmarks/kernel_code.py` shows all.
+    For sm_90 every structure of terms and the costly sums at the size that fills most registers of
+    a row; the default and what keeps most in registers at all sizes and types; nothing but the
+    label, and a power, at a size of each layout; other shapes and targets in each size and each
+    type, not in all pairs of them.
     For the others the sum that keeps most in registers: 80 and 100 are the generations of compilers
     and of machine code; 86, 89 and 120 have the code of these with fewer programs and other caches.
     """
-    terms = tuple(loss_terms("nfl_rce", 10))
     if arch == 90:
-        told_apart = ("ce", "nce_rce", "nfl_rce", "ngce_mae")
-        wide = [(10, FP32), (1000, BF16)]
-        structures = kernel_code.structures()
-        return [
-            each
-            for each in kernel_code.shipped()
-            if each.name in told_apart
-            or each.terms not in structures
-            or (each.num_classes, each.dtype) in wide
+        everywhere, of_each_layout = ("nce_rce", "nfl_rce"), ("ce", "ngce_mae")
+        layouts = [(10, FP32), (1000, BF16), (131072, FP32)]
+        others = [
+            *((10, FP32, 1024, "index"), (150, BF16, 1024, "index"), (1000, FP32, 1024, "index")),
+            *((1000, BF16, 1024, "index"), (10, FP32, 1, "smoothed"), (1000, BF16, 1, "smoothed")),
+            *((131072, FP32, 1, "smoothed"), (10, BF16, 1, "dense"), (1000, FP32, 1, "dense")),
+            *((1000, BF16, 1, "dense"), (131072, BF16, 1, "dense")),
         ]
-    generation = [(10, BF16), (1000, FP32), (4096, FP32), (1000, FP32, 1, "dense")]
+
+        def compiled(each):
+            size = (each.num_classes, each.dtype)
+            if each.targets != "index" or each.inner != 1:
+                return (*size, each.inner, each.targets) in others
+            layout = each.name in of_each_layout and size in layouts
+            return size == (1000, BF16) or each.name in everywhere or layout
+
+        return [each for each in kernel_code.shipped() if compiled(each)]
+    terms = tuple(loss_terms("nfl_rce", 10))
+    alike = [(1000, BF16), (131072, FP32)]
+    generation = [
+        *((10, FP32), (10, BF16), (1000, FP32), (4096, FP32)),
+        *((1000, FP32, 1024), (1000, FP32, 1, "dense")),
+    ]
     return [
         kernel_code.Specialisation(terms, *rest)
-        for rest in (
-            *((10, FP32), (1000, BF16), (131072, FP32), (1000, FP32, 1024)),
-            *(generation if arch in (80, 100) else ()),
-        )
+        for rest in (*alike, *(generation if arch in (80, 100) else ()))
     ]
 
 

@@ -494,6 +494,7 @@ def test_the_time_left_is_right_after_a_tenth(schedule: tuple[str, Schedule]) ->
     st.lists(st.floats(0, 10), min_size=1, max_size=4),
 )
 @settings(max_examples=20, deadline=None)
+@example([1.0], 10, 5.0, [0.0])  # as much between two cells as may be
 def test_the_time_left_of_any_study_is_right_after_a_tenth(
     seconds: list[float], seeds: int, between: float, starts: list[float]
 ) -> None:
