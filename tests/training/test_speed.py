@@ -135,33 +135,31 @@ def test_networks_and_losses_are_one_graph(name: str) -> None:
 
 @pytest.mark.slow
 @needs_compiler
-def test_compiled_training_is_one_graph_of_network_and_loss() -> None:
-    """One for each size of a batch, autocast and the way to float32 in it, and no break."""
+@pytest.mark.parametrize(
+    ("precision", "rounding", "batch_size", "graphs"),
+    [("float32", 1e-3, 64, 1), ("bf16", 2e-2, 150, 2)],  # of 64 each, and of 150, 150 and 20
+)
+def test_compiled_training_is_training_and_one_graph_of_network_and_loss(
+    precision: str, rounding: float, batch_size: int, graphs: int
+) -> None:
+    """The same run, compiled: the same up to the rounding of fused sums, in one graph for each size
+    of a batch, autocast and the way to float32 in it, and no break."""
     criterion = make_loss("nce_rce", 10)
-
-    def traced(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        assert torch.compiler.is_compiling()
-        assert logits.dtype == torch.float32
-        assert not torch.is_autocast_enabled("cpu")
-        return criterion(logits, targets)
-
-    torch._dynamo.reset()
-    counters.clear()
-    asked = config(network="mlp", width=16, batch_size=150, precision="bf16")  # 150, 150 and 20
-    run(asked, compile=True, criterion=traced)
-    assert counters["stats"]["unique_graphs"] == 2
-    assert not counters["graph_break"]
-
-
-@pytest.mark.slow
-@needs_compiler
-@pytest.mark.parametrize(("precision", "rounding"), [("float32", 1e-3), ("bf16", 2e-2)])
-def test_compiled_training_is_training(precision: str, rounding: float) -> None:
-    """The same run, compiled: the same up to the rounding of fused sums."""
     rows: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     for compiled, seen in rows.items():
-        asked = config(network="mlp", width=32, precision=precision)
-        run(asked, compiled, listener=Listener(on_epoch=seen.append))
+
+        def traced(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            assert torch.compiler.is_compiling() == compiled  # noqa: B023
+            assert logits.dtype == torch.float32
+            assert not torch.is_autocast_enabled("cpu")
+            return criterion(logits, targets)
+
+        torch._dynamo.reset()
+        counters.clear()
+        asked = config(network="mlp", width=32, batch_size=batch_size, precision=precision)
+        run(asked, compiled, criterion=traced, listener=Listener(on_epoch=seen.append))
+        assert counters["stats"]["unique_graphs"] == (graphs if compiled else 0)
+        assert not counters["graph_break"]
     for eager, fused in zip(rows[False], rows[True], strict=True):
         assert fused["train_loss"] == pytest.approx(eager["train_loss"], rel=rounding)
         assert fused["train_accuracy"] == pytest.approx(eager["train_accuracy"], abs=0.02)
