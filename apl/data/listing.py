@@ -173,16 +173,17 @@ def arrange(
         test = _known_classes(samples, test, index, say)
     else:
         out = held_out(y[train], None if alike is None else alike[train])
-        if alike is not None and out.any():
-            say("copies are held out together, or not at all")
-        elif alike is not None:
-            say("copies are nearly all there is: they can't be held out together")
-            out = held_out(y[train])
+        together = bool(out.any())
+        out = out if together or alike is None else held_out(y[train])
         train, test = train[~out], train[out]
         say(
             f"no test split: one in {HELD_OUT} of each class is held out, {len(test):,} of "
             f"{labelled.sum():,}, the same every time"
         )
+        if alike is not None and together:
+            say("copies are held out together, or not at all")
+        elif alike is not None:
+            say("copies are nearly all there is: they can't be held out together")
     if not len(test):
         raise BadInput(f"{name} has {labelled.sum():,} samples, and none of them for test")
     for one, other, have, lack in (
