@@ -174,6 +174,8 @@ def _answers(study: Study) -> list[tuple[str, str]]:
     held-out labels choose, and on labels of unknown truth that alone: who leads on test labels is
     known in hindsight only."""
     chosen = [("Chosen without the truth", line) for line in chosen_lines(study)]
+    if study.tuned and not study.on_given:
+        chosen = []  # what choosing cost in all settings is told before, as regret
     if chosen and study.on_given:
         return chosen
     found = [(name, lead(runs)) for name, runs in _kinds(study)]

@@ -14,7 +14,7 @@ import pytest
 from apl.config import published
 from apl.config.config import Config, make_config
 from apl.config.grid import make_grid
-from apl.config.presets import PRESETS
+from apl.config.presets import HEAD, PRESETS
 from apl.errors import BadInput, Interrupted
 from apl.losses.catalog import PARAMS
 from apl.report.results import results_table
@@ -42,6 +42,8 @@ def release(patch: pytest.MonkeyPatch) -> None:
         settings = {**preset.settings, "lr": 2 * preset.settings.get("lr", 0.01), "clip": 7.0}
         later = dataclasses.replace(preset, settings=settings, per_dataset=per_dataset)
         patch.setitem(PRESETS, name, later)
+    for name, value in {"lr": 0.04, "clip": 7.0}.items():  # and of heads on features
+        patch.setitem(HEAD, name, value)
     rows = published.settings_rows()
     for dataset in ("digits", "mnist", "cifar10"):
         for loss, param, value in (
@@ -88,7 +90,8 @@ def ask(run: Config) -> Config:
     options = dict(run.overrides)
     options["map"] = run.map if run.noise == "human" else None
     cell = {name: getattr(run, name) for name in ("dataset", "loss", "noise", "rate", "seed")}
-    return make_config(run.preset, **cell, **options)
+    asked = make_config(run.preset, **cell, **options)
+    return asked.saying(run.tuned["values"]) if run.tuned else asked
 
 
 def never(*_: Any) -> Any:
