@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -27,16 +29,23 @@ def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
     return made
 
 
+def lines_of(record: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+
+
 def page(name: str) -> str:
     return (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("script", ["find"], indirect=True)
-def test_the_table_of_trainings_follows_from_its_record(script: ModuleType) -> None:
+def test_the_tables_of_wrong_labels_found_follow_from_their_records(script: ModuleType) -> None:
     folder = EVIDENCE / "find"
     rows = json.loads((folder / "find.json").read_text(encoding="utf-8"))
     shown = script.table([*rows, *script.means(rows)])
     assert (folder / "find.md").read_text(encoding="utf-8") == f"{shown}\n"
+    shown = script.same_table(lines_of(folder / "folds.jsonl"))
+    assert (folder / "folds.md").read_text(encoding="utf-8") == f"{shown}\n"
+    assert shown in page("find-evidence.md")
 
 
 @pytest.mark.parametrize("script", ["find_probs"], indirect=True)
@@ -48,6 +57,11 @@ def test_the_tables_of_other_models_follow_from_their_record(script: ModuleType)
     assert "\n".join(shown.split("\n")[:10]) in page("find-evidence.md")
 
 
-@pytest.mark.parametrize("script", ["regret"], indirect=True)
-def test_the_regret_of_each_rule_follows_from_the_records(script: ModuleType) -> None:
-    assert script.table(script.USUAL) in page("which-loss.md")
+@pytest.mark.parametrize("script", ["find_features"], indirect=True)
+def test_the_tables_on_features_follow_from_their_record(script: ModuleType) -> None:
+    folder = EVIDENCE / "find-features"
+    lines = lines_of(folder / "rows.jsonl")
+    tables = [script.table(lines), script.same_table(lines)]
+    assert (folder / "find.md").read_text(encoding="utf-8") == "{}\n\n{}\n".format(*tables)
+    for shown in tables:
+        assert shown in page("features.md")
