@@ -145,6 +145,11 @@ class TunedGrid:
         fits = 1 <= count <= FIRST_SEED
         require(fits, "seeds", count, f"a whole number from 1 to {FIRST_SEED}, to tune")
         base = [cell for cell in base if cell.seed == 0]
+        for cell in base:
+            for name in (
+                set(tuning.configurations(cell.loss)[0]) & {*PARAMS} & {*(cell.typed or ())}
+            ):
+                raise BadInput(f"{name} of {cell.loss} is given and tuned: give it once")
         tuning.require_alike(list(dict.fromkeys(cell.loss for cell in base)))
         return cls(base, tuning, count)
 

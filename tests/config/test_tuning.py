@@ -104,6 +104,8 @@ def test_what_can_not_be_tuned(tune: list[str], losses: tuple[str, ...], message
 def test_a_setting_is_given_or_tuned_and_seeds_are_few() -> None:
     with pytest.raises(BadInput, match="lr is given and tuned"):
         grid("lr=.1,.2", lr=0.3)
+    with pytest.raises(BadInput, match="q of gce is given and tuned: give it once"):
+        grid("q=.5,.7", losses=("gce(q=0.9)",))
     with pytest.raises(BadInput, match="seeds is 1001"):
         grid("lr=.1,.2", seeds=1001)
     with pytest.raises(BadInput, match="tune_seeds is 0"):
