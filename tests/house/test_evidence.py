@@ -65,3 +65,11 @@ def test_the_tables_on_features_follow_from_their_record(script: ModuleType) -> 
     assert (folder / "find.md").read_text(encoding="utf-8") == "{}\n\n{}\n".format(*tables)
     for shown in tables:
         assert shown in page("features.md")
+
+
+@pytest.mark.parametrize("script", ["head_defaults"], indirect=True)
+def test_the_table_of_heads_follows_from_its_record(script: ModuleType) -> None:
+    folder = EVIDENCE / "head-defaults"
+    shown = script.table(lines_of(folder / "rows.jsonl"))
+    assert (folder / "heads.md").read_text(encoding="utf-8") == f"{shown}\n"
+    assert shown in page("features.md")
