@@ -1,4 +1,5 @@
-"""What is asked: presets, published settings, one run's config, a study's grid."""
+"""What is asked: presets, published settings, one run's config, a study's grid, what is
+tuned in it."""
 
 from apl.moved import moved
 

@@ -163,6 +163,8 @@ def _over_values(study: Study, places: Mapping[str, int], before: str) -> list[d
                 if name in places:
                     lines[places[name]] = [_spread(found.get(text, {})) for text in texts]
             scores[score] = {"x": list(map(float, range(len(texts)))), "lines": lines}
+        if not scores["held_out"]["lines"]:  # no run of what was chosen is there yet
+            continue
         title = f"{before}{setting}, over {names_of(study)}"
         ticks = dict(enumerate(texts))
         panels.append({"title": title, "axis": "", "ticks": ticks, "scores": scores})

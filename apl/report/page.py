@@ -174,7 +174,7 @@ def _answers(study: Study) -> list[tuple[str, str]]:
     held-out labels choose, and on labels of unknown truth that alone: who leads on test labels is
     known in hindsight only."""
     chosen = [("Chosen without the truth", line) for line in chosen_lines(study)]
-    if study.tuned and not study.on_given:
+    if study.judged and not study.on_given:
         chosen = []  # what choosing cost in all settings is told before, as regret
     if chosen and study.on_given:
         return chosen
@@ -282,7 +282,7 @@ def _tuning(study: Study) -> list[Block]:
 
 def _regret_in_short(study: Study) -> list[tuple[str, str]]:
     """Which rule regrets least, beside choosing without the truth and CE always."""
-    found = regrets(study) if study.tuned else []
+    found = regrets(study) if study.judged else []
     if not found:
         return []
     least = min(found, key=lambda rule: rule.mean)
@@ -377,8 +377,10 @@ def _given_up(confusion: Sequence[Sequence[int]] | None) -> list[int]:
 def _claimed(study: Study, claims: Sequence[Contrast] | None) -> list[Judged]:
     """What the study says to claims of a file, or to ours where it is a tuned one of CIFAR-10; none
     where it can judge none."""
+    if study.tuned and not study.judged:  # a configuration that was tried speaks for no loss
+        return []
     if claims is None:
-        ours = study.tuned and study.runs["dataset"].iloc[0] == "cifar10"
+        ours = study.judged and study.runs["dataset"].iloc[0] == "cifar10"
         claims = read_claims() if ours else []
     runs = study.runs.sort_values(["rank", "loss", "seed", "variant"])
     judged = judge_claims(runs.drop_duplicates(["loss", "rank", "seed"]), claims)

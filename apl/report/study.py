@@ -166,6 +166,12 @@ class Study:
         return ", ".join([text, *map(settings_text, rest), *tuned, *seen])
 
     @property
+    def judged(self) -> bool:
+        """Whether settings were tuned, and its runs are those of what was chosen: before there is
+        one of these, they are the tuning runs."""
+        return {part_of(config) for config in self.runs["config"]} == {"evaluation"}
+
+    @property
     def labels(self) -> str:
         """What the accuracies are on: 'clean test labels', or 'given' ones of unknown truth."""
         on = set(self.runs["on"])

@@ -192,7 +192,7 @@ def regrets(study: Study) -> list[Regret]:
 def regret_table(study: Study) -> Table | None:
     """What each rule costs in a tuned study, the least first; None in another, whose one step suits
     some losses better than others."""
-    found = sorted(regrets(study), key=lambda rule: rule.mean) if study.tuned else []
+    found = sorted(regrets(study), key=lambda rule: rule.mean) if study.judged else []
     if not found:
         return None
     rows = [

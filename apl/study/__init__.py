@@ -1,7 +1,8 @@
 """Many runs.
 
-run: a study from its cells to its record; clock: the time left; cells: one of them trained, in
-processes (of this machine) or by ray (on a cluster); trackers: who else hears of the runs.
+run: a study from its cells to its record; tune: one whose settings are chosen first; clock: the
+time left; cells: one of them trained, in processes (of this machine) or by ray (on a cluster);
+trackers: who else hears of the runs.
 """
 
 from apl.moved import moved

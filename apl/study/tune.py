@@ -8,8 +8,7 @@ from pathlib import Path
 from apl.config.config import Config
 from apl.config.tuning import TunedGrid, part_of, setting_key
 from apl.errors import BadInput
-from apl.runs.record import begun_in, read_record, read_runs
-from apl.runs.run import RUNS, Run
+from apl.runs.record import begun_in, read_runs
 from apl.runs.tuned import Tuned, tuned_in, write_tuning
 from apl.study.run import Progress
 
@@ -46,9 +45,3 @@ def tune(
         write_tuning(study, list(found.values()))
     chosen = {key: each.record for key, each in ours.items() if key not in failed}
     return progress, list(ours.values()), grid.to_judge(chosen)
-
-
-def finished(study: Path, cells: Sequence[Config]) -> int:
-    """How many of these cells are finished in a study's folder."""
-    record = read_record(study)
-    return sum(c.name in record or Run(study / RUNS / c.name).finished for c in cells)

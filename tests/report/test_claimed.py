@@ -64,6 +64,14 @@ def test_they_are_ours_of_cifar10_and_of_tuned_studies_alone() -> None:
     assert "three seeds can&#39;t tell" in page(runs(seeds=3)).html
 
 
+def test_configurations_that_were_tried_speak_for_no_loss() -> None:
+    tried = [run for run in runs() if (run.config.tuned or {})["part"] == "tuning"]
+    html = page(tried).html
+    assert "Claimed before the runs" not in html
+    assert "Behind the best loss" not in html
+    assert "What was chosen (lr)" in html
+
+
 def test_claims_of_a_file(here: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
