@@ -301,12 +301,8 @@ def _choices(study: Study) -> list[Block]:
 
 def _memory(study: Study) -> list[Block]:
     """What was memorised, what recovered, and the accuracy on the training labels as given."""
-    blocks = []
+    tables = []
     unknown = study.runs["memorised"].isna() & ~study.runs["transition"].map(given)
-    if unknown.any():
-        dash = "N" if unknown.all() else "A dash: n"  # without a dash there is no table of them
-        text = f"{dash}obody knows which of these training labels are wrong."
-        blocks.append(Block(text=[text]))
     for score, caption in (
         ("memorised", "Memorised: wrong training labels predicted as given, in %"),
         ("recovered", "Recovered: wrong training labels predicted as the true class, in %"),
@@ -321,8 +317,15 @@ def _memory(study: Study) -> list[Block]:
 
         table = grid_table(study, caption, cell)
         known = any(cell.text not in ("", "-") for row in table.rows for cell in row[1:])
-        if len(table.head) > 1 and known:
-            blocks.append(Block(table=table))
+        if len(table.head) > 1 and known:  # not one of dashes alone
+            tables.append(table)
+    blocks = [Block(table=table) for table in tables]
+    if unknown.any():
+        dash = any(cell.text == "-" for table in tables for row in table.rows for cell in row)
+        text = (
+            f"{'A dash: n' if dash else 'N'}obody knows which of these training labels are wrong."
+        )
+        blocks.insert(0, Block(text=[text]))
     return blocks
 
 

@@ -546,7 +546,7 @@ MEMORY = (
 
 
 @pytest.mark.slow
-def test_what_nobody_knows_is_a_dash_and_is_said(tmp_path: Path) -> None:
+def test_what_nobody_knows_is_said_and_has_no_table(tmp_path: Path) -> None:
     # Labels as somebody gave them, the test labels too: what is wrong among them nobody knows.
     runs = [unknown(run) for run in study(**SMALL, grid=GRID[:1], epochs=3)]
     folder = write(tmp_path / "x", runs)
@@ -556,14 +556,11 @@ def test_what_nobody_knows_is_a_dash_and_is_said(tmp_path: Path) -> None:
     for _ in ("from the run folders", "from the record"):
         page = page_of(folder)
         assert "Nobody knows which of these training labels are wrong." in page.text
-        assert not any(name.startswith(("Memorised", "Recovered")) for name in page.tables)
+        assert page.tables.keys().isdisjoint(MEMORY)  # of dashes alone
         table = page.tables["Accuracy on given test labels after the last epoch, in %"]
         mean = 100 * np.mean([r.result.test_accuracy for r in runs if r.config.loss == "ce"])
         assert table["CE"][0].startswith(f"{mean:.2f} ± ")
         assert "clean test labels" not in page.text
-        for caption in MEMORY:
-            told = {"Method": ["as given"], "CE": ["-"], "NCE+RCE": ["-"]}
-            assert page.tables[caption] == told
         assert not re.search(r"\bnan\b", page.text)
         assert "Transition matrices" not in page.text
         lacking = page.tables["Claims that were not run"]
@@ -605,7 +602,7 @@ def test_noise_of_an_unknown_matrix_has_a_page(tmp_path: Path, noise: str) -> No
         table for caption, table in page.tables.items() if caption.endswith("last epoch, in %")
     )
     assert table["Method"] == ["clean", name]
-    assert page.tables[MEMORY[0]]["CE"] == ["-"]
+    assert page.tables.keys().isdisjoint(MEMORY)  # of dashes alone
     assert not re.search(r"\bnan\b", page.text)
     assert "8 of the 8 runs" in page.text
 
