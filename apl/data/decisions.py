@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apl.data.labels import WORDS, Unclear, as_text, label_text, to_number
+from apl.data.labels import WORDS, Unclear, as_text, label_text, tidy, to_number
 from apl.data.rows import Row, read_rows
 from apl.errors import BadInput, one_line
 from apl.files import plain, table_bytes, unharmed, write_atomic
@@ -234,7 +234,7 @@ class _Names:
             kept = [name for name in alike if name != as_text(value)]
             if self.written.isdisjoint(kept):
                 raise Unclear(f"may be {' or '.join(alike)}, which a spreadsheet writes alike")
-        for exact in (unharmed(text), text, text.strip(), as_text(text)):
+        for exact in (unharmed(text), text, tidy(text), as_text(text)):
             if exact in self.places:
                 return self.places[exact]
         near = alike or self.folded.get(text.strip().casefold(), [])

@@ -87,9 +87,13 @@ def checked_range(values: npt.NDArray[Any], name: str) -> tuple[float, float]:
     except ValueError:
         lowest, highest = (values.min(), values.max()) if kind in "biuf" else ("", "")
         told = f" from {lowest} to {highest}" if kind in "biuf" else ""
+        odd = (
+            0 if kind != "f" else int((~np.isfinite(values)).reshape(len(values), -1).any(1).sum())
+        )
+        holes = f"; {odd:,} of {len(values):,} images have some that are no numbers" if odd else ""
         raise BadInput(
             f"the pixels of {name} are {values.dtype}{told}; accepted: whole numbers, or fractions "
-            "from 0 on; normalised ones as they were before"
+            f"from 0 on; normalised ones as they were before{holes}"
         ) from None
     return low, high
 

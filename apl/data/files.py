@@ -201,8 +201,7 @@ def _build(
         order = arrange(listing.samples, source, notes.append, classes, same)
     content = _write_content(folder, listing, order, reading, progress)
     rows = np.arange(len(order.chosen))  # where each sample lies in the files
-    group, pairs = _copied(folder, listing, order, content)
-    together = near.grouped(pairs, group)
+    together, pairs = _copied(folder, listing, order, content)
     alike = _alike(listing, order, together)
     if alike is not None:
         notes = []
@@ -228,9 +227,7 @@ def _build(
     labels = Labels(order.given[good], order.true[good])
     votes = _votes(listing, order, order.chosen[good])
     images = {"alike": together[rows[good]]} if len(content.shape) > 1 else {}
-    arrays = io.BytesIO()
-    np.savez(arrays, given=labels.given, true=labels.true, **dict[str, Any](votes | images))
-    write_atomic(folder / LABELS, arrays.getvalue())
+    _write_labels(folder, labels, votes | images)
     names = [sample.name for sample in samples]
     write_atomic(folder / NAMES, json.dumps(names).encode())
     texts = listing.texts
@@ -268,6 +265,12 @@ def _build(
     for leftover in (DECODING, DONE, ".*.tmp"):  # the last ones of a writing that was killed
         for file in folder.glob(leftover):
             file.unlink()
+
+
+def _write_labels(folder: Path, labels: Labels, more: Mapping[str, Any]) -> None:
+    arrays = io.BytesIO()
+    np.savez(arrays, given=labels.given, true=labels.true, **dict[str, Any](more))
+    write_atomic(folder / LABELS, arrays.getvalue())
 
 
 def _votes(listing: Listing, order: Order, chosen: IntArray) -> dict[str, IntArray]:
@@ -402,8 +405,9 @@ def _same_texts(listing: Listing, order: Order) -> IntArray | None:
 def _copied(
     folder: Path, listing: Listing, order: Order, content: _Content
 ) -> tuple[IntArray, IntArray]:
-    """Of what was decoded: a number for each [N], the same one for copies, and the pairs [P, 2] of
-    near copies that are none; none of both for rows and texts, which may be alike."""
+    """Of what was decoded: a number for each [N], the same one for copies and near copies, and the
+    pairs [P, 2] of near copies that are no copies; none of both for rows and texts, which may be
+    alike."""
     count = len(order.chosen)
     if len(content.shape) == 1:
         return np.arange(count), np.empty((0, 2), np.int64)
@@ -414,7 +418,8 @@ def _copied(
         content.notes.append(f"near copies are not looked for among more than {near.MOST:,} images")
         return group, np.empty((0, 2), np.int64)
     pairs = near.near_pairs(_map(folder / IMAGES, count, content.shape))
-    return group, pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
+    pairs = pairs[group[pairs[:, 0]] != group[pairs[:, 1]]]
+    return near.grouped(pairs, group), pairs
 
 
 def _alike(listing: Listing, order: Order, group: IntArray) -> IntArray | None:

@@ -23,6 +23,7 @@ from apl.errors import BadInput, require
 
 METADATA = tuple(f"metadata{kind}" for kind in LISTS if kind != ".json")
 """A list of a folder's files, as Hugging Face's imagefolder names it; a .json may be anything."""
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # lists that need no other name to be one
 
 
@@ -62,8 +63,9 @@ def list_path(path: Path, reading: Reading) -> Listing:
         return list_arrays(path, reading)
     if path.suffix.lower() in LISTS and path.is_file():
         return list_file(path, reading)
+    packed = " (packed: unpack it first)" if path.name.lower().endswith(PACKED) else ""
     raise BadInput(
-        f"{path} is no data set; accepted: a folder of classes, a list of files or a table "
+        f"{path} is no data set{packed}; accepted: a folder of classes, a list of files or a table "
         f"({', '.join(LISTS)}), or arrays (.npz, .npy)"
     )
 

@@ -9,7 +9,8 @@ import ast
 import itertools
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,15 @@ from apl.errors import BadInput
 
 NO_LABEL = "no label"
 
-WORDS = frozenset("nan NaN NAN -nan NA N/A n/a #N/A #NA NULL Null null None <NA> NaT".split())
-"""What programs write where there is no value, in their spelling: `none` and `na` are classes."""
+WORDS = frozenset(
+    "nan NaN NAN -nan NA N/A n/a #N/A #NA NULL Null null None <NA> NaT "
+    "#REF! #DIV/0! #VALUE! #NAME? #NUM! #NULL!".split()
+)
+"""What programs write where there is no value, in their spelling: `none` and `na` are classes.
+Of a spreadsheet, too, what a formula leaves that has none."""
+
+UNSEEN = "\0\u200b\u200e\u200f\u2060\ufeff"
+"""Characters that nobody sees at the ends of a word."""
 
 NUMBERS = ("-1", "-100")
 """What stands for no label among labels that are numbers: scikit-learn's and torch's."""
@@ -37,10 +45,16 @@ def as_text(value: object) -> str:
     """A cell as text: '' for what is missing, a whole number without a fraction of zeros."""
     if value is None or _is_none(value):
         return ""
-    text = _decoded(value) if isinstance(value, bytes) else str(value)
-    text = text.strip()
+    text = tidy(_decoded(value) if isinstance(value, bytes) else str(value))
     whole = "." in text and re.fullmatch(r"[+-]?\d+\.0*", text)
     return text.split(".")[0] if whole else text
+
+
+def tidy(text: str) -> str:
+    """A text without what nobody sees: blanks and marks at its ends, and whether an accent is a
+    character of its own (as in the names of files on macOS) or one with its letter."""
+    text = text.strip().strip(UNSEEN).strip()
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def _is_none(value: Any) -> bool:
@@ -62,6 +76,15 @@ def label_text(value: Any) -> str:
     it holds.  Raises Unclear for several."""
     if getattr(value, "ndim", 0):
         value = value.tolist()
+    fields = getattr(getattr(value, "dtype", None), "names", None)
+    if fields:  # a record
+        if len(fields) > 1:
+            raise Unclear(f"several fields ({', '.join(fields)[:100]})")
+        value = value[fields[0]]
+    if isinstance(value, complex | np.complexfloating):
+        if value.imag:
+            raise Unclear("a label that is a complex number")
+        value = value.real
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "(", "{"):
         value = _literal(value)
     if isinstance(value, Mapping):
@@ -128,7 +151,7 @@ def texts_of(labels: Any, name: str) -> list[str]:
     """
     labels = on_cpu(labels, name)
     names = [str(column) for column in getattr(labels, "columns", ())]
-    array = _array(labels)
+    array = _array([*labels] if isinstance(labels, Iterator) else labels)
     if array.ndim == 2 and array.shape[1] > 1:
         return _one_hot(array, names, name)
     try:

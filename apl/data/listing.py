@@ -23,6 +23,7 @@ from apl.data.labels import (
     by_value,
     combined,
     no_labels,
+    tidy,
     to_number,
 )
 from apl.data.pictures import Pictures
@@ -202,7 +203,7 @@ def _classes(
     samples: Sequence[Sample], train: IntArray, classes: Collection[str], name: str, say: Say
 ) -> list[str]:
     """The classes in their order, those of the samples at `train` and those that are named."""
-    found = {*classes}
+    found = {*map(tidy, classes)}
     for i in train:
         found |= {samples[i].given, samples[i].true}
     labels = sorted(found - {""}, key=by_value)
@@ -266,6 +267,7 @@ def settle_labels(found: Listing, reading: Reading, name: str) -> None:
 def only_classes(found: Listing, classes: Collection[str], name: str) -> None:
     """Leave samples of other classes than these out, and tell; BadInput for one that nobody has."""
     there = {sample.given for sample in found.samples} - {""}
+    classes = [*map(tidy, classes)]
     for each in classes:
         if each not in there:
             has = some_of(sorted(there, key=by_value), 20)

@@ -31,6 +31,7 @@ from apl.data.labels import (
     on_cpu,
     one_hot_text,
     texts_of,
+    tidy,
     to_number,
 )
 from apl.data.listing import Listing, Sample, Say, only_classes, settle_labels
@@ -71,9 +72,17 @@ def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say)
     given = texts_of(labels, name)
     found = Listing(Path(), name=name)
     inputs = on_cpu(inputs, name)
-    if not hasattr(inputs, "columns"):
+    if hasattr(inputs, "toarray") and hasattr(inputs, "nnz"):
+        raise BadInput(
+            f"the rows of {name} are sparse; accepted: dense ones "
+            f"({type(inputs).__name__}.toarray())"
+        )
+    if not hasattr(inputs, "columns") and not isinstance(inputs, np.ma.MaskedArray):
         inputs = np.asarray(inputs, object if _are_texts(inputs) else None)
-    if inputs.ndim == 1 and inputs.dtype == object:
+    if getattr(getattr(inputs, "dtype", None), "names", None) and inputs.ndim == 1:
+        found.columns = to_columns(inputs)
+        _take_texts(found, found.columns, reading)
+    elif inputs.ndim == 1 and inputs.dtype == object:
         found.columns, found.texts = {}, as_texts(inputs)
     elif inputs.ndim == 2:
         found.columns = to_columns(inputs)
@@ -82,7 +91,8 @@ def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say)
         inputs = channels_last(inputs, name)
         found.pixels = as_pixels([inputs], name, found.notes.append)
     if len(inputs) != len(given):
-        raise BadInput(f"{name} has {len(inputs)} images but {len(given)} labels")
+        what = "images" if found.columns is None else "rows"
+        raise BadInput(f"{name} has {len(inputs)} {what} but {len(given)} labels")
     return _in_memory(found, given, reading, say)
 
 
@@ -218,7 +228,7 @@ def _class_names(dataset: Any, column: str) -> Sequence[str] | None:
         names = getattr(features.get(column), "names", None)
     else:
         names = getattr(dataset, "classes", None)
-    return None if names is None else [str(name) for name in names]
+    return None if names is None else [tidy(str(name)) for name in names]
 
 
 def _pair(item: Any, name: str, label_column: str) -> tuple[Any, Any, str]:

@@ -97,8 +97,8 @@ def _csv_sheet(path: Path, text: str, names: Collection[str]) -> Sheet:
         lines = iter(known)
         while columns and not columns[-1] and all(_is_blank(c, len(columns)) for _, c in known):
             columns.pop()
-    names = _different(columns)
-    return Sheet(_fitted(lines, names), "," if delimiter == ";" else ".", names, delimiter)
+    names = different(columns)
+    return Sheet(_fitted(lines, names, columns), "," if delimiter == ";" else ".", names, delimiter)
 
 
 def _fit(text: str, delimiter: str, names: Collection[str]) -> tuple[bool, float, int]:
@@ -146,9 +146,12 @@ def _is_blank(cells: Sequence[str], place: int) -> bool:
     return len(cells) < place or not cells[place - 1].strip()
 
 
-def _fitted(lines: Lines, names: Sequence[str]) -> Rows:
+def _fitted(lines: Lines, names: Sequence[str], head: Sequence[str]) -> Rows:
     for number, cells in lines:
         if not any(map(str.strip, cells)):
+            continue
+        if len(names) > 1 and [cell.strip() for cell in cells] == head:
+            yield number, "the names of the columns once more"
             continue
         while len(cells) > len(names) and not cells[-1].strip():
             cells.pop()
@@ -158,14 +161,14 @@ def _fitted(lines: Lines, names: Sequence[str]) -> Rows:
             yield number, f"{len(cells)} cells under {len(names)} columns"
 
 
-def _different(names: Sequence[str]) -> list[str]:
+def different(names: Sequence[str]) -> list[str]:
     """The names of columns, the second `x` as `x (2)`."""
     counts: Counter[str] = Counter()
-    different = []
+    named = []
     for name in names:
         counts[name] += 1
-        different.append(f"{name} ({counts[name]})" if counts[name] > 1 else name)
-    return different
+        named.append(f"{name} ({counts[name]})" if counts[name] > 1 else name)
+    return named
 
 
 # ---------------------------------------------------------------------------------- with changes

@@ -20,6 +20,8 @@ import numpy.typing as npt
 from apl.data.depth import Pixels
 from apl.data.labels import as_text
 from apl.data.listing import Say, some_of
+from apl.data.rows import different
+from apl.errors import BadInput
 from apl.noise.labels import IntArray
 
 Cells = Sequence[Any]  # of a column: text as in a file, or numbers, a NumPy array among them
@@ -39,18 +41,45 @@ words those that have a feature each, and whether the rest share one."""
 
 
 def to_columns(array: Any) -> dict[str, Cells]:
-    """The columns of an array [N, F], or of a pandas DataFrame, by name."""
+    """The columns of an array [N, F], of records [N], or of a pandas DataFrame, by name; what is
+    masked is missing, and a span of time is its seconds.
+
+    Raises BadInput for complex numbers: which part of them is meant is not known here.
+    """
+    if isinstance(array, np.ndarray) and array.dtype.names:
+        return {name: _plain(array[name], name) for name in array.dtype.names}
     if not hasattr(array, "columns"):
-        array = np.asarray(array)
-        return {str(k): column for k, column in enumerate(array.T)}
+        array = array if isinstance(array, np.ma.MaskedArray) else np.asarray(array)
+        return {str(k): _plain(column, str(k)) for k, column in enumerate(array.T)}
     columns: dict[str, Cells] = {}
-    for place, name in enumerate(array.columns):
+    for place, name in enumerate(different([str(name) for name in array.columns])):
         column = array.iloc[:, place]
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "cm":
+            columns[name] = _plain(column.to_numpy(), name)
+            continue
         plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "biuf"
-        columns[str(name)] = (
+        columns[name] = (
             column.to_numpy() if plain else column.astype(object).where(column.notna(), None)
         )
     return columns
+
+
+def _plain(column: Any, name: str) -> Any:
+    # A column of an array without what no recipe knows.
+    if column.dtype.kind == "c":
+        if column.imag.any():
+            raise BadInput(
+                f"column {name!r} holds complex numbers; accepted: their parts as columns of their "
+                "own (.real and .imag, or their absolute value and angle)"
+            )
+        column = column.real
+    if column.dtype.kind == "m":
+        column = column / np.timedelta64(1, "s")
+    if not isinstance(column, np.ma.MaskedArray):
+        return column
+    whole = np.array(column.data, np.float64 if column.dtype.kind in "biuf" else object)
+    whole[np.ma.getmaskarray(column)] = None  # nan among numbers
+    return whole
 
 
 def row_digests(columns: Mapping[str, Cells]) -> Pixels:

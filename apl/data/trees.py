@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from apl.data.labels import tidy
 from apl.data.listing import SPLITS, SUFFIXES, Listing, Sample, some_of, suffix_of, why_not
 from apl.data.reading import Reading
 from apl.errors import BadInput
@@ -369,6 +370,7 @@ def _list_units(
 ) -> None:
     """The samples of these classes, and what was left out of them."""
     empty: set[str] = set()
+    spelled: dict[str, list[str]] = {}
     made: Counter[str] = Counter()
     other: set[str] = set()
     others = outside = 0
@@ -376,8 +378,9 @@ def _list_units(
     before = len(found.samples)
     for top in tops:
         outside += top.here
-    for label, its, folder in units:
-        count = 0
+    for written, its, folder in units:
+        count, label = 0, tidy(written)
+        spelled.setdefault(label, []).append(written)
         for within, file in folder.below() if everything else _pictures(folder, made):
             suffix = suffix_of(file.name)
             if suffix not in SUFFIXES:
@@ -402,6 +405,10 @@ def _list_units(
     where = f" in {split}" if split else ""
     if empty:
         found.notes.append(f"left out{where}, classes without images: {some_of(sorted(empty))}")
+    for label, folders in spelled.items():
+        if len({*folders}) > 1:
+            names = ", ".join(map(ascii, sorted({*folders})))
+            found.notes.append(f"folders of one class{where}, {label}: {names}")
     if made:
         kinds = some_of([f"{name} ({count:,})" for name, count in made.most_common()])
         found.notes.append(
