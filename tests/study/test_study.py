@@ -398,6 +398,16 @@ def test_the_time_left_is_of_the_epochs_that_are_left(tmp_path: Path) -> None:
     assert clock.seconds_left() is None  # nothing is left
 
 
+def test_a_cell_that_waits_has_no_epochs_left_that_its_checkpoint_has(tmp_path: Path) -> None:
+    begun, first = (make_config(loss=loss, **SMALL | {"epochs": 8}) for loss in ("ce", "mae"))
+    stopped_after(begun, tmp_path, 5)
+    clock, watch = a_clock([first, begun], tmp_path)
+    for epoch in (1, 2):
+        watch.now += 10
+        clock.tick(first, epoch)
+    assert clock.seconds_left() == 10 * (6 + 3)
+
+
 def test_several_epochs_between_two_looks_have_each_their_share_of_the_time(tmp_path: Path) -> None:
     (cell,) = cells = [make_config(loss="ce", **SMALL | {"epochs": 8})]
     clock, watch = a_clock(cells, tmp_path)
