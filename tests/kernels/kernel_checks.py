@@ -323,6 +323,7 @@ def test_extreme_and_masked_logits_and_a_row_without_any_class(terms, k):
     assert grad[12].isnan().any()
     assert value[:4].isfinite().all()  # a sum over the classes asks for the masked ones
     assert expected_grad[:12].isfinite().all()
+    assert not grad[4:8, 5][expected_grad[4:8, 5] == 0].any()  # nothing, and not little, at a mask
     torch.testing.assert_close(value[:12], expected[:12], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         grad[:12], expected_grad[:12], rtol=1e-4, atol=1e-6 * len(terms) ** 2
