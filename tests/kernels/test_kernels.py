@@ -526,7 +526,7 @@ def test_without_triton_everything_else_works(alone):
     done = alone["no triton"]
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == lines[1]
+    assert float(lines[0]) == pytest.approx(float(lines[1]), rel=1e-6)  # each rounds its own way
     assert "none here" in lines[2]
     assert done.stderr.count("RuntimeWarning") == 1
 
