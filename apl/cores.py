@@ -64,3 +64,11 @@ def _ctrl_c_waits() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_ctrl_c_to_the_parent() -> None:
+    """For processes that `without_script` starts: Ctrl-C reaches every process of the terminal, and
+    only the parent decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # that it waited while this process began
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

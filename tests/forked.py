@@ -72,6 +72,8 @@ def answer(arguments: tuple[str, ...], folder: Path, env: Mapping[str, str], out
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run behind a shell's prompt
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if FORKED:
+        # The process that forks may have begun beside the workers of a study, while Ctrl-C waited.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         # It knows where the process listens from which it came, but not that it need start none.
         multiprocessing.forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
     multiprocessing.get_context = forked  # type: ignore[assignment]

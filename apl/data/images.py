@@ -13,7 +13,6 @@ import json
 import math
 import os
 import queue
-import signal
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from apl.cores import cores
+from apl.cores import cores, leave_ctrl_c_to_the_parent
 from apl.data.depth import Pixels, range_of, to_bytes
 from apl.data.listing import why_not
 from apl.data.reading import AS_USUAL, Reading
@@ -313,7 +312,7 @@ def decode_block(task: Mapping[str, Any]) -> dict[str, Any]:
 def work() -> None:
     """The life of a decoding process: a task a line in, what came of it a line out, until its
     parent closes the pipe or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    leave_ctrl_c_to_the_parent()
     for line in sys.stdin:
         try:
             answer = decode_block(json.loads(line))

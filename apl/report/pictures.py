@@ -12,7 +12,6 @@ import math
 import multiprocessing
 import os
 import re
-import signal
 import textwrap
 import threading
 import warnings
@@ -38,7 +37,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from apl.config.published import own_protocol, published_at, published_rows
-from apl.cores import without_script
+from apl.cores import leave_ctrl_c_to_the_parent, without_script
 from apl.files import write_atomic
 from apl.losses.catalog import LOSSES
 from apl.names import NOISES
@@ -782,7 +781,7 @@ _todo: dict[str, Callable[[], list[Path]]] = {}
 
 def _begin(parts: Sequence[Study], folder: Path) -> None:
     """Get ready, in such a process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent decides what Ctrl-C means
+    leave_ctrl_c_to_the_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore", UserWarning)  # the parent says it
     for name, draw in _of_all(parts).items():

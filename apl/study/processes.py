@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from apl.config.config import Config
-from apl.cores import cores, without_script
+from apl.cores import cores, leave_ctrl_c_to_the_parent, without_script
 from apl.errors import require
 from apl.study.cells import CELLS_PER_GPU, ON_THE_WAY, train_cell
 from apl.training.machine import Machine, choose_device, keep_freed_memory
@@ -168,8 +168,7 @@ def _work(pipe: Connection, machine: Machine, gpu: str) -> None:
         nonlocal stopping
         stopping = True
 
-    # Ctrl-C reaches every process of the terminal; only the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_ctrl_c_to_the_parent()
     parent = os.getppid()
     if gpu:  # before anything asks CUDA what there is
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
