@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,15 @@ def forked(method: str | None = None) -> Any:
 
 
 _get_context = multiprocessing.get_context
+
+
+def in_clean_process(test: Callable[..., None], *given: Any) -> None:
+    """Run a test of a module, which forks, in a process that has computed nothing: in the children
+    of one that has threads of its own, which tests before may have left, no training is sure."""
+    process = CONTEXT.Process(target=test, args=given)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, "what it raised is printed above"
 
 
 def answer(arguments: tuple[str, ...], folder: Path, env: Mapping[str, str], out: Path) -> None:

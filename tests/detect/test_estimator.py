@@ -205,7 +205,11 @@ def test_cleanlab_takes_it() -> None:
     from cleanlab.classification import CleanLearning
 
     rows, given, true = blobs()
-    cleaned = CleanLearning(apl.RobustClassifier(**QUICK), cv_n_folds=3).fit(rows, given)
+    alone = {"n_jobs": 1}  # its processes are forked, and wait for ever for threads of torch
+    model = CleanLearning(
+        apl.RobustClassifier(**QUICK), cv_n_folds=3, find_label_issues_kwargs=alone
+    )
+    cleaned = model.fit(rows, given)
     assert cleaned.score(rows, true) > 0.9
 
 

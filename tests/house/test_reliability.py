@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import PATIENCE, Begun, Cli
+from forked import in_clean_process
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kill_stress import FILES, differing, in_child, stress, train_quietly
@@ -78,6 +79,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @posix
 def test_sigkill_at_random_moments_changes_nothing(tmp_path: Path) -> None:
+    in_clean_process(_sigkill_at_random_moments, tmp_path)
+
+
+def _sigkill_at_random_moments(tmp_path: Path) -> None:
     rounds, _, wrong = stress(make_config(epochs=5, augment=True), 8, tmp_path)
     assert rounds >= 1
     assert wrong == 0
@@ -112,7 +117,7 @@ def _flags(arguments: tuple[Any, ...]) -> bool:
 def every_write(folder: Path, act: Any) -> Iterator[tuple[Path, int]]:
     """Train in a new folder for each write that training does, with `act` called at that write;
     yields the run folder and the exit status of the process."""
-    for number in range(1000):
+    for number in range(200):
         run = folder / f"write{number}"
 
         def work(run: Path = run, number: int = number) -> None:
@@ -124,11 +129,16 @@ def every_write(folder: Path, act: Any) -> Iterator[tuple[Path, int]]:
             assert number > 20, "training writes more often than that"
             return
         yield run, status
+    raise AssertionError("training never ended")
 
 
 @pytest.mark.slow
 @posix
 def test_sigkill_at_each_single_write_changes_nothing(tmp_path: Path, finished: Path) -> None:
+    in_clean_process(_sigkill_at_each_single_write, tmp_path, finished)
+
+
+def _sigkill_at_each_single_write(tmp_path: Path, finished: Path) -> None:
     for run, status in every_write(tmp_path, lambda: os.kill(os.getpid(), signal.SIGKILL)):
         assert status == signal.SIGKILL
         for name in FILES:  # what stands under a final name is whole
@@ -143,6 +153,10 @@ def test_sigkill_at_each_single_write_changes_nothing(tmp_path: Path, finished: 
 @pytest.mark.slow
 @posix
 def test_a_failing_disk_at_each_single_write_loses_nothing(tmp_path: Path, finished: Path) -> None:
+    in_clean_process(_failing_disk_at_each_single_write, tmp_path, finished)
+
+
+def _failing_disk_at_each_single_write(tmp_path: Path, finished: Path) -> None:
     def no_space() -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -190,7 +204,7 @@ def test_stopping_inside_an_epoch_and_inside_an_evaluation_is_exact(
 ) -> None:
     """Ask to stop at the n-th look, for every n: each step and each batch of an evaluation."""
     run = tmp_path / "run"
-    for number in range(1000):
+    for number in range(200):
         shutil.rmtree(run, ignore_errors=True)
         asked = iter(range(number + 1))
         try:
