@@ -6,6 +6,7 @@ input and tab completion are answered before torch would be loaded.  Nothing is 
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -81,7 +82,12 @@ def bench() -> None:
 def main() -> None:
     """The console script `apl`."""
     write_anything()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if Group.here().size > 1:  # one of several in a while aborts where torch's threads end, after
+        sys.stdout.flush()  # all is written, and torchrun takes the training for failed
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
