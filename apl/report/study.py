@@ -232,6 +232,11 @@ def studies(found: Sequence[Finished], unfinished: Sequence[Config] = ()) -> lis
     measured = [name for name, kind in NOISES.items() if not kind.rated and name != "none"]
     clean = (runs["x"] == 0) & ~runs["noise"].isin(measured)  # those keep their name
     runs.loc[clean, "noise"], runs.loc[clean, "map"] = "none", ""
+    # Fresh images have a measured rate of their own in each seed: one setting for all that.
+    fresh = np.array([bool(config.by_hand.get("fresh_data")) for config in runs["config"]])
+    of_one = runs[runs["noise"].isin(measured).to_numpy() & fresh]
+    for _, x in of_one.groupby(["dataset", "preset", "noise", "map"])["x"]:
+        runs.loc[x.index, "x"] = round(float(x.mean()), 2)
     settings = [config.by_hand for config in runs["config"]]
     groups = list(zip(runs["dataset"], runs["preset"], strict=True))
     shared = {

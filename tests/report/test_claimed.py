@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Cli
+from conftest import ROOT, Cli
 from tuned_runs import finished
 
 from apl.config.tuning import TunedGrid, Tuning
 from apl.report.page import Report, make_report
 from apl.report.study import studies
 from apl.report.tuning import CHOOSE, regrets
-from apl.runs.record import _to_line
+from apl.runs.record import _to_line, read_runs
 from apl.runs.run import RECORD, Finished
 from apl.runs.tuned import tuned_in
 
@@ -100,3 +100,10 @@ def test_the_regret_of_a_rule_by_hand() -> None:
     html = page(runs()).html
     assert "Behind the best loss of each setting" in html
     assert "Regret: behind the best loss of each noise setting" in html
+
+
+def test_peoples_labels_on_fresh_images_are_one_setting() -> None:
+    """Whose measured rate differs a little from seed to seed."""
+    (study,) = studies(read_runs(ROOT / "results" / "evidence" / "cifar10-lite0-linear"))
+    assert study.settings == ["clean", "sym 0.4", "sym 0.6", "sym 0.8", "asym 0.4", "human worse"]
+    assert study.runs.groupby(["method", "setting"])["seed"].nunique().eq(10).all()
