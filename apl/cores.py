@@ -8,7 +8,6 @@ import signal
 import sys
 import types
 from collections.abc import Iterator
-from multiprocessing import resource_tracker
 
 
 def cores() -> int:
@@ -58,6 +57,8 @@ def _ctrl_c_waits() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    from multiprocessing import resource_tracker  # no part of what each start loads
+
     resource_tracker.ensure_running()  # which else lifts the mask on its way
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

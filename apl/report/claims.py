@@ -31,7 +31,7 @@ from apl.report.statistics import (
     above,
     below,
     estimate,
-    holm,
+    family,
     may_be_best,
 )
 from apl.report.study import Study, setting_name
@@ -207,15 +207,11 @@ class Finding:
 def judge(runs: pd.DataFrame, claims: Sequence[Claim]) -> list[Finding]:
     """What runs of one recipe say to claims, these being one family of tests."""
     findings = [find(runs, claim) for claim in claims]
-    told = [len(finding.by_seed) >= FEWEST for finding in findings]
-    ps = [
-        (above(f.by_seed), below(f.by_seed)) if tests else (math.nan, math.nan)
-        for f, tests in zip(findings, told, strict=True)
-    ]
-    both = (holm([pair[k] for pair in ps]) for k in (0, 1))
+    tests = [lambda margins: (above(margins), below(margins))] * len(findings)
+    ps = family([finding.by_seed for finding in findings], tests)
     return [
         replace(finding, holds=holds, fails=fails)
-        for finding, holds, fails in zip(findings, *both, strict=True)
+        for finding, (holds, fails) in zip(findings, ps, strict=True)
     ]
 
 

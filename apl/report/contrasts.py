@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from apl.report.statistics import (
     below,
     cant_tell,
     estimate,
-    holm,
+    family,
     outside,
     within,
 )
@@ -129,14 +130,10 @@ class Judged:
 def judge_claims(runs: pd.DataFrame, claims: Sequence[Contrast]) -> list[Judged]:
     """Judge claims by the runs of a study, of which no two have the same loss, setting and seed."""
     found = [_margins(runs, claim) for claim in claims]
-    tests = [
-        _tests(claim, margins) if len(margins) >= FEWEST else (math.nan, math.nan)
-        for claim, (margins, _) in zip(claims, found, strict=True)
-    ]
-    holds, fails = (holm([pair[k] for pair in tests]) for k in (0, 1))
+    ps = family([margins for margins, _ in found], [partial(_tests, claim) for claim in claims])
     return [
-        Judged(claim, margins, missing, *ps)
-        for claim, (margins, missing), *ps in zip(claims, found, holds, fails, strict=True)
+        Judged(claim, margins, missing, *both)
+        for claim, (margins, missing), both in zip(claims, found, ps, strict=True)
     ]
 
 

@@ -404,18 +404,13 @@ def _claimed_blocks(judged: Sequence[Judged]) -> list[Block]:
         return []
     rows = []
     for each in judged:
-        found, p = each.estimate, each.holds
-        tested = found.count > 1
         lacks = f"lacks {', '.join(each.missing)}" if each.missing else ""
         rows.append(
             [
                 Cell(each.claim.says),
                 Cell(each.claim.statement),
                 Cell(each.verdict, verdict=each.verdict),
-                _number(found.mean, "+.2f"),
-                Cell(f"{found.low:+.2f} to {found.high:+.2f}" if tested else "", found.low),
-                Cell("" if math.isnan(p) else _p(p), p),
-                Cell(str(found.count), found.count),
+                *_margin_cells(each.estimate, each.holds),
                 Cell(", ".join(each.claim.settings), below=lacks),
             ]
         )
@@ -481,6 +476,17 @@ def _how_sure(findings: Sequence[Finding]) -> list[str]:
     return text
 
 
+def _margin_cells(found: Estimate, p: float) -> list[Cell]:
+    """A claim's margin over the seeds, its interval, the p of it not holding, and the seeds."""
+    told = f"{found.low:+.2f} to {found.high:+.2f}" if found.count > 1 else ""
+    return [
+        _number(found.mean, "+.2f"),
+        Cell(told, found.low),
+        Cell("" if math.isnan(p) else _p(p), p),
+        Cell(str(found.count), found.count),
+    ]
+
+
 def _idea(title: str, findings: Sequence[Finding]) -> list[Block]:
     """The findings on one idea, those of claims that were run."""
     if not findings:
@@ -488,16 +494,12 @@ def _idea(title: str, findings: Sequence[Finding]) -> list[Block]:
     rows = []
     for finding in findings:
         found, verdict = finding.estimate, finding.verdict
-        tested = found.count > 1
         told = cant_tell(found.count) if verdict == "too few seeds" else verdict
         lacks = f"lacks {', '.join(finding.missing)}" if finding.missing else ""
         cells = [
             Cell(finding.claim.statement),
             Cell(told, -VERDICTS.index(verdict), verdict=told),
-            Cell(f"{found.mean:+.2f}", found.mean),
-            Cell(f"{found.low:+.2f} to {found.high:+.2f}" if tested else "", found.low),
-            Cell("" if math.isnan(finding.holds) else _p(finding.holds), finding.holds),
-            Cell(str(found.count), found.count),
+            *_margin_cells(found, finding.holds),
             Cell(finding.claim.where.name, below=lacks),
         ]
         rows.append(cells)

@@ -756,8 +756,9 @@ def _write_all(
                 yield name, files
         except (BrokenProcessPool, NotImplementedError, ImportError):
             pass  # none can be started, or one was killed: what is left is drawn in this one
+    names = names_in(parts)
     for name, draw in left.items():
-        yield name, _write(draw, folder / name, names_in(parts))
+        yield name, _write(draw, folder / name, names)
 
 
 def _write_in_processes(
@@ -784,8 +785,9 @@ def _begin(parts: Sequence[Study], folder: Path) -> None:
     leave_ctrl_c_to_the_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter("ignore", UserWarning)  # the parent says it
+    names = names_in(parts)
     for name, draw in _of_all(parts).items():
-        _todo[name] = partial(_write, draw, folder / name, names_in(parts))
+        _todo[name] = partial(_write, draw, folder / name, names)
     gc.collect()
     gc.freeze()  # what is there now stays: it need not be searched for garbage each time
 

@@ -8,7 +8,7 @@ the same images and the same wrong labels.  By scipy, but for Holm's step and th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +108,23 @@ def holm(ps: Sequence[float]) -> list[float]:
         reached = max(reached, min(1.0, (len(order) - place) * ps[at]))
         found[at] = reached
     return [float(p) for p in found]
+
+
+def family(
+    margins: Sequence[Sequence[float]],
+    tests: Sequence[Callable[[Sequence[float]], tuple[float, float]]],
+) -> list[tuple[float, float]]:
+    """The two p of each of a family of claims, of it not holding and of its holding, each by Holm
+    over all claims; nan of those with fewer than FEWEST margins, which do not count.
+
+    margins: of each claim, one a seed; tests: what makes the two p of them.
+    """
+    ps = [
+        test(values) if len(values) >= FEWEST else (math.nan, math.nan)
+        for values, test in zip(margins, tests, strict=True)
+    ]
+    holds, fails = (holm([pair[k] for pair in ps]) for k in (0, 1))
+    return list(zip(holds, fails, strict=True))
 
 
 def may_be_best(scores: pd.DataFrame) -> list[str]:

@@ -78,6 +78,8 @@ STYLES: dict[str, Style] = {"sce": Style("#5b3fa8", DASHDOTDOT, "*")} | {
 """The styles of the losses of the paper; others get a spare one."""
 
 HEADLINE = "nce_rce"  # the loss that the paper is about
+# Noise whose rate is found and not asked for: one of 0 is not "no noise".
+MEASURED = tuple(name for name, kind in NOISES.items() if not kind.rated and name != "none")
 
 
 def with_headline(styles: Mapping[str, Style]) -> dict[str, Style]:
@@ -229,12 +231,11 @@ def studies(found: Sequence[Finished], unfinished: Sequence[Config] = ()) -> lis
     earlier = sum(part_of(run.config) == "evaluation" for run in whole)
     earlier -= sum(part_of(run.config) == "evaluation" for run in found)
     runs = pd.DataFrame([_row(run) for run in found])
-    measured = [name for name, kind in NOISES.items() if not kind.rated and name != "none"]
-    clean = (runs["x"] == 0) & ~runs["noise"].isin(measured)  # those keep their name
+    clean = (runs["x"] == 0) & ~runs["noise"].isin(MEASURED)  # those keep their name
     runs.loc[clean, "noise"], runs.loc[clean, "map"] = "none", ""
     # Fresh images have a measured rate of their own in each seed: one setting for all that.
     fresh = np.array([bool(config.by_hand.get("fresh_data")) for config in runs["config"]])
-    of_one = runs[runs["noise"].isin(measured).to_numpy() & fresh]
+    of_one = runs[runs["noise"].isin(MEASURED).to_numpy() & fresh]
     for _, x in of_one.groupby(["dataset", "preset", "noise", "map"])["x"]:
         runs.loc[x.index, "x"] = round(float(x.mean()), 2)
     settings = [config.by_hand for config in runs["config"]]

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from apl.config.config import settings_text
-from apl.report.study import Study, method_label, setting_name
+from apl.report.study import MEASURED, Study, method_label, setting_name
 from apl.report.tables import Cell, Table
 from apl.runs.tuned import Tried, Tuned
 
@@ -38,7 +38,7 @@ def label(study: Study, each: Tuned) -> str:
 def setting_of(study: Study, each: Tuned) -> str:
     """The noise setting of what was tried, as the study's tables have it."""
     config = each.config
-    clean = config.rate == 0 and config.noise not in ("human", "matrix", "file")
+    clean = config.rate == 0 and config.noise not in MEASURED
     noise, table = ("none", "") if clean else (config.noise, config.map)
     on = "true" if "true" in set(study.runs["on"]) else "given"
     return setting_name(noise, table, 100 * config.rate, on)
