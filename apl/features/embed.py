@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +34,9 @@ from apl.features.vectors import read_vectors
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]  # samples done, samples in all
+
+TURN = 10.0  # seconds that a process computes while others wait
+BETWEEN_TURNS = 0.2  # seconds in which one of them begins: more than a waiting lock's poll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,13 +173,25 @@ def rows_of(backbone: Backbone, samples: Any, threads: int = 0) -> Halves:
 def _rows_of(
     backbone: Backbone, parts: dict[str, Any], digests: dict[str, Digests], how: Embedding
 ) -> dict[str, Halves]:
-    """The features of the samples of each part, from the store, once they are all there."""
+    """The features of the samples of each part, from the store, once they are all there.
+
+    Processes write in turns, so that a few samples need not wait for another's many."""
     store = Store.of(backbone)
-    found = {name: store.find(wanted) for name, wanted in digests.items()}
-    if any((at < 0).any() for at in found.values()):
-        with store.writing(how.say):
-            store.append(_computed(backbone, parts, digests, store, how))
+    told: list[str] = []
+
+    def say_once(line: str) -> None:
+        if line not in told:
+            told.append(line)
+            how.say(line)
+
+    for turn in itertools.count():
         found = {name: store.find(wanted) for name, wanted in digests.items()}
+        if all((at >= 0).all() for at in found.values()):
+            break
+        if turn:
+            time.sleep(BETWEEN_TURNS)
+        with store.writing(say_once):
+            store.append(_computed(backbone, parts, digests, store, how))
     return {name: store.rows(at) for name, at in found.items()}
 
 
@@ -185,7 +202,8 @@ def _computed(
     store: Store,
     how: Embedding,
 ) -> Iterator[tuple[Digests, Halves]]:
-    """Digests and features of the samples that the store has not, each once, in batches."""
+    """Digests and features of the samples that the store has not, each once, in batches, for the
+    time of a turn."""
     todo: list[tuple[str, int]] = []
     seen: set[bytes] = set()
     for name, wanted in digests.items():
@@ -196,20 +214,23 @@ def _computed(
                 todo.append((name, i))
     total = sum(map(len, digests.values()))
     done = total - len(todo)
-    batches = [todo[k : k + backbone.batch] for k in range(0, len(todo), backbone.batch)]
+    batches = [todo[j : j + backbone.batch] for j in range(0, len(todo), backbone.batch)]
 
     def compute(batch: list[tuple[str, int]]) -> tuple[Digests, Halves]:
         samples = _batch(parts, batch)
         rows = as_rows(backbone.of(samples), len(batch), backbone.name, [i for _, i in batch])
         return np.array([digests[name][i] for name, i in batch]), rows
 
+    end = time.monotonic() + TURN
     workers = (how.threads or cores()) if backbone.parallel else 1
     with one_thread(workers > 1), ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[tuple[Digests, Halves]]] = deque()
         try:
-            for batch in batches:
+            for k, batch in enumerate(batches):
                 if how.should_stop():
                     raise Interrupted
+                if k and time.monotonic() > end:
+                    break
                 waiting.append(pool.submit(compute, batch))
                 if len(waiting) > 2 * workers:
                     names, rows = waiting.popleft().result()

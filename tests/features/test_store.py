@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,32 @@ def test_a_kill_leaves_a_store_that_goes_on(own_cache: Path) -> None:
     made = featured(data, HOW)
     assert torch.equal(made.train.images.float(), data.train.images.reshape(300, -1)[:, :6].float())
     assert len(Store(folder).digests) == 400
+
+
+def test_few_samples_do_not_wait_for_the_many_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has its turn between two parts of a long embedding, and is told once that it
+    waits; each sample is computed once all the same."""
+    monkeypatch.setattr("apl.features.embed.TURN", 0.0)
+    monkeypatch.setattr("apl.features.embed.BETWEEN_TURNS", 0.3)
+    many = dataset()
+    few = dataclasses.replace(many, train=arrays(60, first=380), test=arrays(20, first=440))
+    done: list[tuple[str, int]] = []
+    told: list[str] = []
+
+    def how(who: str) -> Embedding:
+        def progress(so_far: int, total: int) -> None:
+            done.append((who, so_far))
+            if other.ident is None:
+                other.start()
+
+        return dataclasses.replace(HOW, threads=1, progress=progress, say=told.append)
+
+    other = threading.Thread(target=lambda: featured(few, how("few")))
+    featured(many, how("many"))
+    other.join()
+    assert done.index(("few", 80)) < done.index(("many", 400))
+    assert told == ["another process computes these features: waiting for it"]
+    assert sum(calls()) == 460  # 20 samples are in both
 
 
 def test_what_is_not_finite_is_told_and_the_rest_is_kept() -> None:
