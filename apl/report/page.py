@@ -190,8 +190,9 @@ def _sentence(answer: Answer) -> str:
     others = list(answer.leads)
     base = "CE" if "CE" in others else others[-1]
     shown = dict.fromkeys([base, others[0]])
-    leads = [f"{_points(answer.leads[other])} before {other}" for other in shown]
-    text += f", {' and '.join(leads)}"
+    text += f", {' and '.join(_before(other, answer.leads[other]) for other in shown)}"
+    if not answer.count:
+        return f"{text}; no seed has all losses, so nobody knows which is the best."
     if answer.count < 2:
         return f"{text}; one seed: nobody knows how much of it is chance."
     if not answer.tested:
@@ -205,11 +206,12 @@ def _sentence(answer: Answer) -> str:
     return f"{text}; it can't be told from {named}."
 
 
-def _points(lead: Estimate) -> str:
-    text = f"{lead.mean:.1f}"
-    if lead.count > 1:
-        text += f" ({lead.low:.1f} to {lead.high:.1f})"
-    return f"{text} points"
+def _before(other: str, lead: Estimate) -> str:
+    """By how much the best is ahead of another, in words where no seed has both."""
+    if not lead.count:
+        return f"without a seed in common with {other}"
+    interval = f" ({lead.low:.1f} to {lead.high:.1f})" if lead.count > 1 else ""
+    return f"{lead.mean:.1f}{interval} points before {other}"
 
 
 def _leaders(study: Study) -> Table | None:
@@ -224,7 +226,8 @@ def _leaders(study: Study) -> Table | None:
         setting = str(runs["setting"].iloc[0])
         cells = [Cell(setting), Cell(answer.best), Cell(f"{answer.mean:.1f}", answer.mean)]
         if ce:
-            cells.append(Cell(f"{ahead.mean:+.1f}", ahead.mean) if ahead else Cell(""))
+            paired = ahead is not None and ahead.count > 0
+            cells.append(Cell(f"{ahead.mean:+.1f}", ahead.mean) if paired else Cell(""))
         names = answer.level
         told = f"{names[0]}, {len(names) - 1} more" if len(names) > 2 else ", ".join(names)
         if not answer.tested:

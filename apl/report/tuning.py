@@ -44,6 +44,12 @@ def setting_of(study: Study, each: Tuned) -> str:
     return setting_name(noise, table, 100 * config.rate, on)
 
 
+def _count(counts: Sequence[int], what: str) -> str:
+    """How many of something there are, a range where they differ."""
+    least, most = min(counts), max(counts)
+    return f"{least if least == most else f'{least} to {most}'} {what}{'s' * (most != 1)}"
+
+
 def value_text(values: Mapping[str, float]) -> str:
     """A configuration: of one setting its value alone."""
     return f"{next(iter(values.values())):g}" if len(values) == 1 else settings_text(values)
@@ -67,12 +73,13 @@ def chosen_values_table(study: Study) -> Table | None:
         mark = EDGE if each.edge else ""
         return Cell(value_text(each.chosen.values) + mark, next(iter(each.chosen.values.values())))
 
-    one = study.tuned[0]
+    configurations = [len(each.tried) for each in study.tuned]
+    seeds = [len({seed for t in each.tried for seed in t.held_out}) for each in study.tuned]
     notes = [
         "Chosen for each loss and noise setting by the mean accuracy on held-out training labels "
-        f"as given, wrong ones among them, after the last epoch: {len(one.tried)} configurations, "
-        f"{len(one.complete[0].held_out)} tuning seeds, which no other run has. No true label "
-        "chooses."
+        "as given, wrong ones among them, after the last epoch: "
+        f"{_count(configurations, 'configuration')} of each, {_count(seeds, 'tuning seed')}, which "
+        "no other run has. No true label chooses."
     ]
     if any(each.edge for each in study.tuned):
         notes.append(f"{EDGE} at an edge of what was tried: beyond it may be better.")

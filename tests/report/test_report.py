@@ -333,6 +333,11 @@ def test_what_chance_could_have_done_is_said_and_what_it_could_not(tmp_path: Pat
     few = [run for run in two if run.config.seed < 3]
     page = page_of(write(tmp_path / "few", few))
     assert "three seeds can't tell which is the best." in page.text
+    apart = [run for run in two if (run.config.loss == "ce") == (run.config.seed < 3)]
+    page = page_of(write(tmp_path / "apart", apart))
+    assert "without a seed in common with CE; no seed has all losses" in page.text
+    assert page.tables["Which loss leads under which noise"]["sym 0.6"][-2] == ""
+    assert "nan" not in re.findall(r"\w+", page.text)
     one = [run for run in two if run.config.seed == 0]
     page = page_of(write(tmp_path / "one", one))
     assert "20.0 points before CE; one seed: nobody knows how much of it is chance." in page.text

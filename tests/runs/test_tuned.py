@@ -143,6 +143,9 @@ def test_a_study_is_told_by_what_was_chosen_and_its_curves_beside_it() -> None:
     (study,) = studies([*runs, *judged, *added, *again])
     assert study.earlier == 2
     assert len(study.runs) == 4
+    table = chosen_values_table(study)
+    assert table is not None
+    assert "after the last epoch: 3 to 4 configurations of each, 2 tuning seeds" in table.notes[0]
     # Before any run judges, the tuning runs are told as what they are.
     (study,) = studies(runs)
     assert list(study.styles) == [f"{n} (lr={v})" for n in ("CE", "NCE") for v in (0.01, 0.1, 0.2)]
