@@ -28,6 +28,7 @@ COPY = 0.13  # of the usual distance to the nearest: closer ones are near copies
 LOOKS = 12  # pixels a side in which two images are compared,
 ALIKE = 0.97  # how the pixels of neighbours must correlate to be near copies; or, where they lie
 LESS, NEAR = 0.75, 0.5  # no further apart than so many times the usual distance, this
+PER_COMPONENT = 16  # samples: scaled alike, more components than these bear are noise
 NONE = 0.1  # of the usual score: samples below belong to no class
 AGREED = 0.1  # share of neighbours that each class has before any is asked
 DARK = 0.2  # of white, that all but one in a hundred pixels are below
@@ -121,16 +122,16 @@ def health_of(
     return Health(issues, scores, copies)
 
 
-def components(rows: Tensor) -> Tensor:
-    """The first COMPONENTS principal components of rows [N, F], all of fewer."""
+def components(rows: Tensor, most: int = COMPONENTS) -> Tensor:
+    """The first `most` principal components of rows [N, F], all columns of no more than that."""
     import torch
 
     wide = rows.float()
     wide = wide - wide.mean(0)
-    if wide.shape[1] <= COMPONENTS:
+    if wide.shape[1] <= most:
         return wide
     _, vectors = torch.linalg.eigh(wide.T @ wide / len(wide))
-    made: Tensor = wide @ vectors[:, -COMPONENTS:]
+    made: Tensor = wide @ vectors[:, -most:]
     return made
 
 
@@ -182,13 +183,15 @@ def _outliers(parts: Tensor, places: IntArray, labels: IntArray) -> tuple[BoolAr
     """Which samples belong to none of the classes.
 
     Score: the cosine of a sample [D] and the mean of the class that it is nearest to, of which it
-    is not a part itself, all components scaled alike; times the share of its neighbours that have
-    the label of this class.  Strange samples lie in no class's direction, even many that are alike;
-    and those that lie near one by chance have neighbours of several.
+    is not a part itself, all components scaled alike, one for PER_COMPONENT samples at most; times
+    the share of its neighbours that have the label of this class.  Strange samples lie in no
+    class's direction, even many that are alike; and those that lie near one by chance have
+    neighbours of several.
     """
     import torch
     import torch.nn.functional as F
 
+    parts = components(parts, max(NEIGHBOURS, len(parts) // PER_COMPONENT))
     wide = F.normalize(parts / parts.std(0).clamp(min=1e-6))
     known = torch.from_numpy(labels != UNKNOWN)
     given = torch.from_numpy(labels.clip(0))

@@ -226,8 +226,8 @@ def _leaders(study: Study) -> Table | None:
         setting = str(runs["setting"].iloc[0])
         cells = [Cell(setting), Cell(answer.best), Cell(f"{answer.mean:.1f}", answer.mean)]
         if ce:
-            paired = ahead is not None and ahead.count > 0
-            cells.append(Cell(f"{ahead.mean:+.1f}", ahead.mean) if paired else Cell(""))
+            paired = ahead if ahead and ahead.count else None
+            cells.append(Cell(f"{paired.mean:+.1f}", paired.mean) if paired else Cell(""))
         names = answer.level
         told = f"{names[0]}, {len(names) - 1} more" if len(names) > 2 else ", ".join(names)
         if not answer.tested:

@@ -65,6 +65,20 @@ def test_planted_copies_and_strangers_are_found():
     assert not health_of(rows[:5], labels[:5]).issues  # too few to say what is usual
 
 
+def test_few_samples_of_many_numbers_are_not_taken_for_strangers():
+    """300 samples of 250 numbers, most of which tell nothing: scaled alike, these would drown what
+    tells the classes apart."""
+    rng = np.random.default_rng(0)
+    labels, scale = rng.integers(0, 4, 300), 8 / np.arange(1, 251) ** 0.5
+    rows = rng.normal(size=(312, 250))
+    rows[:300] += 5 * np.eye(4, 250)[labels]
+    rows[300:] += 5 * np.eye(250)[4]  # of no class
+    given = np.concatenate([labels, rng.integers(0, 4, 12)])
+    found = health_of(torch.from_numpy(rows * scale).float(), given)
+    assert found.issues["outlier"][:300].mean() < 0.02
+    assert set(range(300, 312)) <= set(np.argsort(found.scores["outlier"])[:24].tolist())
+
+
 def pictures(count: int = 40) -> np.ndarray:
     """Images [N, 24, 24, 3] of random waves, and sharp."""
     rng = np.random.default_rng(0)
