@@ -61,6 +61,7 @@ from apl.report.results import (
     choices,
     chosen_lines,
     chosen_table,
+    confused_anyway,
     epochs_table,
     grid_table,
     mean_std,
@@ -321,7 +322,7 @@ def _memory(study: Study) -> list[Block]:
         table = grid_table(study, caption, cell)
         known = any(cell.text not in ("", "-") for row in table.rows for cell in row[1:])
         if len(table.head) > 1 and known:  # not one of dashes alone
-            tables.append(table)
+            tables.append(_with_baselines(study, table) if score == "memorised" else table)
     blocks = [Block(table=table) for table in tables]
     if unknown.any():
         dash = any(cell.text == "-" for table in tables for row in table.rows for cell in row)
@@ -330,6 +331,27 @@ def _memory(study: Study) -> list[Block]:
         )
         blocks.insert(0, Block(text=[text]))
     return blocks
+
+
+def _with_baselines(study: Study, table: Table) -> Table:
+    """The table of what was memorised, and below it what needs no memory."""
+    confused = confused_anyway(study)
+    settings = table.head[1:]
+    rows, notes = list(table.rows), list(table.notes)
+    guessing = 100 / len(study.classes)
+    baselines = [("guessing", dict.fromkeys(settings, guessing))]
+    note = "Guessing: what a network that knows nothing has."
+    if confused:
+        baselines.append(("trained on right labels", confused))
+        note += (
+            " Trained on right labels: how often the networks of the clean setting take a test "
+            "image for the class that the noise takes it for; so much is no memory."
+        )
+    for name, shares in baselines:
+        told = [shares.get(setting, math.nan) for setting in settings]
+        cells = [Cell("" if math.isnan(x) else f"{x:.1f}", x, heat=x / 100) for x in told]
+        rows.append([Cell(name), *cells])
+    return dataclasses.replace(table, rows=rows, notes=[*notes, note])
 
 
 def _per_class(study: Study) -> list[Block]:
@@ -363,7 +385,9 @@ def _per_class(study: Study) -> list[Block]:
             rows = [
                 [Cell(name), *cells] for name, cells in zip(study.classes, columns, strict=True)
             ]
-        notes = ["∅ 2/3: 2 of 3 runs never predict this class."] if gave_up else []
+        notes = (
+            ["∅ 2/3: 2 of 3 runs never predict this class, or as good as never."] if gave_up else []
+        )
         caption = f"Accuracy of each class in %, {setting}"
         title = setting
         if gave_up:
@@ -373,7 +397,7 @@ def _per_class(study: Study) -> list[Block]:
 
 
 def _given_up(confusion: Sequence[Sequence[int]] | None) -> list[int]:
-    """The classes that a run never predicts."""
+    """The classes that a run never predicts, or as good as never."""
     return [] if confusion is None else Scores.of(np.array(confusion)).never_predicted
 
 
@@ -718,7 +742,10 @@ def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Blo
         how = {"Memorised (%)": lambda part: f"{part['memorised'].mean():.1f}"}
         blocks.append(block("Too short to tell", text, runs[short], how))
     if given_up.any():
-        text = "Runs that did not collapse, but never predict some class of the test images."
+        text = (
+            "Runs that did not collapse, but predict some class for fewer than 2 in 100 of its "
+            "test images: as good as never."
+        )
         blocks.append(block("Classes never predicted", text, runs[given_up], {"Classes": classes}))
     holes = pd.DataFrame(sorted(missing), columns=["method", "setting", "seed"])
     if len(holes):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from apl.config.config import Config
@@ -16,7 +17,7 @@ from apl.config.published import published_at
 from apl.errors import BadInput
 from apl.losses.catalog import is_tolerant
 from apl.report.statistics import FEWEST, cant_tell, may_be_best
-from apl.report.study import EPOCHS, Study
+from apl.report.study import EPOCHS, Study, given
 from apl.report.tables import Cell, Table, escape
 from apl.report.tuning import chosen_values_table
 from apl.runs.scores import HARDLY_MEMORISED
@@ -148,6 +149,29 @@ def too_short_settings(runs: pd.DataFrame) -> list[str]:
     most = fragile.groupby(["rank", "setting"])["memorised"].max()
     names = [setting for _, setting in most.index[most < 100 * HARDLY_MEMORISED]]
     return list(dict.fromkeys(names))
+
+
+def confused_anyway(study: Study) -> dict[str, float]:
+    """By noise setting, how often networks trained on right labels take test images of a class for
+    the class that the noise makes of it, in %: what "memorised" counts though nothing was.
+
+    They are CE's runs of the clean setting, else those of all losses; {} where there are none.
+    """
+    runs = study.runs[study.runs["confusion"].map(given)]
+    clean = runs[(runs["noise"] == "none") & ~runs["collapsed"].astype(bool)]
+    by_ce = clean[clean["loss"] == "ce"]
+    counts = [np.array(matrix) for matrix in (by_ce if len(by_ce) else clean)["confusion"]]
+    if not counts:
+        return {}
+    classes = sum(counts).sum(1)
+    shares = sum(counts) / np.maximum(classes, 1)[:, None]
+    found = {}
+    for setting, of_setting in runs[runs["transition"].map(given)].groupby("setting", sort=False):
+        flips = np.mean([np.array(matrix) for matrix in of_setting["transition"]], 0)
+        flips = classes[:, None] * flips * (1 - np.eye(len(flips)))
+        if flips.sum() > 0:
+            found[str(setting)] = float(100 * (flips * shares).sum() / flips.sum())
+    return found
 
 
 # --------------------------------------------------------------------- which epoch, which loss

@@ -13,6 +13,7 @@ from apl.config.config import Config
 from apl.losses.catalog import REPAIR, is_tolerant
 from apl.noise.labels import MOST_CLASSES, IntArray, Labels
 
+NEVER = 0.02  # predictions for each sample of a class: fewer are as good as none
 ONE_CLASS_SHARE = 0.95  # of the predictions in one class: the network has collapsed
 HARDLY_MEMORISED = 0.10  # of the wrong labels: below it, losses can't be told apart by robustness
 
@@ -71,8 +72,9 @@ class Scores:
 
     @property
     def never_predicted(self) -> list[int]:
-        """The classes that have samples but get no prediction: given up, though not collapsed."""
-        missing = (self.predicted == 0) & (self.labelled > 0)
+        """The classes that have samples, and hardly a prediction (NEVER): given up, though not
+        collapsed."""
+        missing = self.predicted < NEVER * self.labelled
         return [int(k) for k in np.flatnonzero(missing)]
 
     @property

@@ -4,8 +4,9 @@
 
 Trains the laptop recipe on CIFAR-10 with NCE+RCE at asymmetric 0.4, with and without three epochs
 of CE first, at several widths and after each epoch takes the predictions on the test images.  A
-class is given up where its recall is below 2 %.  Writes a row an epoch and class to OUT.csv, draws
-OUT.png and prints a Markdown table.  What stands in OUT.csv is not trained again.
+class is given up where it is never predicted, as `Scores.never_predicted` has it.  Writes a row an
+epoch and class to OUT.csv, draws OUT.png and prints a Markdown table.  What stands in OUT.csv is
+not trained again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pandas as pd
 import torch
 
 from apl.config.config import Config, make_config
+from apl.runs.scores import score
 from apl.training.evaluate import Evaluator
 from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine, keep_freed_memory
@@ -27,11 +29,11 @@ from apl.training.train import train
 
 WIDTHS = (8, 16, 32, 64)
 WARM = (0.0, 3.0)
-LOST = 0.02  # a class of less recall is given up
 
 
 def recalls(config: Config, machine: Machine) -> list[dict[str, float]]:
-    """The recall of each class after each epoch of a training: rows of epoch, class, recall."""
+    """The recall of each class after each epoch of a training, and whether it is given up: rows of
+    epoch, class, recall, lost."""
     data = data_of(config, machine)
     torch.manual_seed(config.seed)
     shape = tuple(data.train.images.shape[1:])
@@ -41,9 +43,10 @@ def recalls(config: Config, machine: Machine) -> list[dict[str, float]]:
 
     def on_epoch(row: dict[str, float]) -> None:
         predicted = Evaluator(network, data, config).predict(data.test.images)
-        for k in range(data.num_classes):
-            recall = float((predicted[true == k] == k).mean())
-            rows.append({"epoch": row["epoch"], "class": k, "recall": recall})
+        scores = score(predicted, true, data.num_classes)
+        for k, recall in enumerate(scores.per_class):
+            lost = k in scores.never_predicted
+            rows.append({"epoch": row["epoch"], "class": k, "recall": recall, "lost": lost})
 
     train(
         config,
@@ -84,7 +87,7 @@ def main() -> None:
 
 def lost(rows: pd.DataFrame) -> pd.Series:
     """How many classes are given up after each epoch, the mean over seeds."""
-    counts = rows.assign(lost=rows["recall"] < LOST).groupby(["seed", "epoch"])["lost"].sum()
+    counts = rows.groupby(["seed", "epoch"])["lost"].sum()
     return counts.groupby("epoch").mean()
 
 
@@ -119,7 +122,8 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
             gone = 0
             for _, of_class in part.groupby("class"):
                 recall = of_class.groupby("epoch")["recall"].mean()
-                lost_it = recall.iloc[-1] < LOST
+                at_end = of_class[of_class["epoch"] == of_class["epoch"].max()]
+                lost_it = at_end["lost"].mean() >= 0.5
                 gone += lost_it
                 color, thickness = ("#c94f00", 2.0) if lost_it else ("#9aa7b5", 1.0)
                 panel.plot(recall.index, recall, color=color, linewidth=thickness)

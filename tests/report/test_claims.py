@@ -32,7 +32,7 @@ from apl.report.claims import (
     recipes,
 )
 from apl.report.claims import judge as judge_together
-from apl.report.results import too_short_settings
+from apl.report.results import confused_anyway, too_short_settings
 from apl.report.study import Study, studies
 from apl.runs.run import Finished
 from apl.runs.scores import Result
@@ -338,6 +338,27 @@ def test_agreement_needs_three_losses_for_tau_and_two_for_a_pair() -> None:
 def papers_own() -> pd.DataFrame:
     rows = own_protocol(published_rows())
     return rows[rows["dataset"] == "cifar10"]
+
+
+def test_what_is_confused_anyway_is_no_memory() -> None:
+    """Class a is labelled b in 40 %, b never a: what counts is how often networks that were trained
+    on right labels take a for b; CE's, where there are such runs."""
+    flips = [[0.6, 0.4], [0.0, 1.0]]
+    matrices = {"ce": [[7, 3], [1, 9]], "mae": [[0, 10], [0, 10]]}
+
+    def runs(*losses: str) -> Study:
+        cells: list[Finished] = []
+        for loss in losses:
+            clean, noisy = runs_of({(loss, "none", 0.0, 0): 80, (loss, "asym", 0.4, 0): 60})
+            found = replace(clean.result, confusion=matrices[loss])
+            cells += [clean._replace(result=found)]
+            cells += [noisy._replace(result=replace(noisy.result, transition=flips))]
+        return study_of(cells)
+
+    assert confused_anyway(runs("ce", "mae")) == {"asym 0.4": pytest.approx(30.0)}
+    assert confused_anyway(runs("mae")) == {"asym 0.4": pytest.approx(100.0)}
+    noisy = runs_of({("ce", "asym", 0.4, 0): 60})
+    assert confused_anyway(study_of(noisy)) == {}
 
 
 def test_the_papers_that_rank_losses_had_one_protocol() -> None:

@@ -239,6 +239,9 @@ def test_scores() -> None:
     assert scores.collapsed_into is None
     assert scores.never_predicted == []
     assert Scores.of(np.array([[5, 5, 0], [3, 7, 0], [5, 5, 0]])).never_predicted == [2]
+    assert Scores.of(np.array([[99, 1], [100, 0]])).never_predicted == [1]  # once in 100 is no word
+    assert Scores.of(np.array([[99, 1], [99, 1]])).never_predicted == []
+    assert Scores.of(np.array([[9, 0], [0, 0]])).never_predicted == []  # no sample has that label
     assert Scores.of(np.array([[1, 9], [0, 10]])).collapsed_into == 1
     assert Scores.of(np.array([[0, 0], [0, 10]])).collapsed_into is None  # only that class is there
     labels = Labels(given=np.array([1, 2, 2]), true=np.array([0, 1, 2]), transition=np.eye(3))
