@@ -160,11 +160,12 @@ def confused_anyway(study: Study) -> dict[str, float]:
     runs = study.runs[study.runs["confusion"].map(given)]
     clean = runs[(runs["noise"] == "none") & ~runs["collapsed"].astype(bool)]
     by_ce = clean[clean["loss"] == "ce"]
-    counts = [np.array(matrix) for matrix in (by_ce if len(by_ce) else clean)["confusion"]]
-    if not counts:
+    matrices = list((by_ce if len(by_ce) else clean)["confusion"])
+    if not matrices:
         return {}
-    classes = sum(counts).sum(1)
-    shares = sum(counts) / np.maximum(classes, 1)[:, None]
+    counts = np.sum(matrices, axis=0)
+    classes = counts.sum(1)
+    shares = counts / np.maximum(classes, 1)[:, None]
     found = {}
     for setting, of_setting in runs[runs["transition"].map(given)].groupby("setting", sort=False):
         flips = np.mean([np.array(matrix) for matrix in of_setting["transition"]], 0)
