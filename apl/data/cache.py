@@ -29,7 +29,8 @@ class Entry:
     kind: a key of KINDS; name: of the data set or of the features; path: where it was read from,
     '' where that is no path; origin: the same for all states of one source, '' for none; digest: of
     the data; size: in bytes; used: when last, in seconds since 1970; whole: False for what a killed
-    process left.
+    process left; format: how it was decoded, 0 where that was not written down; shape: of an image
+    or a row.
     """
 
     folder: Path
@@ -41,6 +42,8 @@ class Entry:
     size: int
     used: float
     whole: bool
+    format: int = 0
+    shape: tuple[int, ...] = ()
 
     @property
     def lock(self) -> Path:
@@ -81,6 +84,8 @@ def _entry(folder: Path, kind: str) -> Entry:
         sum(sizes),
         max(times),
         bool(about),
+        int(about.get("format", 0)),
+        tuple(about.get("shape", ())),
     )
 
 
@@ -105,6 +110,15 @@ def outdated(found: Iterable[Entry], keep: int) -> Iterator[Entry]:
                 yield entry
             else:
                 newer.append(entry.digest)
+
+
+def replaced(found: Iterable[Entry], folder: Path) -> Iterator[Entry]:
+    """What the data in a folder replace: the same data, as an older release decoded them."""
+    new = _entry(folder, "decoded")
+    for entry in found:
+        same = (entry.digest, entry.shape, entry.kind) == (new.digest, new.shape, new.kind)
+        if same and entry.whole and entry.format < new.format:
+            yield entry
 
 
 def unused(found: Iterable[Entry], days: float) -> Iterator[Entry]:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import torch
 
 from apl.data import near
-from apl.data.cache import STATES, entries, outdated, remove, size_text, touch
+from apl.data.cache import STATES, entries, outdated, remove, replaced, size_text, touch
 from apl.data.dataset import Dataset, Split
 from apl.data.depth import Pixels, told_range
 from apl.data.folders import cache_folder
@@ -42,8 +42,9 @@ from apl.data.listing import (
     arrange,
     broken_line,
 )
+from apl.data.numbers import Cells
 from apl.data.reading import AS_USUAL, Reading
-from apl.data.tables import Cells, Recipe, row_digests, shown_lines, to_features
+from apl.data.tables import Recipe, row_digests, shown_lines, to_features
 from apl.data.texts import NO_TEXT, numbered
 from apl.errors import BadInput
 from apl.files import naming, plain, table_bytes, write_atomic, write_parts
@@ -51,7 +52,7 @@ from apl.names import DATASETS, SIDE
 from apl.noise.labels import UNKNOWN, IntArray, Labels
 from apl.paths import user_path
 
-FORMAT = 4  # of what lies in the cache, and of how it is decoded; another one is decoded anew
+FORMAT = 5  # of what lies in the cache, and of how it is decoded; another one is decoded anew
 BLOCK = 1024  # rows at a time where all are read
 
 TAKEN_OUT = "taken_out"  # images that lie in a file, while they are decoded
@@ -130,6 +131,13 @@ def cached(
     finally:
         lock.release()
     touch(folder)
+    if built:
+        count, size = remove(replaced(entries(), folder))
+        if count:
+            say(
+                f"{listing.name} was decoded anew, as this release reads data in another way; what "
+                f"an older one had decoded is removed, {size_text(size)}"
+            )
     if built and origin:
         older = [entry for entry in entries() if entry.origin == origin]
         count, size = remove(entry for entry in outdated(older, STATES) if entry.folder != folder)
@@ -149,6 +157,12 @@ def cached(
                 f"max_broken {reading.max_broken:g}: {left}"
             )
         say(left)
+    _tell_copies(folder, about, listing, say)
+    return _open(folder, about)
+
+
+def _tell_copies(folder: Path, about: Mapping[str, Any], listing: Listing, say: Say) -> None:
+    """Say which samples are copies of others, where that puts labels or a test in doubt."""
     if about["copies"]:
         what = (
             "rows are as others with another label, so wrong or not to be told apart"
@@ -172,7 +186,6 @@ def cached(
             "near copies (saved again, resized or cropped a little): "
             f"{'; '.join(filter(None, parts))}: {folder / NEAR_COPIES}"
         )
-    return _open(folder, about)
 
 
 def own_name(path: Path) -> str:
@@ -241,6 +254,7 @@ def _build(
     mean, std = moments(_map(folder / IMAGES, len(samples), content.shape)[:train])
     unlabelled = sum(why.startswith((NO_LABEL, NO_TEXT)) for _, why in broken)
     about = {
+        "format": FORMAT,
         "name": listing.name,
         "root": os.path.abspath(listing.root) if samples[0].path else "",
         "digest": digest_of(order.class_names, train, labels, digests, *votes.values()),

@@ -13,6 +13,7 @@ from typing import Any
 
 from apl.data.annotators import join_votes
 from apl.data.arrays import is_array_name, list_arrays
+from apl.data.formats import hint
 from apl.data.layouts import list_layout
 from apl.data.listing import LISTS, SPLITS, Listing, Sample, only_classes, some_of
 from apl.data.lists import FILE_COLUMNS, list_file
@@ -23,7 +24,6 @@ from apl.errors import BadInput, require
 
 METADATA = tuple(f"metadata{kind}" for kind in LISTS if kind != ".json")
 """A list of a folder's files, as Hugging Face's imagefolder names it; a .json may be anything."""
-PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")  # lists that need no other name to be one
 
 
@@ -63,10 +63,10 @@ def list_path(path: Path, reading: Reading) -> Listing:
         return list_arrays(path, reading)
     if path.suffix.lower() in LISTS and path.is_file():
         return list_file(path, reading)
-    packed = " (packed: unpack it first)" if path.name.lower().endswith(PACKED) else ""
+    what = f"; it is {known}" if (known := hint(path)) else ""
     raise BadInput(
-        f"{path} is no data set{packed}; accepted: a folder of classes, a list of files or a table "
-        f"({', '.join(LISTS)}), or arrays (.npz, .npy)"
+        f"{path} is no data set; accepted: a folder of classes, a list of files or a table "
+        f"({', '.join(LISTS)}), or arrays (.npz, .npy){what}"
     )
 
 

@@ -111,6 +111,35 @@ def _literal(text: str) -> Any:
 # ------------------------------------------------------------------------------------ all of them
 
 
+def require_one_order(
+    rows: Any, labels: Any, what: str = "the rows", of: str = "the labels have"
+) -> None:
+    """Raise BadInput where rows and labels have indices of pandas that do not say the same of which
+    belongs to which, since everything here goes by the order.
+
+    An index that counts from 0 says nothing beside one of other values.
+    """
+    one: Any = getattr(rows, "index", None)
+    other: Any = getattr(labels, "index", None)
+    if not (hasattr(one, "equals") and hasattr(other, "equals")) or one.equals(other):
+        return
+    if len(one) != len(other):  # which is refused where both are counted
+        return
+    ours, theirs = [*one], [*other]
+    same = {*ours} == {*theirs}
+    if not same and [*range(len(one))] in (ours, theirs):
+        return
+    place = next(
+        (i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1), 0
+    )
+    differs = "in another order" if same else "another"
+    raise BadInput(
+        f"{of} an index that is not that of {what}, but {differs} (first {theirs[place]!r} where "
+        f"those have {ours[place]!r}); accepted: one index for both, as labels.loc[rows.index], or "
+        ".to_numpy() where the order is right"
+    )
+
+
 def no_labels(texts: Iterable[str], classes: Collection[str] = ()) -> set[str]:
     """Which of these texts are no labels: '', and what programs write for a missing value; among
     numbers -1 too, unless the only other one is 1, and -100.

@@ -80,7 +80,7 @@ def list_file(
             head, people = wide
             reading = dataclasses.replace(reading, label_column=people)
     named = [row for _, row in head if not isinstance(row, str)]
-    found = Listing(path.parent, decimal=sheet.decimal)
+    found = Listing(path.parent, decimal=sheet.decimal, notes=[*sheet.notes])
     places = None if reading.image_folder == NONE else Places(path, reading.image_folder)
     columns = None
     if named:
@@ -391,22 +391,41 @@ def _no_labels(
 
 
 ID_COLUMNS = ("id", "", "index", "unnamed: 0")  # the last three are those of pandas' row numbers
+_ROW_NUMBERS = re.compile(r"|level_\d|unnamed: \d+(\.\d+)*")  # as pandas calls them in each saving
+
+
+def take_names(cells: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Take the columns out of a table that name its samples, which nothing is to be learned from:
+    ids and numbers of rows.  The names, none where each value is not another one, and lines to
+    tell."""
+    folded = {name: name.strip().lower() for name in cells}
+    ids = [name for name in cells if folded[name] in ID_COLUMNS]
+    ids.sort(key=lambda name: folded[name] != "id")
+    counted = [name for name in cells if _ROW_NUMBERS.fullmatch(folded[name])]
+    notes: list[str] = []
+    names: list[str] = []
+    if ids:
+        names = [as_text(cell) for cell in cells[ids[0]]]
+        if "" in names or len(set(names)) < len(names):
+            notes.append(f"column {ids[0]!r} names no sample: it has the same value twice, or none")
+            names = []
+    rest = [name for name in counted if name not in ids[:1]]
+    if rest:
+        notes.append(f"columns left out, numbers of rows: {some_of([repr(name) for name in rest])}")
+    for name in {*ids[:1], *counted}:
+        cells.pop(name)
+    return names, notes
 
 
 def _make_table(found: Listing, cells: dict[str, list[Any]], columns: _Columns) -> None:
     """What a table's columns are for: names, labels, or to learn from."""
     if columns.text:
         found.text_column, found.texts = columns.text, as_texts(cells.pop(columns.text))
-    ids = next((name for name in cells if name.strip().lower() in ID_COLUMNS), None)
-    if ids is not None:
-        names = [as_text(cell) for cell in cells.pop(ids)]
-        if "" not in names and len(set(names)) == len(names):
-            named = zip(found.samples, names, strict=True)
-            found.samples = [sample._replace(name=name) for sample, name in named]
-        else:
-            found.notes.append(
-                f"column {ids!r} names no sample: it has the same value twice, or none"
-            )
+    names, notes = take_names(cells)
+    found.notes += notes
+    if names:
+        named = zip(found.samples, names, strict=True)
+        found.samples = [sample._replace(name=name) for sample, name in named]
     for name in (*columns.labels, "clean_label", "split"):
         cells.pop(name, None)
     labels = [

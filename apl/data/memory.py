@@ -30,14 +30,16 @@ from apl.data.labels import (
     label_text,
     on_cpu,
     one_hot_text,
+    require_one_order,
     texts_of,
     tidy,
     to_number,
 )
 from apl.data.listing import Listing, Sample, Say, only_classes, settle_labels
-from apl.data.lists import HEAD
+from apl.data.lists import HEAD, take_names
+from apl.data.numbers import Cells
 from apl.data.reading import Reading, names_of
-from apl.data.tables import Cells, row_digests, to_columns
+from apl.data.tables import row_digests, to_columns
 from apl.data.texts import NO_TEXTS, as_texts, find_texts, require_column
 from apl.errors import BadInput, cut
 
@@ -48,10 +50,13 @@ TARGETS = ("label", "labels", "target", "targets", "y", "class")
 
 
 def from_frame(name: str, frame: Any, reading: Reading, say: Say) -> Dataset:
-    """A data set of a pandas DataFrame that has the labels in one of its columns, or in several of
-    0 and 1 that are named with commas; what it says of the truth is not learned from."""
-    columns = [str(column) for column in frame.columns]
+    """A data set of a pandas DataFrame that has the labels in one of its columns, in its index, or
+    in several columns of 0 and 1 that are named with commas; what it says of the truth is not
+    learned from."""
     wanted = names_of(reading.label_column)
+    inside = [name for name in frame.index.names if name in wanted and name not in frame.columns]
+    frame = frame.reset_index(inside) if inside else frame
+    columns = [str(column) for column in frame.columns]
     lacking = [each for each in wanted if columns.count(each) != 1]
     if lacking:
         raise BadInput(
@@ -69,6 +74,7 @@ def from_frame(name: str, frame: Any, reading: Reading, say: Say) -> Dataset:
 def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say) -> Dataset:
     """A data set of arrays: images [N, H, W] or [N, H, W, C], or a table [N, F], an array or a
     pandas DataFrame; labels [N], numbers or words, or [N, K] one-hot."""
+    require_one_order(inputs, labels, f"the rows of {name}")
     given = texts_of(labels, name)
     found = Listing(Path(), name=name)
     inputs = on_cpu(inputs, name)
@@ -86,6 +92,8 @@ def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say)
         found.columns, found.texts = {}, as_texts(inputs)
     elif inputs.ndim == 2:
         found.columns = to_columns(inputs)
+        if hasattr(inputs, "columns"):
+            found.notes += take_names(found.columns)[1]
         _take_texts(found, found.columns, reading)
     else:
         inputs = channels_last(inputs, name)

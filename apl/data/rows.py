@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from apl.data.formats import hint_of
 from apl.data.pictures import parquet_changed, parquet_rows
 from apl.errors import BadInput, one_line
 
@@ -27,18 +28,22 @@ Rows = Iterator[tuple[int, Row | str]]
 class Sheet(NamedTuple):
     """The rows of a file in their order, each with the line where it begins (its number, from 1, in
     a .json or .parquet): the row, or in words what is wrong with it.  decimal: where the fraction
-    of a number begins, ',' in a file that semicolons part; columns, delimiter: of a CSV."""
+    of a number begins, ',' in a file that semicolons part; columns, delimiter: of a CSV; notes:
+    lines to tell."""
 
     rows: Rows
     decimal: str = "."
     columns: Sequence[str] = ()
     delimiter: str = ","
+    notes: Sequence[str] = ()
 
 
 def read_rows(path: Path, names: Collection[str] = ()) -> Sheet:
     """What a .jsonl, a .json, a .parquet, or else a CSV (.csv, .tsv) holds.
 
-    A CSV's cells are parted by commas, semicolons, tabs or bars, and a line names the columns.
+    A CSV's cells are parted by commas, semicolons, tabs or bars, and a line names the columns; or
+    by blanks, in a file with a column that is looked for.  Where each row has a cell more than that
+    line, the rows' names come first, as R writes them, in a column ''.
     Before it may stand a mark of UTF-8 or UTF-16, Excel's `sep=;`, empty lines, and lines that
     begin with a hash.  Columns of one name become `x` and `x (2)`.  Empty cells beyond the columns
     are none, as a comma at each row's end makes them, and rows of empty cells are none either.
@@ -63,6 +68,9 @@ def _text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise BadInput(f"{path} can't be read ({error.strerror})") from None
+    what = hint_of(content)
+    if what:
+        raise BadInput(f"{path} is no text, but {what}")
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # "Unicode text"
     try:
         return content.decode("utf-16" if utf16 else "utf-8-sig")  # Excel begins with a mark
@@ -77,6 +85,8 @@ def _text(path: Path) -> str:
 # ------------------------------------------------------------------------------------------ CSV
 
 DELIMITERS = ",;\t|"
+BLANK = " "  # of R's write.table; in any other file it is part of a text
+_FIRST = "the first is the row's name"
 _SEP = re.compile(r'"?sep=(.)"?[,;\t|]*(\r\n?|\n|$)', re.IGNORECASE)
 _LOOKED_AT = 100  # rows that tell what parts the cells
 
@@ -90,15 +100,35 @@ def _csv_sheet(path: Path, text: str, names: Collection[str]) -> Sheet:
         text, first, delimiter = text[said.end() :], 2, said[1]
     else:
         delimiter = max(DELIMITERS, key=lambda each: _fit(text, each, names))
+        if not _fit(text, delimiter, names)[0] and _fit(text, BLANK, names)[:2] == (True, 1.0):
+            delimiter = BLANK
     lines = _lines(path, text, delimiter, first)
     columns = _head(lines, names)
+    notes = []
+    lines, with_names = _with_names(lines, len(columns))
+    if with_names:
+        columns.insert(0, "")
+        notes.append(f"each row has a cell more than the line of the columns: {_FIRST}")
     if columns and not columns[-1]:  # a comma at the end, or a column that nobody named
         known = list(lines)
         lines = iter(known)
         while columns and not columns[-1] and all(_is_blank(c, len(columns)) for _, c in known):
             columns.pop()
     names = different(columns)
-    return Sheet(_fitted(lines, names, columns), "," if delimiter == ";" else ".", names, delimiter)
+    decimal = "," if delimiter == ";" else "."
+    return Sheet(_fitted(lines, names, columns), decimal, names, delimiter, notes)
+
+
+def _with_names(lines: Lines, columns: int) -> tuple[Lines, bool]:
+    """The lines again, and whether each row has one cell more than there are columns, the last of
+    them not empty in some row."""
+    head = list(itertools.islice(lines, 1))
+    if not head or columns < 1 or len(head[0][1]) != columns + 1:
+        return itertools.chain(head, lines), False
+    known = [*head, *lines]
+    filled = [cells for _, cells in known if any(map(str.strip, cells))]
+    more = all(len(cells) == columns + 1 for cells in filled)
+    return iter(known), more and any(cells[-1].strip() for cells in filled)
 
 
 def _fit(text: str, delimiter: str, names: Collection[str]) -> tuple[bool, float, int]:

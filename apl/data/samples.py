@@ -22,12 +22,14 @@ import numpy.typing as npt
 from apl.cores import cores
 from apl.data.arrays import list_arrays
 from apl.data.depth import Pixels, checked_range, range_of, to_bytes
+from apl.data.formats import hint
 from apl.data.images import Broken, Misfit, Plan, read_image, to_pixels
 from apl.data.kinds import list_path
 from apl.data.listing import LISTS, SUFFIXES, Listing, Sample, some_of, suffix_of, why_not
 from apl.data.lists import NONE, list_file
+from apl.data.numbers import Cells
 from apl.data.reading import AS_USUAL, Reading
-from apl.data.tables import Cells, Recipe, encode, to_columns
+from apl.data.tables import Recipe, encode, to_columns
 from apl.data.texts import NO_TEXTS
 from apl.data.texts import as_texts as as_they_are_read
 from apl.data.trees import scan
@@ -69,7 +71,8 @@ def list_samples(source: str, reading: Reading, kind: str) -> Listing:
     if suffix in SUFFIXES:
         return _single_files([str(path)], source)
     kinds = " ".join(sorted(SUFFIXES))
-    raise BadInput(f"{source} is no input; accepted: {kinds}, {', '.join(LISTS)}, .npz, .npy")
+    what = f"; it is {known}" if (known := hint(path)) else ""
+    raise BadInput(f"{source} is no input; accepted: {kinds}, {', '.join(LISTS)}, .npz, .npy{what}")
 
 
 def _single_files(paths: Sequence[str], source: str) -> Listing:

@@ -20,24 +20,21 @@ import numpy.typing as npt
 from apl.data.depth import Pixels
 from apl.data.labels import as_text
 from apl.data.listing import Say, some_of
+from apl.data.numbers import Cells, is_numeric, to_numbers
 from apl.data.rows import different
 from apl.errors import BadInput
 from apl.noise.labels import IntArray
 
-Cells = Sequence[Any]  # of a column: text as in a file, or numbers, a NumPy array among them
 Rows = npt.NDArray[np.float32]
 
 MOST = 100  # categories of a column that get a number of their own, the most frequent ones
-STRAY = 0.05  # of a column of numbers that may be something else, and then is missing
-_MISSING = frozenset(("", "-", "?", "na", "n/a", "null", "none"))  # and nan, a number to Python
-_TRUTH = {"true": 1.0, "false": 0.0}
 _DATE = re.compile(r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d*)?")
 
 Recipe = dict[str, Any]
 """How a column becomes features, as JSON holds it: its name (`column`); of numbers whether what is
-missing is marked, and scale, mean, std and bound, unless they are the same in all training rows; of
-words those that have a feature each, and whether the rest share one."""
+missing is marked, scale, mean, std and bound, unless they are the same in all training rows, and,
+where cells have them, the `decimal` mark and the `unit` beside each number; of words those that
+have a feature each, and whether the rest share one."""
 
 
 def to_columns(array: Any) -> dict[str, Cells]:
@@ -85,7 +82,7 @@ def _plain(column: Any, name: str) -> Any:
 def row_digests(columns: Mapping[str, Cells]) -> Pixels:
     """The sha256 of each row's cells, uint8 [N, 32]."""
     rows: Iterable[bytes]
-    if all(_is_numeric(cells) for cells in columns.values()):
+    if all(is_numeric(cells) for cells in columns.values()):
         table = np.stack(list(columns.values()), 1)
         rows = (row.astype("<f8").tobytes() for row in table)
     else:
@@ -158,29 +155,38 @@ def to_features(
     features: list[Rows] = []
     recipes: list[Recipe] = []
     left: dict[str, list[str]] = {}
+    examples: list[str] = []
     numbers = words = 0
     for column, cells in columns.items():
-        values, strays = _to_numbers(cells, decimal)
+        written = to_numbers(cells, decimal)
         recipe: Recipe | str
-        if values is None:
+        if written is None:
             texts = [as_text(cell) for cell in cells]
             recipe = _words_of(texts, chosen[:train], set(class_names))
             recipe = "lists and the like" if _is_nested(cells) else recipe
             words += not isinstance(recipe, str)
         else:
+            values = written.values
             recipe = "row numbers" if _counts_rows(values) else _usual_of(values[chosen[:train]])
             numbers += not isinstance(recipe, str)
         if isinstance(recipe, str):
             left.setdefault(recipe, []).append(column)
             continue
-        if values is None:
+        if written is None:
             made = _one_hot([texts[i] for i in chosen], recipe)
         else:
-            made = _standardised(values[chosen], recipe)
-        if strays:
-            say(f"column {column!r}: missing where there is no number: {some_of(strays, 3)}")
+            made = _standardised(written.values[chosen], recipe)
+            recipe |= {"decimal": written.decimal} if written.decimal else {}
+            recipe |= {"unit": written.unit} if written.unit else {}
+            if written.example:
+                examples.append(f"{column!r} ({written.example})")
+            if written.strays:
+                strays = some_of(written.strays, 3)
+                say(f"column {column!r}: missing where there is no number: {strays}")
         features += made
         recipes.append({"column": column, **recipe})
+    if examples:
+        say(f"columns of numbers as people write them: {some_of(examples)}")
     for why, names in left.items():
         say(f"columns left out, {why}: {some_of(names)}")
     if features:
@@ -203,57 +209,15 @@ def encode(
         if "words" in recipe:
             features += _one_hot([as_text(cell) for cell in cells], recipe)
         else:
-            values, _ = _to_numbers(cells, decimal, strict=False)
-            assert values is not None
-            features += _standardised(values, recipe)
+            written = to_numbers(cells, recipe.get("decimal", decimal), recipe.get("unit", ""))
+            assert written is not None
+            features += _standardised(written.values, recipe)
     made: Rows = np.stack(features, 1) if features else np.zeros((count, 0), np.float32)
     return made
 
 
-def _is_numeric(cells: Cells) -> bool:
-    return isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf"
-
-
 def _is_nested(cells: Cells) -> bool:
     return any(isinstance(cell, list | dict | bytes | np.ndarray) for cell in cells)
-
-
-def _to_numbers(
-    cells: Cells, decimal: str, *, strict: bool = True
-) -> tuple[npt.NDArray[np.float64] | None, list[str]]:
-    """A column as numbers, nan where one is missing, and which cells are none; None where too many
-    are, if it is strict."""
-    if _is_numeric(cells):
-        values = np.array(cells, np.float64)
-        values[~np.isfinite(values)] = np.nan
-        return values, []
-    written = ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]
-    texts = written
-    if decimal == "," and any("," in text for text in texts):  # then a point parts thousands
-        texts = [text.replace(".", "").replace(",", ".") for text in texts]
-    values = np.full(len(texts), np.nan)
-    strays, missing = [], 0
-    for i, text in enumerate(texts):
-        value = _to_number(text)
-        if value is not None:
-            values[i] = value
-        elif text.lower() in _MISSING:
-            missing += 1
-        else:
-            strays.append(written[i])
-    there = len(texts) - missing
-    few = there > 0 and len(strays) <= STRAY * there
-    return (values, strays) if few or not strict else (None, [])
-
-
-def _to_number(text: str) -> float | None:
-    if "," in text and _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
-    try:
-        value = float(text)
-    except ValueError:
-        return _TRUTH.get(text.lower())
-    return value if math.isfinite(value) else math.nan
 
 
 def _counts_rows(values: npt.NDArray[np.float64]) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from apl.data.formats import hint
 from apl.data.labels import tidy
 from apl.data.listing import SPLITS, SUFFIXES, Listing, Sample, some_of, suffix_of, why_not
 from apl.data.reading import Reading
@@ -327,7 +328,7 @@ def list_folder(root: Path, reading: Reading, tree: Tree | None = None) -> Listi
     if tree.ours:
         found.notes.append(f"not read, folders that apl wrote: {some_of(sorted(tree.ours))}")
     if not found.samples:
-        raise BadInput(_nothing(root, found))
+        raise BadInput(_nothing(root, found, tree.top))
     return found
 
 
@@ -451,9 +452,11 @@ def _made_of(side: Folder, stems: set[str], rest: Sequence[Folder]) -> bool:
     return 2 * sum(n in beside or _SIDE.sub("", n) in beside for n in own) > len(own)
 
 
-def _nothing(root: Path, found: Listing) -> str:
+def _nothing(root: Path, found: Listing, top: Folder) -> str:
     """Why there are no images: what was met instead."""
-    met = [note for note in found.notes if note.startswith(("not read", "left out"))]
+    other = next((file.name for file in top.files if hint(Path(file.name))), "")
+    met = [f"{some_of([other])} is {hint(Path(other))}"] if other else []
+    met += [note for note in found.notes if note.startswith(("not read", "left out"))]
     if found.broken:
         name, why = found.broken[0]
         met.append(f"{len(found.broken):,} left out, as {some_of([name])}: {why}")

@@ -28,7 +28,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from apl.cores import one_thread
 from apl.data.depth import as_pixels, channels_last
-from apl.data.labels import as_text, no_labels
+from apl.data.labels import as_text, no_labels, require_one_order
 from apl.detect.crossfit import findings_of
 from apl.detect.evidence import Findings, untold
 from apl.errors import BadInput, cut, require
@@ -131,6 +131,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise BadInput(
                 f"{type(self).__name__} requires y to be passed, but the target y is None"
             )
+        require_one_order(X, y)
+        require_one_order(X, sample_weight, of="sample_weight has")
         rows = self._rows(X, recipe.seed, fit=True)
         self.classes_, given = read_labels(y)
         checks.check_consistent_length(rows, given)

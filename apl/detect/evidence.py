@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from apl.data.labels import require_one_order
 from apl.detect import outside
 from apl.detect.flips import of_label, one_way_flips, with_diagonal
 from apl.detect.given import class_numbers, probabilities
@@ -495,6 +496,7 @@ def _fitting(
     do not fit."""
     signs = not isinstance(evidence, Evidence)
     if not isinstance(evidence, Evidence):
+        require_one_order(evidence, labels, "the probabilities")
         evidence = Evidence.of(evidence)
     count, classes = evidence.early.shape
     numbers = class_numbers(labels, classes)

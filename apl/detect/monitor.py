@@ -83,13 +83,15 @@ class LabelMonitor:
         self._columns: list[Tensor] | None = [] if curves else None
         self._taken = 0  # samples so far, which tells the epoch without asking the device
 
-    def update(self, indices: Tensor, logits: Tensor, targets: Tensor) -> None:
+    def update(
+        self, indices: Tensor | npt.ArrayLike, logits: Tensor, targets: Tensor | npt.ArrayLike
+    ) -> None:
         """Take in a batch, once a step, with the logits that the loss gets.
 
         Args:
-            indices: Which samples these are [B].
+            indices: Which samples these are [B], from 0 on; a tensor, an array or a list.
             logits: Their logits [B, K].
-            targets: Their given labels [B].
+            targets: Their given labels [B], likewise.
 
         Raises:
             ValueError: Shapes do not fit, or on a CPU indices or targets lie outside; from a GPU,
@@ -97,6 +99,10 @@ class LabelMonitor:
         """
         import torch
 
+        indices, targets = (
+            each if isinstance(each, torch.Tensor) else torch.from_numpy(np.array(each))
+            for each in (indices, targets)
+        )
         classes = self._sums["early"].shape[1]
         if logits.ndim != 2 or logits.shape[1] != classes:
             raise ValueError(f"logits must be [B, {classes}], got {list(logits.shape)}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +68,24 @@ def test_the_last_states_that_differ_are_kept(tmp_path: Path, folder: Path) -> N
     assert len(folders(folder)) == cache.STATES
     there = [find_decoded(digest, 8) is not None for digest in digests]
     assert there == [False] * 3 + [True] * 3
+
+
+def test_what_an_older_release_decoded_is_replaced_and_told(tmp_path: Path, folder: Path) -> None:
+    root = photos(tmp_path / "photos")
+    first, _ = load(root)
+    (old,) = folders(folder)
+    about = json.loads((old / "about.json").read_text())
+    for k, change in enumerate(({}, {"digest": "others"}, {"shape": [4, 4, 3]})):
+        earlier = {key: value for key, value in about.items() if key not in ("format", "origin")}
+        shutil.copytree(old, folder / f"earlier{k}")
+        (folder / f"earlier{k}" / "about.json").write_text(json.dumps({**earlier, **change}))
+    shutil.rmtree(old)
+    again, told = load(root)
+    assert again.digest == first.digest
+    assert sum("decoded anew, as this release reads data in another way" in t for t in told) == 1
+    # Other data than these may be those of a run that was made then.
+    assert [f.name for f in folders(folder) if f != old] == ["earlier1", "earlier2"]
+    assert not any("decoded anew" in line for line in load(root)[1])
 
 
 def test_other_readings_and_other_paths_are_other_sources(tmp_path: Path, folder: Path) -> None:
