@@ -29,11 +29,11 @@ def reports() -> list[tuple[str, Any]]:
     found = []
     for arch in (80, 90, 100):
         for name in MOST if arch == 90 else ["anl_fl"]:  # what keeps more in registers
-            specs = [
-                kernel_code.Specialisation(loss_terms(name, 10), size, dtype)
-                for size in (IN_REGISTERS, *(ODD if arch == 90 else ODD[:1]))
-                for dtype in (FP32, BF16)
-            ]
+            sizes = [(IN_REGISTERS, FP32), (ODD[0], BF16)]
+            if arch == 90:
+                sizes += [(IN_REGISTERS, BF16), (ODD[1], FP32)]
+            terms = loss_terms(name, 10)
+            specs = [kernel_code.Specialisation(terms, *size) for size in sizes]
             found += [(name, report) for report in kernel_code.inspect(specs, arch)]
     return found
 
