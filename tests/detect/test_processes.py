@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import PATIENCE, ROOT
+import torch.distributed as dist
+from conftest import PATIENCE
+from forked import CONTEXT
+from torch.utils.data import DistributedSampler
 
 from apl.detect.monitor import LabelMonitor
 
-# As torchrun starts it, with torch's DistributedSampler, which shows the first samples twice where
-# they are no multiple of the processes; the last batches differ in size where BATCH says so.
-PROGRAM = """
-import datetime, os, sys
-import numpy as np, torch, torch.distributed as dist
-from torch.utils.data import DistributedSampler
-from apl import LabelMonitor
-
-rank, count, uneven = int(os.environ["RANK"]), int(sys.argv[1]), sys.argv[2] == "uneven"
-dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=300))
-logits = torch.from_numpy(np.load("logits.npy"))
-labels = torch.arange(count) % logits.shape[2]
-monitor = LabelMonitor(count, logits.shape[2], curves=True)
-sampler = DistributedSampler(range(count), seed=1)
-for epoch in range(len(logits)):
-    sampler.set_epoch(epoch)
-    mine = torch.tensor(list(sampler))
-    if uneven and rank == 1:
-        mine = mine[:-1]
-    for chosen in mine.split(16):
-        monitor.update(chosen, logits[epoch, chosen], labels[chosen])
-    if epoch == 2:  # a checkpoint, which the first process alone writes
-        if rank == 0:
-            torch.save(monitor.state_dict(), "state.pt")
-        dist.barrier()
-        monitor = LabelMonitor(count, logits.shape[2], curves=True)
-        monitor.load_state_dict(torch.load("state.pt"))
-if rank == 0:
-    monitor.issues()  # the first alone asks, and waits for nobody
-dist.destroy_process_group()
-found, evidence = monitor.findings(), monitor.evidence
-np.savez(f"rank{rank}.npz", scores=found.label_score, flagged=found.is_label_issue,
-         log_probs=evidence.log_probs, early=evidence.early, visits=evidence.visits,
-         curves=monitor.curves, doubts=found.doubts)
-"""
 CLASSES, EPOCHS = 4, 5
 
 
@@ -58,21 +24,58 @@ def logits_of(count: int) -> torch.Tensor:
     return noise + 3 * torch.nn.functional.one_hot(torch.arange(count) % CLASSES, CLASSES)
 
 
-def in_two(folder: Path, count: int, sizes: str) -> list[dict[str, np.ndarray]]:
-    (folder / "program.py").write_text(PROGRAM)
-    np.save(folder / "logits.npy", logits_of(count).numpy())
-    start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    subprocess.run(
-        [sys.executable, *start, "program.py", str(count), sizes],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=PATIENCE,
+def see(folder: Path, rank: int, uneven: bool) -> None:
+    """Be one of two processes that train, with torch's DistributedSampler, which shows the first
+    samples twice where they are no multiple of the processes; the last batches differ in size where
+    it is said so."""
+    patience = datetime.timedelta(seconds=PATIENCE)
+    meeting = {"init_method": (folder / "meeting").as_uri(), "rank": rank, "world_size": 2}
+    dist.init_process_group("gloo", timeout=patience, **meeting)
+    logits = torch.from_numpy(np.load(folder / "logits.npy"))
+    epochs, count, classes = logits.shape
+    labels = torch.arange(count) % classes
+    monitor = LabelMonitor(count, classes, curves=True)
+    sampler = DistributedSampler(range(count), seed=1)
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        mine = torch.tensor(list(sampler))
+        if uneven and rank == 1:
+            mine = mine[:-1]
+        for chosen in mine.split(16):
+            monitor.update(chosen, logits[epoch, chosen], labels[chosen])
+        if epoch == 2:  # a checkpoint, which the first process alone writes
+            if rank == 0:
+                torch.save(monitor.state_dict(), folder / "state.pt")
+            dist.barrier()
+            monitor = LabelMonitor(count, classes, curves=True)
+            monitor.load_state_dict(torch.load(folder / "state.pt"))
+    if rank == 0:
+        monitor.issues()  # the first alone asks, and waits for nobody
+    dist.destroy_process_group()
+    found, evidence = monitor.findings(), monitor.evidence
+    np.savez(
+        folder / f"rank{rank}.npz",
+        scores=found.label_score,
+        flagged=found.is_label_issue,
+        log_probs=evidence.log_probs,
+        early=evidence.early,
+        visits=evidence.visits,
+        curves=monitor.curves,
+        doubts=found.doubts,
     )
+
+
+def in_two(folder: Path, count: int, sizes: str) -> list[dict[str, np.ndarray]]:
+    np.save(folder / "logits.npy", logits_of(count).numpy())
+    both = [CONTEXT.Process(target=see, args=(folder, k, sizes == "uneven")) for k in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(PATIENCE)
+        assert process.exitcode == 0, "what it raised is printed above"
     return [dict(np.load(folder / f"rank{rank}.npz")) for rank in range(2)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("count", "sizes"), [(200, "even"), (201, "uneven")])
 def test_two_processes_find_what_one_finds(tmp_path: Path, count: int, sizes: str) -> None:
     first, second = in_two(tmp_path, count, sizes)
