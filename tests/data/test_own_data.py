@@ -7,12 +7,10 @@ import dataclasses
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Cli
+from forked import CONTEXT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -783,7 +782,7 @@ class Lazy:
 
 
 @pytest.mark.slow
-def test_what_is_in_memory_is_found_by_its_config(tmp_path: Path, cache: Path) -> None:
+def test_what_is_in_memory_is_found_by_its_config(tmp_path: Path, cache: Path, cli: Cli) -> None:
     pixels = np.stack([noise_of(i) for i in range(20)])
     data = load_data((pixels, ["cat", "dog"] * 10), say=lambda line: None)
     config = make_config(dataset=data, noise="none", epochs=2, network="mlp", width=4)
@@ -792,11 +791,7 @@ def test_what_is_in_memory_is_found_by_its_config(tmp_path: Path, cache: Path) -
     assert found.train.names == data.train.names
     train(config, tmp_path / "run", machine=HERE, listener=Listener(on_message=ignore))
     # Another process, as a worker of a study is, has the run's folder alone.
-    script = "import sys, pathlib, apl.train as t; print(t.evaluate_run(pathlib.Path(sys.argv[1])))"
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True
-    )
-    assert "'cat', 'dog'" in done.stdout, done.stderr
+    assert "cat " in cli("evaluate", str(tmp_path / "run")).stdout
     # The same content is not written again, another one is.
     (about,) = cache.glob("*/about.json")
     before = about.stat().st_mtime_ns
@@ -922,6 +917,7 @@ def test_a_changed_file_is_decoded_anew(tmp_path: Path) -> None:
     assert third.digest == second.digest
 
 
+@pytest.mark.slow
 def test_several_processes_decode_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folder_of(tmp_path / "my", each=40)
     (root / "cat" / "39.png").write_bytes(b"x")
@@ -937,27 +933,34 @@ def test_several_processes_decode_the_same(tmp_path: Path, monkeypatch: pytest.M
     assert torch.equal(many.train.images, one.train.images)
 
 
-SCRIPT = """
-import sys
-from apl.data import files, images
-images.FEW, images.BLOCK, images.FLUSH_SECONDS = 10**6, 8, 0.0
-def slowly(done, total):
-    print(done, flush=True)
-    import time; time.sleep(0.05)
-files.read_path(sys.argv[1], progress=slowly)
-"""
+def decode_slowly(root: Path, told: Connection) -> None:
+    """Decode a folder in a process of its own, a few images at a time."""
+    images.FEW, images.BLOCK, images.FLUSH_SECONDS = 10**6, 8, 0.0
+
+    def slowly(done: int, total: int) -> None:
+        told.send(done)
+        time.sleep(0.05)
+
+    files.read_path(root, progress=slowly)
+
+
+def decoding(root: Path) -> tuple[Any, Connection]:
+    """A process that does so, and what tells how many it has decoded."""
+    hears, tells = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=decode_slowly, args=(root, tells))
+    process.start()
+    tells.close()
+    return process, hears
 
 
 @pytest.mark.slow
 def test_a_killed_decoding_goes_on(tmp_path: Path, cache: Path) -> None:
     root = folder_of(tmp_path / "my", each=60)
-    command = [sys.executable, "-c", SCRIPT, str(root)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip().isdigit() and int(line) >= 40:
-                break
-        process.send_signal(signal.SIGKILL)
+    process, hears = decoding(root)
+    while hears.recv() < 40:
+        pass
+    process.kill()
+    process.join()
     (mask,) = cache.glob("*/decoded.u8")
     done = int(np.fromfile(mask, np.uint8).sum())
     assert 32 <= done < 120
@@ -974,16 +977,11 @@ def test_a_killed_decoding_goes_on(tmp_path: Path, cache: Path) -> None:
 @pytest.mark.slow
 def test_those_who_want_the_same_data_wait_for_one(tmp_path: Path, cache: Path) -> None:
     root = folder_of(tmp_path / "my", each=60)
-    command = [sys.executable, "-c", SCRIPT, str(root)]
-    pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipe) as one:
-        assert one.stdout is not None
-        while not one.stdout.readline().strip().isdigit():
-            pass  # it decodes
-        started = time.monotonic()
-        data, told = load(root)
-        assert one.wait() == 0, "it was not waited for"
-        assert time.monotonic() > started
+    process, hears = decoding(root)
+    hears.recv()  # it decodes
+    data, told = load(root)
+    process.join()
+    assert process.exitcode == 0
     assert told[0] == "another process decodes my: waiting for it"
     assert len(data.train) == 96
     assert len(list(cache.glob("*/about.json"))) == 1

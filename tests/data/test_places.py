@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import apart
 
 from apl.data.folders import cache_folder, data_folder
 from apl.data.sources import load_data
@@ -50,27 +50,32 @@ def test_the_home_of_a_user_who_has_none(path: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root becomes others")
-@pytest.mark.parametrize("home", [None, "/", "/nowhere/at/all"])
-def test_a_user_without_a_home_loads_data(home: str | None) -> None:
+def test_a_user_without_a_home_loads_data(tmp_path: Path) -> None:
     """As in a container that runs under a number."""
-    script = f"""
-import os, sys, numpy, apl
+    begin = f"""
+import os, sys, tempfile, numpy, apl
 source = numpy.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype="uint8"), ["a", "b"] * 10
+os.environ["XDG_CACHE_HOME"] = {str(tmp_path)!r}
 apl.load_data(source, say=lambda line: None)  # nobody may read the code that this imports
 for name in ("HOME", "XDG_CACHE_HOME"):
     os.environ.pop(name, None)
-os.environ.update({ {"HOME": home} if home else {} })
-os.setgroups([]), os.setgid({NOBODY}), os.setuid({NOBODY})
-print(len(apl.load_data(source, say=lambda line: None).train))
+def load(folder, **home):
+    tempfile.tempdir = folder
+    os.chdir(folder)
+    os.environ.update(home)
+    os.setgroups([]), os.setgid({NOBODY}), os.setuid({NOBODY})
+    print(len(apl.load_data(source, say=lambda line: None).train))
 """
-    with tempfile.TemporaryDirectory(prefix="apl-test-") as folder:
-        os.chmod(folder, 0o777)
-        env = {**os.environ, "TMPDIR": folder, "XDG_CACHE_HOME": f"{folder}/root"}
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, cwd=folder, env=env
-        )
-        assert done.stdout.strip() == "16", done.stderr
-        assert [path.name for path in Path(folder).glob("cache-*")] == [f"cache-{NOBODY}"]
+    homes = ("", ", HOME='/'", ", HOME='/nowhere/at/all'")
+    with contextlib.ExitStack() as stack:
+        made = [tempfile.TemporaryDirectory(prefix="apl-test-") for _ in homes]
+        folders = [stack.enter_context(folder) for folder in made]
+        for folder in folders:
+            os.chmod(folder, 0o777)
+        asked = [f"load({folder!r}{home})" for folder, home in zip(folders, homes, strict=True)]
+        for done, folder in zip(apart(asked, begin), folders, strict=True):
+            assert done.stdout.strip() == "16", done.stderr
+            assert [path.name for path in Path(folder).glob("cache-*")] == [f"cache-{NOBODY}"]
 
 
 def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
