@@ -42,7 +42,11 @@ def blobs(count: int = 200, wrong: float = 0.3) -> tuple[Any, Any, Any]:
 
 @pytest.mark.slow
 @parametrize_with_checks([apl.RobustClassifier()])
-def test_scikit_learn_accepts_it(estimator: Any, check: Any) -> None:
+def test_scikit_learn_accepts_it(
+    estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apl.detect.estimator.STEPS", 40)  # enough for what they ask
+    monkeypatch.setattr("apl.training.crossfit.EPOCHS", 5)
     check(estimator)
 
 
@@ -77,6 +81,7 @@ def test_without_repair_nothing_is_said_of_labels() -> None:
     assert not np.array_equal(fitted.predict_proba(rows), other.predict_proba(rows))
 
 
+@pytest.mark.slow
 def test_whole_weights_are_copies_and_no_order_counts() -> None:
     rows, given, _ = blobs(90)
     weights = np.arange(90) % 3  # a third of them of weight 0
@@ -116,6 +121,7 @@ def test_what_scikit_learn_would_take_for_a_class_is_told() -> None:
         read_labels([0, 1, -1, 2, -1])
 
 
+@pytest.mark.slow
 def test_samples_without_a_label_get_a_predicted_one() -> None:
     rows, given, true = blobs()
     some = np.where(np.arange(200) < 60, given.astype(float), np.nan)
@@ -128,6 +134,7 @@ def test_samples_without_a_label_get_a_predicted_one() -> None:
     assert "140 samples have no label" in fitted.doubts_[0]
 
 
+@pytest.mark.slow
 def test_frames_words_and_what_they_are_told() -> None:
     rows, given, _ = blobs(60, 0.0)
     names = np.array(["red", "green", "blue"])
@@ -146,6 +153,7 @@ def test_frames_words_and_what_they_are_told() -> None:
     assert plain.predict(frame[[*"abcde"]]).dtype.kind in "OUT"
 
 
+@pytest.mark.slow
 def test_sparse_is_as_dense_and_wide_is_reduced() -> None:
     rows, given, true = blobs(120, 0.1)
     rows = np.where(np.abs(rows) > 1, rows, 0)
@@ -213,6 +221,7 @@ def test_cleanlab_takes_it() -> None:
     assert cleaned.score(rows, true) > 0.9
 
 
+@pytest.mark.slow
 def test_the_process_stays_as_it_was() -> None:
     rows, given, _ = blobs(60)
     usual = apl.RobustClassifier(epochs=2).fit(rows, given).predict_proba(rows)
@@ -265,6 +274,7 @@ def test_settings_that_do_not_fit_are_told(settings: Any, told: str) -> None:
         apl.RobustClassifier(**{**QUICK, **settings}).fit(rows, given)
 
 
+@pytest.mark.slow
 def test_few_samples_and_lone_classes_are_taken_as_given() -> None:
     rows, given, _ = blobs(100, 0.0)
     given = given.copy()
@@ -289,6 +299,7 @@ def test_it_is_there_on_demand() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [load_iris, load_wine])
 def test_clean_tables_stay_clean(load: Any) -> None:
     rows, true = load(return_X_y=True)
