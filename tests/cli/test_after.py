@@ -78,6 +78,7 @@ def test_what_lists_leads_to_what_runs(here: Run, asked: tuple[str, ...]) -> Non
             here(*command)
 
 
+@pytest.mark.slow
 def test_labels_lead_to_a_training_on_them(here: Run) -> None:
     (train,) = next_of(here("noise", "--rate", "0.3", "--seed", "4").stdout)
     assert train == ("train", "--loss", "nce_rce", "--rate", "0.3", "--seed", "4")

@@ -152,12 +152,14 @@ def test_a_failed_cell_makes_the_study_exit_1_with_its_reason(cli: Cli, tmp_path
     assert len(pd.read_csv(tmp_path / "results/digits-quick/summary.csv")) == 1
 
 
+@pytest.mark.slow
 def test_a_collapsed_run_exits_1_and_says_why(cli: Cli) -> None:
     done = cli("train", "--lr", "0", *FAST, code=1)
     assert "collapsed (" in done.stdout
     assert "has not learned" in done.stdout
 
 
+@pytest.mark.slow
 def test_noise_past_the_bound_is_warned_about(cli: Cli) -> None:
     done = cli("noise", "--type", "sym", "--rate", "0.95")
     assert "at or past the bound" in done.stderr

@@ -64,6 +64,7 @@ def test_a_file_of_onnx_says_the_same_where_no_apl_is(tmp_path: Path, here: Cli,
     assert len(about["config_sha256"]) == 64
 
 
+@pytest.mark.slow
 def test_a_file_of_torch_and_its_card(tmp_path: Path, here: Cli, run: Path) -> None:
     here("export", str(run), "--to", "torch", "--card")
     extra = {"apl.json": ""}

@@ -146,6 +146,7 @@ def test_a_folder_that_was_asked_for_is_refused_with_the_reason(tmp_path: Path, 
     assert "the data have changed since the results in mine: 1 gone (dog/01.png): choose an" in said
 
 
+@pytest.mark.slow
 def test_a_search_of_an_older_apl_is_told_from_the_cache(tmp_path: Path, here: Run) -> None:
     root = photos(tmp_path / "photos")
     here("find", "photos", *QUICK)
@@ -261,6 +262,7 @@ def test_a_study_after_the_data_changed(tmp_path: Path, cli: Run) -> None:
     assert (tmp_path / "results" / "photos-quick-2" / "runs.jsonl").is_file()
 
 
+@pytest.mark.slow
 def test_a_list_and_a_folder_of_one_name_do_not_collide(tmp_path: Path, here: Run) -> None:
     photos(tmp_path / "photos")
     rows = [f"photos/{k}/{i:02d}.png,{k}" for k in ("cat", "dog") for i in range(60)]
@@ -271,6 +273,7 @@ def test_a_list_and_a_folder_of_one_name_do_not_collide(tmp_path: Path, here: Ru
     assert "have changed" not in said
 
 
+@pytest.mark.slow
 def test_folders_of_one_name_elsewhere_are_other_data(tmp_path: Path, here: Run) -> None:
     photos(tmp_path / "a" / "photos")
     photos(tmp_path / "b" / "photos", each=50)

@@ -247,6 +247,7 @@ def test_near_copies_stay_on_one_side_and_are_told(tmp_path: Path) -> None:
     assert any("; 10 test images of training images: " in line for line in told)
 
 
+@pytest.mark.slow
 def test_near_copies_are_together_in_what_is_kept_to_choose_by_and_in_folds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -68,6 +68,7 @@ def test_human_labels_have_the_published_rates(cifar10: str) -> None:
         human_labels("worse", clean[::-1].copy())
 
 
+@pytest.mark.slow
 def test_people_s_labels_choose_no_images_and_their_matrix_has_every_class(cifar10: str) -> None:
     machine = Machine(download=False)
     asked = {"dataset": cifar10, "train_size": 20}

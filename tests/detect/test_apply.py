@@ -235,6 +235,7 @@ def test_a_column_for_each_class_and_numbers_of_classes(tmp_path: Path) -> None:
     assert made.splitlines() == [head, "0,1,0", *rows[2:]]
 
 
+@pytest.mark.slow
 def test_what_can_not_be_applied_is_one_line(photos: Path, cli: Cli) -> None:
     top = photos.parent
     decide(top, *ROWS)
@@ -278,6 +279,7 @@ def test_a_link_is_not_moved(photos: Path) -> None:
     assert (photos / "cat/9.png").is_symlink()
 
 
+@pytest.mark.slow
 def test_images_that_have_other_names_since_are_found_by_their_content(
     photos: Path, cli: Cli
 ) -> None:

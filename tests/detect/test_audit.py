@@ -51,6 +51,7 @@ def test_intervals_hold_the_truth_in_simulated_audits(noise: float, skill: float
     assert (held >= 0.95 * DRAWS).all()
 
 
+@pytest.mark.slow
 def test_the_bounds_are_those_of_all_numbers_tried() -> None:
     for drawn, size in ((7, 20), (20, 20), (50, 3000)):
         for wrong in range(0, drawn + 1, 5):

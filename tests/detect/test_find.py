@@ -445,6 +445,7 @@ def test_watching_changes_no_gradient_and_takes_other_types() -> None:
     assert logits.grad is not None
 
 
+@pytest.mark.slow
 def test_ranking_loads_no_torch() -> None:
     code = (
         "import sys, numpy as np; from apl.find import rank, find_issues;"
@@ -527,6 +528,7 @@ def test_artificial_noise_is_added_once_with_folds() -> None:
     assert 0.3 < labels[0].wrong.mean() < 0.5
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_a_finished_one_is_read(tmp_path: Path) -> None:
     data = load_data(noisy_digits(400)[0], say=lambda line: None)
     whole = search(data, epochs=4)
@@ -603,6 +605,7 @@ def check_found(monitor: LabelMonitor, labels: Tensor, true: np.ndarray) -> None
     assert (monitor.evidence.visits == 15).all()
 
 
+@pytest.mark.slow
 def test_a_loop_of_plain_torch() -> None:
     """docs/find.md shows these lines, as those of the two tests below."""
     images, labels, true = vectors()

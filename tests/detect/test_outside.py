@@ -75,6 +75,7 @@ def test_the_cut_is_not_behind_the_plain_rule(table: str, model: str, noise: str
     assert abs(found.noise_rate.estimate - wrong.mean()) < 0.1
 
 
+@pytest.mark.slow
 def test_ties_count_in_parts_so_the_order_of_samples_does_not_matter() -> None:
     labels, probs, _ = out_of_fold("wine", models()["forest"], "sym")
     order = np.random.default_rng(1).permutation(len(labels))

@@ -643,6 +643,7 @@ addEventListener("error", (event) => { document.body.dataset.error = event.messa
 </script></body>"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 @pytest.mark.parametrize(
     ("keys", "labels", "keep", "decided"),

@@ -190,6 +190,7 @@ press("s");
 </script></body>"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 @pytest.mark.parametrize(
     ("steps", "decided", "handed"),

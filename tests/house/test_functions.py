@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +11,19 @@ ROOT = Path(__file__).resolve().parents[2]
 LINES, PARAMETERS = 80, 7
 
 
+@functools.cache
+def sources() -> dict[Path, tuple[str, ast.Module]]:
+    """Every file of ours, its text and what it says."""
+    paths = sorted([*ROOT.glob("apl/**/*.py"), *ROOT.glob("kernels/*.py")])
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    return {path: (text, ast.parse(text)) for path, text in texts.items()}
+
+
 def functions() -> Iterator[tuple[str, ast.FunctionDef, str]]:
     """(where it stands, the function, the line of its name and the one before)."""
-    for path in sorted([*ROOT.glob("apl/**/*.py"), *ROOT.glob("kernels/*.py")]):
-        text = path.read_text(encoding="utf-8")
+    for path, (text, tree) in sources().items():
         lines = text.splitlines()
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 where = f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
                 yield where, node, "".join(lines[node.lineno - 2 : node.lineno])
@@ -35,8 +43,8 @@ def test_a_long_function_or_signature_has_its_reason_beside_it() -> None:
 
 def test_arguments_are_not_packed_to_please_a_formatter() -> None:
     found = []
-    for path in sorted([*ROOT.glob("apl/**/*.py"), *ROOT.glob("kernels/*.py")]):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, (_, tree) in sources().items():
+        for node in ast.walk(tree):
             packed = isinstance(node, ast.Call) and any(
                 isinstance(each, ast.Starred) and isinstance(each.value, ast.Tuple | ast.List)
                 for each in node.args

@@ -708,6 +708,7 @@ fields = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(fields)
 @settings(max_examples=300, deadline=None)
 def test_any_values_make_a_config_or_one_line(given: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ def verdicts() -> dict[str, Verdict]:
     return {verdict.loss: verdict for verdict in verify(classes=CLASSES)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SUMS)
 def test_every_loss_is_as_theory_and_50_digits_have_it(
     verdicts: dict[str, Verdict], name: str

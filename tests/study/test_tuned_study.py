@@ -60,6 +60,7 @@ def test_a_tuned_study_from_its_cost_to_its_records(here: Cli, tmp_path: Path) -
     assert "--tune lr=0.02,0.1" in told
 
 
+@pytest.mark.slow
 def test_a_folder_is_tuned_or_it_is_not(here: Cli) -> None:
     tune = ("--tune", "lr=.02,.1", "--tune-seeds", "2")
     at = STUDY.index("--tune")

@@ -37,6 +37,7 @@ def clouds(count: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, Any]:
     return torch.from_numpy(rows), true
 
 
+@pytest.mark.slow
 def test_labels_are_repaired_and_people_win() -> None:
     rows, true = clouds(300, 3)
     given = true.copy()
