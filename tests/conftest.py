@@ -145,6 +145,12 @@ def here(
 
 
 @pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have no pictures, which take longer to draw than all else: for what they say."""
+    monkeypatch.setattr("apl.report.page._pictures", lambda study: [])
+
+
+@pytest.fixture
 def fresh_cli(tmp_path: Path) -> Cli:
     """As `cli`, by a fresh interpreter: for what it reads or loads when it starts."""
 

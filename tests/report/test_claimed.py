@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from apl.runs.record import _to_line, read_runs
 from apl.runs.run import RECORD, Finished
 from apl.runs.tuned import tuned_in
 
+pytestmark = pytest.mark.usefixtures("unpainted")
+
 # By loss: the accuracy on clean labels, and what it loses by each noise setting.
 TRUE = {"ce": (0.85, 0.3), "mae": (0.852, 0.05), "nce_rce": (0.84, 0.06)}
 
 
+@functools.cache
 def runs(dataset: str = "cifar10", seeds: int = 8) -> list[Finished]:
     """A tuned study whose higher learning rate is the better one, by the truth and by given
     labels, and whose losses differ as TRUE has it, a little more or less each seed."""

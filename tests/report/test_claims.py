@@ -244,7 +244,7 @@ accuracies = st.floats(10, 90).map(lambda value: round(value, 2))
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(accuracies, min_size=24, max_size=24))
 def test_swapping_the_losses_negates_the_margin(values: list[float]) -> None:
     keys = itertools.product(("ce", "nce"), ("sym",), (0.4, 0.6), range(6))

@@ -313,7 +313,7 @@ def test_the_answers_come_first_with_by_how_much_and_how_sure(whole: tuple[Path,
         assert table[name][:2] == [loss_label(means.idxmax()), f"{means.max():.1f}"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_what_chance_could_have_done_is_said_and_what_it_could_not(tmp_path: Path) -> None:
     curves = {
         "ce": 2 * [0.5, 0.51, 0.52],
@@ -369,7 +369,7 @@ def test_the_pictures_have_the_figures_of_the_runs(whole: tuple[Path, str]) -> N
     assert figures["epochs"][1]["scores"]["memorised"]["x"] == list(range(1, 11))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_long_curves_are_thinned_and_keep_their_end(tmp_path: Path) -> None:
     runs = study(["ce"], grid=GRID[2:3], seeds=(0,), epochs=120)
     (figures,) = page_of(write(tmp_path / "x", runs)).figures
@@ -391,7 +391,7 @@ def test_on_a_dark_page_every_line_is_light_enough_to_see() -> None:
         assert (luminance(dark(style.color)) + 0.05) / (page + 0.05) >= 3  # WCAG, of graphics
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_the_chosen_epoch_and_loss_stand_in_the_page(tmp_path: Path) -> None:
     given: dict[str, Any] = {"grid": GRID[2:3], "seeds": (0, 1), "epochs": 3, "select": "noisy"}
     runs = [
@@ -416,7 +416,7 @@ def test_the_chosen_epoch_and_loss_stand_in_the_page(tmp_path: Path) -> None:
     assert "Chosen epoch" not in without.text
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_two_studies_stand_side_by_side(tmp_path: Path) -> None:
     one = study(["ce", "gce", "nce_rce"], grid=GRID[:4], seeds=(0, 1), epochs=3)
     other = study(["ce", "gce", "mae"], grid=GRID[2:5], seeds=(0,), epochs=3, dataset="mnist")
@@ -444,7 +444,7 @@ def test_two_studies_stand_side_by_side(tmp_path: Path) -> None:
         make_comparison(parts[:1])
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_every_table_is_to_be_had_as_csv_and_latex(whole: tuple[Path, str]) -> None:
     folder, html = whole
     page = Page(html)
@@ -522,7 +522,7 @@ def test_small_and_odd_studies_have_a_page(
     assert "nan" not in page.text.replace("nano", "")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_many_classes_stand_below_each_other(tmp_path: Path) -> None:
     classes = [f"class {k}" for k in range(100)]
     page = page_of(write(tmp_path / "x", study(**SMALL, grid=GRID[2:3], classes=classes)))
@@ -531,7 +531,7 @@ def test_many_classes_stand_below_each_other(tmp_path: Path) -> None:
     assert table["Class"] == ["CE", "NCE+RCE"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_a_loss_that_was_lost_is_a_dash_and_not_nan(tmp_path: Path) -> None:
     lost = dict.fromkeys(("test_accuracy", "train_accuracy", "memorised"), float("nan"))
     runs = [
@@ -551,7 +551,7 @@ MEMORY = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_what_nobody_knows_is_said_and_has_no_table(tmp_path: Path) -> None:
     # Labels as somebody gave them, the test labels too: what is wrong among them nobody knows.
     runs = [unknown(run) for run in study(**SMALL, grid=GRID[:1], epochs=3)]
@@ -575,7 +575,7 @@ def test_what_nobody_knows_is_said_and_has_no_table(tmp_path: Path) -> None:
             record_alone(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_of_clean_labels_known_to_be_right_there_is_no_dash(tmp_path: Path) -> None:
     known = study(**SMALL, grid=GRID[:2])
     page = page_of(write(tmp_path / "known", known))
@@ -591,7 +591,7 @@ def test_of_clean_labels_known_to_be_right_there_is_no_dash(tmp_path: Path) -> N
     assert float(memorised["CE"][1].split(" ±")[0]) > 50
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.parametrize("noise", ["human", "matrix"])
 def test_noise_of_an_unknown_matrix_has_a_page(tmp_path: Path, noise: str) -> None:
     runs = study(**SMALL, grid=[GRID[0], ("human", "worse", 0.0)], epochs=2)
@@ -623,7 +623,7 @@ def test_a_class_of_which_no_sample_is_known_is_left_out_of_the_rate(tmp_path: P
     assert "1 of the 1 runs" in page_of(folder).text
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unpainted")
 def test_cells_that_were_not_run_are_named(tmp_path: Path) -> None:
     runs = [
         run
