@@ -17,7 +17,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,7 +207,7 @@ def _build(
     notes: list[str] = []
     said = {text for row in listing.votes for text in row} - {""}  # by the fewest, too
     classes = {*reading.classes, *said}
-    order = arrange(listing.samples, source, notes.append, classes)
+    order = _arranged(listing, source, notes.append, classes)
     same = _same_texts(listing, order)
     if same is not None:
         notes.clear()
@@ -279,6 +279,15 @@ def _build(
     for leftover in (DECODING, DONE, ".*.tmp"):  # the last ones of a writing that was killed
         for file in folder.glob(leftover):
             file.unlink()
+
+
+def _arranged(listing: Listing, source: str, say: Say, classes: Collection[str]) -> Order:
+    """Which samples are for what; who is refused is told what was left out, perhaps the reason."""
+    try:
+        return arrange(listing.samples, source, say, classes)
+    except BadInput as error:
+        left = f"; {broken_line(listing.broken)}" if listing.broken else ""
+        raise BadInput(f"{error}{left}") from None
 
 
 def _write_labels(folder: Path, labels: Labels, more: Mapping[str, Any]) -> None:

@@ -96,7 +96,7 @@ def label_text(value: Any) -> str:
         if len(several) > 1:
             raise Unclear(f"several labels ({', '.join(several)[:100]})")
         return several[0] if several else ""
-    return as_text(value)
+    return re.sub(r"\s*[\r\n\v\f\x85\u2028\u2029]+\s*", " ", as_text(value))  # a class is one line
 
 
 def _literal(text: str) -> Any:

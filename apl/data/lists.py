@@ -90,6 +90,7 @@ def list_file(
     taken = _Taken(path, columns, places, split, found, labelled)
     for number, row in itertools.chain(head, rows):
         taken.add(number, row)
+    taken.drop_others()
     if columns is None or not found.samples:
         what = "image that is there" if columns and columns.file else "sample"
         where = " (--image-folder says where they lie)" if columns and columns.file else ""
@@ -138,6 +139,7 @@ class _Taken:
         self.folders: Counter[str] = Counter()
         self.count = self.missing = self.place = 0
         self.votes: Votes = ()  # those of the row that is taken
+        self.named: list[tuple[str, bool]] = []  # by which name a sample's file was found, and how
         info = os.stat(path)
         self.stat = info.st_size, info.st_mtime_ns
         if columns and columns.embedded:
@@ -197,9 +199,34 @@ class _Taken:
         if not isinstance(file, Place):
             self.missing += 1
             return file
+        self.named.append((name, file.searched))
         if file.searched:
             self.folders[file.name.rpartition("/")[0]] += 1
         return Sample(file.name, file.path, given, true, split, file.stat)
+
+    def drop_others(self) -> None:
+        """Leave out what was found by the end of its name where that file is another row's:
+        `b/1.png` is not `a/1.png`, though no other file is called so."""
+        found = self.found
+        if not any(searched for _, searched in self.named):
+            return
+        paths = [os.path.realpath(sample.path) for sample in found.samples]
+        names: dict[str, set[str]] = {}
+        for path, (name, _) in zip(paths, self.named, strict=True):
+            names.setdefault(path, set()).add(name)
+        lost = [
+            i for i, (_, searched) in enumerate(self.named) if searched and len(names[paths[i]]) > 1
+        ]
+        if not lost:
+            return
+        for i in lost:
+            why = f"no such file, but {found.samples[i].name}, which another row names"
+            found.broken.append((self.named[i][0], why))
+        self.missing += len(lost)
+        kept = sorted({*range(len(paths))} - {*lost})
+        found.samples = [found.samples[i] for i in kept]
+        found.rows = [found.rows[i] for i in kept]
+        found.votes = [found.votes[i] for i in kept] if found.votes else []
 
     def tell(self) -> None:
         """Say where the files were found, where their names alone did not lead there."""
@@ -256,6 +283,12 @@ def _columns_of(
         if not file:
             _refuse_images(path, rows, names, reading)
     labels: Sequence[str] = (reading.label_column,)
+    twin = f"{reading.label_column} (2)"
+    if twin in names and any(row.get(reading.label_column) != row.get(twin) for row in rows):
+        raise BadInput(
+            f"{path} has two columns {reading.label_column!r} that differ; accepted: one "
+            f"(--label-column {twin!r} takes the second)"
+        )
     if reading.label_column not in names:
         labels = names_of(reading.label_column)
     if not {*labels} <= {*names}:

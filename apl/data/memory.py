@@ -5,9 +5,11 @@ They go to the cache folder as files do, where the workers of a study find them.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,13 +37,23 @@ from apl.data.labels import (
     tidy,
     to_number,
 )
-from apl.data.listing import Listing, Sample, Say, only_classes, settle_labels
+from apl.data.listing import (
+    SUFFIXES,
+    Listing,
+    Sample,
+    Say,
+    only_classes,
+    settle_labels,
+    suffix_of,
+    why_not,
+)
 from apl.data.lists import HEAD, take_names
 from apl.data.numbers import Cells
 from apl.data.reading import Reading, names_of
 from apl.data.tables import row_digests, to_columns
 from apl.data.texts import NO_TEXTS, as_texts, find_texts, require_column
 from apl.errors import BadInput, cut
+from apl.paths import user_path
 
 INPUTS = ("image", "img", "images", "pixel_values", "input", "inputs", "x", "data")
 TRUTH = "clean_label"
@@ -68,14 +80,86 @@ def from_frame(name: str, frame: Any, reading: Reading, say: Say) -> Dataset:
     if TRUTH in columns:
         say(f"not learned from: column {TRUTH!r}")
     labels = frame.iloc[:, at] if len(at) > 1 else frame.iloc[:, at[0]]
-    return from_arrays(name, frame.iloc[:, left], labels, reading, say)
+    return from_arrays(name, {"": (frame.iloc[:, left], labels)}, reading, say)
 
 
-def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say) -> Dataset:
-    """A data set of arrays: images [N, H, W] or [N, H, W, C], or a table [N, F], an array or a
+def from_arrays(
+    name: str, parts: Mapping[str, tuple[Any, Any]], reading: Reading, say: Say
+) -> Dataset:
+    """A data set of arrays, (inputs, labels) by split, '' for one that is not split: images
+    [N, H, W] or [N, H, W, C], a list of files of images, texts, or a table [N, F], an array or a
     pandas DataFrame; labels [N], numbers or words, or [N, K] one-hot."""
-    require_one_order(inputs, labels, f"the rows of {name}")
-    given = texts_of(labels, name)
+    given: list[str] = []
+    splits: list[str] = []
+    for split, (inputs, labels) in parts.items():
+        require_one_order(inputs, labels, f"the rows of {name}")
+        texts = texts_of(labels, name)
+        shape = getattr(inputs, "shape", None) or (len(inputs),)
+        if shape[0] != len(texts):
+            of = f" of {split}" if split else ""
+            what = "images" if len(shape) > 2 else "rows"
+            raise BadInput(f"{name} has {shape[0]} {what}{of} but {len(texts)} labels")
+        given += texts
+        splits += [split] * len(texts)
+    inputs = next(iter(parts.values()))[0] if len(parts) == 1 else _joined(name, parts)
+    if _are_files(inputs):
+        return _of_files(name, inputs, given, splits, reading, say)
+    return _in_memory(_taken_in(name, inputs, reading), given, reading, say, splits)
+
+
+def _joined(name: str, parts: Mapping[str, tuple[Any, Any]]) -> Any:
+    """The inputs of several splits, one below the other."""
+    several = [inputs for inputs, _ in parts.values()]
+    if all(hasattr(inputs, "columns") for inputs in several):
+        import pandas as pd
+
+        return pd.concat(several, ignore_index=True)
+    if all(isinstance(inputs, list | tuple) for inputs in several):
+        return [each for inputs in several for each in inputs]
+    arrays = [np.asarray(on_cpu(inputs, name)) for inputs in several]
+    if len({array.shape[1:] for array in arrays}) > 1:
+        shapes = ", ".join(str([*array.shape]) for array in arrays)
+        raise BadInput(f"the splits of {name} differ in shape: {shapes}")
+    return np.concatenate(arrays)
+
+
+def _are_files(inputs: Any) -> bool:
+    """Whether samples are names of files of images that are there."""
+    if not isinstance(inputs, list | tuple) and getattr(inputs, "ndim", 2) != 1:
+        return False
+    first = list(itertools.islice(inputs, 20))
+    named = [isinstance(each, str | Path) and suffix_of(str(each)) in SUFFIXES for each in first]
+    return bool(named) and all(named) and any(user_path(each).is_file() for each in first)
+
+
+def _of_files(
+    name: str,
+    files: Sequence[str | Path],
+    given: Sequence[str],
+    splits: Sequence[str],
+    reading: Reading,
+    say: Say,
+) -> Dataset:
+    """A data set of files of images that are named one by one, by way of the cache folder."""
+    found = Listing(Path(), name=name)
+    for file, label, split in zip(map(str, files), given, splits, strict=True):
+        path = user_path(file)
+        try:
+            info = path.stat()
+        except OSError as error:
+            found.broken.append((file, why_not(error)))
+            continue
+        at = (info.st_size, info.st_mtime_ns)
+        found.samples.append(Sample(file, os.path.abspath(path), label, "", split, at))
+    settle_labels(found, reading, name)
+    only_classes(found, reading.classes, name)
+    how = dataclasses.astuple(dataclasses.replace(reading, max_broken=0))
+    key = json.dumps([FORMAT, name, how, found.broken, found.samples])
+    return cached(key, found, name, reading, say, lambda done, total: None)
+
+
+def _taken_in(name: str, inputs: Any, reading: Reading) -> Listing:
+    """What lists inputs of one kind, without their labels."""
     found = Listing(Path(), name=name)
     inputs = on_cpu(inputs, name)
     if hasattr(inputs, "toarray") and hasattr(inputs, "nnz"):
@@ -84,7 +168,13 @@ def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say)
             f"({type(inputs).__name__}.toarray())"
         )
     if not hasattr(inputs, "columns") and not isinstance(inputs, np.ma.MaskedArray):
-        inputs = np.asarray(inputs, object if _are_texts(inputs) else None)
+        try:
+            inputs = np.asarray(inputs, object if _are_texts(inputs) else None)
+        except ValueError:
+            shapes = sorted({str([*np.shape(each)]) for each in inputs})[:3]
+            raise BadInput(
+                f"the samples of {name} differ in shape ({', '.join(shapes)}): resize them to one"
+            ) from None
     if getattr(getattr(inputs, "dtype", None), "names", None) and inputs.ndim == 1:
         found.columns = to_columns(inputs)
         _take_texts(found, found.columns, reading)
@@ -98,10 +188,7 @@ def from_arrays(name: str, inputs: Any, labels: Any, reading: Reading, say: Say)
     else:
         inputs = channels_last(inputs, name)
         found.pixels = as_pixels([inputs], name, found.notes.append)
-    if len(inputs) != len(given):
-        what = "images" if found.columns is None else "rows"
-        raise BadInput(f"{name} has {len(inputs)} {what} but {len(given)} labels")
-    return _in_memory(found, given, reading, say)
+    return found
 
 
 def from_torch(

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from apl.data.labels import tidy
+
 Cells = Sequence[Any]  # of a column: text as in a file, or numbers, a NumPy array among them
 
 STRAY = 0.05  # of a column of numbers that may be something else, and then is missing
@@ -77,7 +79,7 @@ def to_numbers(cells: Cells, decimal: str = ".", unit: str | None = None) -> Wri
         values = np.array(cells, np.float64)
         values[~np.isfinite(values)] = np.nan
         return Written(values, [])
-    texts = ["" if cell is None or cell != cell else str(cell).strip() for cell in cells]
+    texts = ["" if cell is None or cell != cell else tidy(str(cell)) for cell in cells]
     there = [text for text in texts if not _MISSING.fullmatch(text)]
     plain = [_plain(text) for text in texts]
     strays = [

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import unicodedata
+import urllib.parse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +28,19 @@ class Place(NamedTuple):
     searched: bool
 
 
+def _folded(name: str) -> str:
+    """A name as names are compared: in small letters, each accent one with its letter."""
+    return (name if name.isascii() else unicodedata.normalize("NFC", name)).casefold()
+
+
 class Places:
     """The files that a list may name: regular ones below its folder, or below `image_folder`.
 
     A name is a path from there, or ends one, with or without its suffix: `ISIC_0027419` for
-    `HAM10000_images_part_1/ISIC_0027419.jpg`.  Raises BadInput where image_folder is none.
+    `HAM10000_images_part_1/ISIC_0027419.jpg`.  It may be a whole path of another machine or an
+    address that ends with such a path, `C:\\photos\\cat\\1.png` or `file:///photos/cat/1.png`,
+    with signs written as %20, and an accent however it is written.  Raises BadInput
+    where image_folder is none.
     """
 
     def __init__(self, path: Path, image_folder: str = "") -> None:
@@ -65,7 +76,10 @@ class Places:
                 outside = found
         if outside:
             return outside
-        return self._search(named.strip(), hints)
+        named = re.sub(r"^file:(//[^/]*)?(?=/)", "", named.strip())
+        found = self._search(named, hints)
+        plain = urllib.parse.unquote(named)
+        return self._search(plain, hints) if isinstance(found, str) and plain != named else found
 
     def has(self, name: str) -> bool:
         """Whether any file may be meant by a name."""
@@ -120,13 +134,16 @@ class Places:
     def _candidates(self, name: str) -> list[str]:
         """The files below the root whose paths a name ends, but for their suffix."""
         index = self._files()
-        folder, _, last = name.strip("/").casefold().rpartition("/")
+        name = _folded(name.strip("/"))
+        folder, _, last = name.rpartition("/")
         found = index.get(last, [])
         if not found and last.isdecimal():
             found = self._numbers.get(int(last), [])
         if folder:
-            ends = [path for path in found if f"/{path.casefold()}".rpartition("/")[0]
+            ends = [path for path in found if f"/{_folded(path)}".rpartition("/")[0]
                     .endswith(f"/{folder}")]  # fmt: skip
+            # The other way round, of a path from elsewhere: all of the file's is in the name.
+            ends = ends or [path for path in found if f"/{name}".endswith(f"/{_folded(path)}")]
             found = ends or (found if len(found) == 1 else [])
         return found
 
@@ -157,7 +174,7 @@ class Places:
                 if entry.name.casefold() not in KEPT:
                     inner.append(path)
             elif suffix_of(entry.name) in SUFFIXES:
-                name = entry.name.casefold()
+                name = _folded(entry.name)
                 stem = os.path.splitext(name)[0]
                 self._index.setdefault(name, []).append(path)
                 self._index.setdefault(stem, []).append(path)

@@ -71,6 +71,9 @@ def _text(path: Path) -> str:
     what = hint_of(content)
     if what:
         raise BadInput(f"{path} is no text, but {what}")
+    for first, coding in enumerate(("utf-16-be", "utf-16-le")):  # without a mark
+        if content[first:200:2].count(0) > 40 and not content[1 - first : 200 : 2].count(0):
+            content = content.decode(coding, "replace").encode()
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # "Unicode text"
     try:
         return content.decode("utf-16" if utf16 else "utf-8-sig")  # Excel begins with a mark
@@ -149,13 +152,31 @@ def _fit(text: str, delimiter: str, names: Collection[str]) -> tuple[bool, float
 def _lines(path: Path, text: str, delimiter: str, first: int) -> Lines:
     """The cells of each row, and the line where it begins; the text's first one has that number."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    begin = first
+    begin = last = first
     try:
         for cells in reader:
+            last = begin
             yield begin, cells
             begin = first + reader.line_num
     except csv.Error as error:
         raise BadInput(f"{path} is no CSV (line {begin}: {one_line(error)})") from None
+    if reader.line_num > last + 1 - first:  # a row of several lines, to the end of the file
+        _require_closed(path, text, delimiter, last, first)
+
+
+def _require_closed(path: Path, text: str, delimiter: str, begin: int, first: int) -> None:
+    """BadInput where the last row's quote is never closed, so that it swallows what follows."""
+    rest = itertools.islice(io.StringIO(text, newline=""), begin - first, None)
+    rows = csv.reader(rest, delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        for _ in rows:
+            pass
+    except csv.Error as error:
+        if "end of data" in str(error):
+            raise BadInput(
+                f"{path} has a quote in line {begin} that is never closed, so all lines behind it "
+                "are one cell: close it, or write it twice"
+            ) from None
 
 
 def _head(lines: Lines, names: Collection[str]) -> list[str]:

@@ -133,9 +133,12 @@ def read_data(
         if not is_saved(path):
             return read_path(source, reading, say, progress)
         source, name = load_saved(path), own_name(path)
+    if _is_pair(source) and all(map(_is_pair, source)):  # as Keras's load_data returns them
+        source, name = dict(zip(("train", "test"), source, strict=True)), "arrays"
     if isinstance(source, tuple) and len(source) == 2:
-        inputs, labels = source
-        return from_arrays("arrays", inputs, labels, reading, say)
+        return from_arrays("arrays", {"": source}, reading, say)
+    if isinstance(source, Mapping) and {"data", "target"} <= {*source}:  # scikit-learn's Bunch
+        return from_arrays(name, {"": (source["data"], source["target"])}, reading, say)
     if hasattr(source, "iloc") and hasattr(source, "columns"):
         return from_frame(name, source, reading, say)
     splits = splits_in(source)
@@ -143,18 +146,32 @@ def read_data(
         parts, others = splits
         if others:
             say(f"not read, as they are no splits: {some_of(others)}")
+        if all(map(_is_pair, parts.values())):
+            return from_arrays(name, parts, reading, say)
         return from_torch(name, parts, reading, say, progress)
     items = hasattr(source, "__getitem__") and hasattr(source, "__len__")
     # A pandas DataFrame and a mapping have no items by number.
     if items and not hasattr(source, "columns") and not isinstance(source, Mapping):
         return from_torch(name, {"": source}, reading, say, progress)
-    is_streamed = hasattr(source, "take") and not hasattr(source, "__len__")
-    streamed = "; one that is streamed has no items by number" if is_streamed else ""
     raise BadInput(
-        f"the data is a {type(source).__name__}{streamed}; accepted: {', '.join(DATASETS)}, a "
-        "path, hf://OWNER/NAME, (images, labels), (table, labels), a torch Dataset or one of "
-        "Hugging Face's, or a mapping of splits to these"
+        f"the data is a {type(source).__name__}{_why_none(source)}; accepted: "
+        f"{', '.join(DATASETS)}, a path, hf://OWNER/NAME, (images, labels), (table, labels), a "
+        "torch Dataset or one of Hugging Face's, or a mapping of splits to these"
     )
+
+
+def _is_pair(source: Any) -> bool:
+    """Whether it is (inputs, labels), or two of these."""
+    return isinstance(source, tuple) and len(source) == 2
+
+
+def _why_none(source: Any) -> str:
+    """What to give in the place of something that has no items by number, where that is known."""
+    if hasattr(source, "dataset") and hasattr(source, "batch_size"):
+        return " of batches: give its .dataset"
+    if hasattr(source, "__iter__") and not isinstance(source, Mapping | str | bytes):
+        return ", and one that is streamed has no items by number: list(...) of it has"
+    return ""
 
 
 @functools.lru_cache(maxsize=2)  # a study's worker trains many networks on one data set
