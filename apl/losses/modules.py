@@ -316,6 +316,8 @@ def _norm(logits: Tensor, order: float = 2.0) -> Tensor:
 def _remember(memory: Tensor, samples: Tensor, values: Tensor, kept: Tensor) -> None:
     # Write the rows of values that are kept to their samples' places in memory.  The others write
     # once more what the first kept row writes: no shape depends on data, so nothing waits for it.
+    if not len(kept):
+        return
     rows = torch.where(kept, torch.arange(len(kept), device=kept.device), kept.int().argmax())
     places = samples[rows]
     memory[places] = torch.where(kept.any(), values[rows].to(memory.dtype), memory[places])

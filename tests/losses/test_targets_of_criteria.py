@@ -121,3 +121,20 @@ def test_a_label_that_no_class_is_given_is_impossible_without_a_gradient() -> No
     losses.sum().backward()
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["ce", "nce_rce", "elr", "aldr_kl", "ldr_kl", "bi_tempered", "sr"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_batch_of_nothing_is_as_of_cross_entropy(name: str, reduction: str) -> None:
+    more = {"num_samples": 5} if name in ("elr", "aldr_kl") else {}
+    criterion = make_loss(name, num_classes=3, reduction=reduction, **more)
+    asked = {"samples": torch.zeros(0, dtype=torch.long), "epoch": 0}
+    wanted = {key: asked[key] for key in getattr(criterion, "wants", ())}
+    logits, targets = torch.zeros(0, 3, requires_grad=True), torch.zeros(0, dtype=torch.long)
+    value = criterion(logits, targets, **wanted)
+    plain = torch.nn.functional.cross_entropy(logits, targets, reduction=reduction)
+    assert torch.equal(value.isnan(), plain.isnan())
+    assert value.shape == plain.shape
+    value.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.shape == (0, 3)
