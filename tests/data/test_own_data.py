@@ -954,7 +954,9 @@ def decoding(root: Path) -> tuple[Any, Connection]:
 
 
 @pytest.mark.slow
-def test_a_killed_decoding_goes_on(tmp_path: Path, cache: Path) -> None:
+def test_a_killed_decoding_goes_on(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = folder_of(tmp_path / "my", each=60)
     process, hears = decoding(root)
     while hears.recv() < 40:
@@ -964,6 +966,8 @@ def test_a_killed_decoding_goes_on(tmp_path: Path, cache: Path) -> None:
     (mask,) = cache.glob("*/decoded.u8")
     done = int(np.fromfile(mask, np.uint8).sum())
     assert 32 <= done < 120
+    monkeypatch.setattr(images, "FEW", 10**6)
+    monkeypatch.setattr(images, "BLOCK", 8)  # so that one begun anew would tell of 8 first
     seen: list[int] = []
     data, _ = load(root, progress=lambda count, total: seen.append(count))
     assert seen[0] > done
