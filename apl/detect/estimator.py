@@ -36,16 +36,15 @@ from apl.features.catalog import NONE, is_file, is_own_function, kind_of, requir
 from apl.features.store import digests_of
 from apl.noise.labels import MOST_CLASSES, UNKNOWN, IntArray, Matrix, Vector
 from apl.training.arrays import Recipe, require_loss, train_head
-from apl.training.crossfit import CrossFit, cross_fit
+from apl.training.crossfit import Budget, CrossFit, cross_fit, principal
 
 NETWORKS = ("linear", "mlp")
 FEW = 10  # samples of a class from which on its labels can be judged
 WIDE = 4096  # columns from which on rows are reduced before anything else,
 REDUCED = 512  # to so many numbers
-COMPONENTS = 256  # principal ones, that a hidden layer sees
-VARIANCE = 85.0  # of all that a head sees together, so that rates mean the same for any number
 FARTHEST = 10.0  # standard deviations from the mean that a number may lie
-STEPS = 150  # of a round of judging at least: tables take a fraction of a second
+# Of judging: tables take a fraction of a second, 10,000 rows no longer than logistic regressions.
+BUDGET = Budget(rounds=1, epochs=7, batch=512, steps=150, hidden=128, narrow=True, quick=True)
 FEW_NUMBERS = 1_000_000  # below which one thread is quickest
 BLOCK = 4096  # rows at a time where many are asked for
 
@@ -63,7 +62,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     none of the first four.
 
     Args:
-        loss: A name of `apl.LOSSES`, or a sum, with parameters in brackets: `gce(q=0.9)`.
+        loss: A name of `apl.LOSSES`, or a sum, with parameters in brackets: `gce(q=0.9)`; None for
+            cross entropy on repaired labels, NCE + RCE on labels as given.
         network: 'mlp' (one hidden layer) or 'linear'.
         repair: Whether labels are judged by heads that have not seen them, and what these say of
             the true class is learned; without it the labels as given are.
@@ -87,7 +87,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(  # scikit-learn wants each setting by name
         self,
-        loss: str = "nce_rce",
+        loss: str | None = None,
         network: str = "mlp",
         repair: bool = True,
         epochs: int | None = None,
@@ -144,11 +144,13 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         targets = np.eye(len(self.classes_))[labels]
         seen = torch.from_numpy(self._standardise(rows[distinct.first], distinct.weights))
         with _as_torch_begins(seen.numel()):
+            into = principal(seen, distinct.weights)
+            few = seen @ into.float()
             if self.repair:
-                fit = _judged(seen, labels, distinct, len(self.classes_), recipe.seed)
+                fit = _judged(seen, few, labels, distinct, len(self.classes_), recipe.seed)
             if fit is not None:
                 known, targets = np.ones(len(labels), bool), fit.posterior
-            self._train(seen[known], targets[known], distinct.weights[known], recipe)
+            self._train(few[known], into, targets[known], distinct.weights[known], recipe)
         if self.repair:
             index = X.index if isinstance(X, pd.DataFrame | pd.Series) else None
             self._tell(fit, rows, given, distinct, index)
@@ -196,8 +198,10 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _recipe(self) -> Recipe:
         """How the head is trained, from settings that fit."""
         require(self.network in NETWORKS, "network", self.network, ", ".join(NETWORKS))
-        require(isinstance(self.loss, str), "loss", self.loss, "the name of a loss, or a sum")
-        require_loss(self.loss)
+        accepted = "the name of a loss, a sum, or None"
+        require(self.loss is None or isinstance(self.loss, str), "loss", self.loss, accepted)
+        loss = self.loss or ("ce" if self.repair else "nce_rce")
+        require_loss(loss)
         whole = {"epochs": 1, "warm_start_epochs": 0, "width": 1}
         for name, least in whole.items():
             value = getattr(self, name)
@@ -216,7 +220,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         chosen = {name: value for name, value in given.items() if value is not None}
         seed = 0 if self.random_state is None else self.random_state
         drawn = int(check_random_state(seed).randint(2**31 - 1))
-        return Recipe(self.loss, self.network, seed=drawn, **chosen)
+        return Recipe(loss, self.network, seed=drawn, **chosen)
 
     def _rows(self, X: Any, seed: int = 0, fit: bool = False) -> Floats:
         """Samples as rows of numbers [N, F], before they are standardised."""
@@ -278,15 +282,21 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         found: Floats = ((rows - self._mean) * self._scale).clip(-FARTHEST, FARTHEST)
         return found
 
-    def _train(self, seen: torch.Tensor, targets: Matrix, weights: Vector, recipe: Recipe) -> None:
-        """Train the head, and keep it as numpy's arrays."""
+    def _train(
+        self,
+        few: torch.Tensor,
+        into: torch.Tensor,
+        targets: Matrix,
+        weights: Vector,
+        recipe: Recipe,
+    ) -> None:
+        """Train the head on what `into` makes of the samples, and keep both as numpy's arrays."""
         if targets.shape[1] == 1:  # one class, which everything is of
-            self.coefs_, self.intercepts_ = [np.zeros((seen.shape[1], 1))], [np.zeros(1)]
+            self.coefs_, self.intercepts_ = [np.zeros((len(into), 1))], [np.zeros(1)]
             self.history_, self.n_iter_ = [], 0
             return
-        into = _principal(seen, weights)
-        head = train_head(seen @ into.float(), torch.from_numpy(targets).float(), weights, recipe)
-        self.coefs_ = [into.double().numpy() @ head.weights[0], *head.weights[1:]]
+        head = train_head(few, torch.from_numpy(targets).float(), weights, recipe)
+        self.coefs_ = [into.numpy() @ head.weights[0], *head.weights[1:]]
         self.intercepts_, self.history_ = head.biases, head.history
         self.n_iter_ = len(head.history)
 
@@ -464,8 +474,13 @@ def _samples(X: Any, name: str) -> Any:
 # ---------------------------------------------------------------------------------- arithmetic
 
 
-def _judged(
-    seen: torch.Tensor, labels: IntArray, distinct: Distinct, classes: int, seed: int
+def _judged(  # samples and their components, labels and how much each counts
+    seen: torch.Tensor,
+    few: torch.Tensor,
+    labels: IntArray,
+    distinct: Distinct,
+    classes: int,
+    seed: int,
 ) -> CrossFit | None:
     """What cross-fitted heads say of labels [D]; a class of fewer than FEW samples is taken as
     given, and None is said where there are no others."""
@@ -484,7 +499,8 @@ def _judged(
         seed=seed,
         weights=distinct.weights,
         copies=distinct.copies,
-        steps=STEPS,
+        components=few,
+        budget=BUDGET,
     )
 
 
@@ -533,18 +549,6 @@ def _reduction(rows: Any, seed: int) -> Floats:
     scaled = rows @ sparse.diags(scale) if sparse.issparse(rows) else rows * scale
     _, _, into = randomized_svd(scaled, size, random_state=seed % 2**32)
     made: Floats = scale[:, None] * into.T
-    return made
-
-
-def _principal(seen: torch.Tensor, weights: Vector) -> torch.Tensor:
-    """What makes the principal components of standardised rows [N, F], of the variance VARIANCE
-    together: [F, D], float64."""
-    shares = torch.from_numpy(weights / weights.sum())
-    wide = seen.double()
-    values, vectors = torch.linalg.eigh(wide.T @ (wide * shares[:, None]))
-    size = max(1, min(COMPONENTS, int((values > 1e-6 * values[-1]).sum())))
-    left = max(float(values[-size:].sum()), 1e-12)
-    made: torch.Tensor = vectors[:, -size:] * math.sqrt(min(VARIANCE, seen.shape[1]) / left)
     return made
 
 

@@ -17,9 +17,11 @@ from apl.errors import BadInput
 from apl.losses.catalog import loss_name
 from apl.losses.modules import CRITERIA, NoisyLabelLoss, RowLoss, make_loss, needs_of
 from apl.noise.labels import Vector
+from apl.training.dropout import dropped
 
-EPOCHS, FEWEST_STEPS = 20, 200  # where no number of epochs is given
-BATCH, SMALLEST_BATCH = 128, 64
+EPOCHS, FEWEST_STEPS = 10, 200  # where no number of epochs is given
+BATCH, SMALLEST_BATCH = 512, 64
+LR, USUAL_BATCH = 0.05, 128  # where no rate is given; of more samples a step is longer
 MOMENTUM = 0.9
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -30,14 +32,15 @@ class Recipe:
     """How a head is trained: `linear`, or `mlp` with a hidden layer of this width.
 
     epochs: 0 for EPOCHS, more where these are less than FEWEST_STEPS steps; the first
-    `warm_start_epochs` with cross entropy.  dropout: shares of the inputs and of hidden units.
+    `warm_start_epochs` with cross entropy.  lr: 0 for LR, by the size of a batch.  dropout: shares
+    of the inputs and of hidden units.
     """
 
     loss: str = "nce_rce"
     network: str = "mlp"
     epochs: int = 0
     warm_start_epochs: int = 0
-    lr: float = 0.05
+    lr: float = 0.0
     weight_decay: float = 5e-3
     width: int = 256
     dropout: tuple[float, float] = (0.2, 0.5)
@@ -110,17 +113,12 @@ class _Head:
 
     def _answer(self, seen: Tensor) -> Tensor:
         wide, inner = self.recipe.dropout
-        values = self._dropped(seen, wide)
+        values = dropped(seen, wide, self.generator, quick=True)
         *before, weight, bias = self.parameters
         if before:
-            values = self._dropped((values @ before[0] + before[1]).relu(), inner)
+            values = (values @ before[0] + before[1]).relu()
+            values = dropped(values, inner, self.generator, quick=True)
         return values @ weight + bias
-
-    def _dropped(self, values: Tensor, share: float) -> Tensor:
-        if not share:
-            return values
-        mask = torch.empty_like(values).bernoulli_(1 - share, generator=self.generator)
-        return values * mask / (1 - share)
 
     def run(self) -> Layers:
         """Train for all epochs, with a cosine of the learning rate."""
@@ -128,14 +126,15 @@ class _Head:
         batch = max(SMALLEST_BATCH, min(BATCH, count // 10))
         steps = math.ceil(count / batch)
         epochs = recipe.epochs or max(EPOCHS, math.ceil(FEWEST_STEPS / steps))
+        highest = recipe.lr or LR * max(1.0, batch / USUAL_BATCH)
         optimiser = torch.optim.SGD(
-            self.parameters, recipe.lr, MOMENTUM, weight_decay=recipe.weight_decay
+            self.parameters, highest, MOMENTUM, weight_decay=recipe.weight_decay
         )
         history, step = [], 0
         for epoch in range(epochs):
             total = 0.0
             for chosen in torch.randperm(count, generator=self.generator).split(batch):
-                rate = 0.5 * recipe.lr * (1 + math.cos(math.pi * step / (epochs * steps)))
+                rate = 0.5 * highest * (1 + math.cos(math.pi * step / (epochs * steps)))
                 optimiser.param_groups[0]["lr"] = rate
                 logits, counts = self._answer(self.rows[chosen]), self.weights[chosen]
                 summed = (self._losses(logits, chosen, epoch) * counts).sum()
@@ -148,7 +147,7 @@ class _Head:
             if not math.isfinite(total):
                 raise BadInput(
                     f"the training diverged in epoch {epoch + 1}; accepted: a smaller lr than "
-                    f"{recipe.lr:g}, or features without outliers"
+                    f"{highest:g}, or features without outliers"
                 )
         ends = [each.detach().double().numpy() for each in self.parameters]
         return Layers(ends[::2], ends[1::2], history)

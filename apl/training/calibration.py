@@ -28,12 +28,13 @@ from apl.features.catalog import default_of
 from apl.features.embed import featured
 from apl.noise.labels import UNKNOWN
 from apl.runs.run import Run
-from apl.training.crossfit import CrossFit, cross_fit
+from apl.training.crossfit import Budget, CrossFit, cross_fit
 from apl.training.machine import Machine
 from apl.training.prepare import embedding, hold_out, prepare
 from apl.training.use import load_run
 
 COLDEST, HOTTEST = 0.05, 20.0
+FIRST_ALONE = Budget(rounds=0)  # later rounds are too sure of themselves
 
 
 def calibrate(
@@ -71,7 +72,7 @@ def judged(config: Config, data: Dataset, held_out: Split, machine: Machine) -> 
     that were not; the network has no say in it."""
     rows = _rows(config, data, held_out, machine)
     labels = np.concatenate([data.train.labels.given, held_out.labels.given])
-    return cross_fit(rows, labels, data.num_classes, seed=config.seed, rounds=0)
+    return cross_fit(rows, labels, data.num_classes, seed=config.seed, budget=FIRST_ALONE)
 
 
 def fitted(logits: Tensor, fit: CrossFit) -> dict[str, Any]:

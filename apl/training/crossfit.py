@@ -21,14 +21,11 @@ from torch import Tensor
 from apl.cores import one_thread
 from apl.errors import Interrupted
 from apl.noise.labels import UNKNOWN, IntArray, Matrix, Rate, Vector
+from apl.training.dropout import dropped
 
 FOLDS = 5
-ROUNDS = 2  # after the first one
 COMPONENTS = 256  # principal ones, that the hidden layer sees
-HIDDEN = 256
-EPOCHS = 15
-BATCH, SMALLEST_BATCH = 128, 16
-FEWEST_STEPS = 1000  # of a round in few samples
+SMALLEST_BATCH, USUAL_BATCH = 16, 128  # up to which steps are as long; of more, longer
 FIRST_LR, LATER_LR, MATRIX_LR = 0.02, 0.05, 1.5
 DECAY, MOMENTUM = 5e-3, 0.9
 FIRST_DROPOUT, INPUT_DROPOUT, HIDDEN_DROPOUT = 0.5, 0.2, 0.5
@@ -45,6 +42,28 @@ SMALLER = 85.0  # of all components together
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)
 TOWARDS = 1 / 3  # how far the rate goes from that of the heads' chances to that of tempered ones
 BELOW, ABOVE = 0.03, 0.03  # how far the rate may lie from the estimate: people err on hard samples
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What judging may cost: values of one way to do it.
+
+    rounds: after the first one; epochs and batch: of each round, where samples are many; steps: the
+    fewest of a round, for which few samples have more epochs; hidden: units of each fold's head;
+    narrow: whether the linear heads of the first round see principal components alone, too; quick:
+    whether dropout has masks of random bytes.
+    """
+
+    rounds: int = 2
+    epochs: int = 15
+    batch: int = 128
+    steps: int = 1000
+    hidden: int = 256
+    narrow: bool = False
+    quick: bool = False
+
+
+BUDGET = Budget()
 
 
 @dataclass(frozen=True)
@@ -72,9 +91,9 @@ def cross_fit(  # what is judged, how, and two ways to follow it
     decided: IntArray | None = None,
     weights: Vector | None = None,
     copies: Vector | None = None,
+    components: Tensor | None = None,
     seed: int = 0,
-    rounds: int = ROUNDS,
-    steps: int = FEWEST_STEPS,
+    budget: Budget = BUDGET,
     should_stop: Callable[[], bool] = lambda: False,
     on_round: Callable[[int, int], object] = lambda done, total: None,
 ) -> CrossFit:
@@ -83,9 +102,9 @@ def cross_fit(  # what is judged, how, and two ways to follow it
     decided: the true class of each sample that somebody has looked at, UNKNOWN of the others [N]:
     it is learned as it is, and says nothing of the noise, since nobody chose at random what to look
     at.  weights: how much each sample counts [N]; copies: how many alike it stands for [N], all but
-    one of which the head that judges it has seen.  seed: of folds, order, initial weights and
-    dropout.  steps: the fewest of a round, of which few
-    samples need more than EPOCHS epochs make.  should_stop: asked after each epoch, and True raises
+    one of which the head that judges it has seen.  components: what `principal` makes of the
+    features, from who has them [N, D].  seed: of folds, order, initial weights and
+    dropout.  budget: what it may cost.  should_stop: asked after each epoch, and True raises
     Interrupted; on_round: called after each round with how many are done and in all.
     """
     sure = np.full(len(labels), UNKNOWN) if decided is None else decided
@@ -95,9 +114,13 @@ def cross_fit(  # what is judged, how, and two ways to follow it
     doubted = np.where(looked_at, UNKNOWN, labels)  # what the noise matrix has a say in
     free = doubted != UNKNOWN
     folds = stratified(np.where(looked_at, sure, labels), FOLDS, seed)
-    features = _standardised(rows)
-    seen = _by_fold(folds, counts, stands)
-    training = _Training(features, folds, seen, seed, steps, should_stop)
+    features, seen = _standardised(rows), _by_fold(folds, counts, stands)
+    few, rounds = components, budget.rounds
+    if few is None and (rounds or budget.narrow):
+        few = features @ principal(features).float()
+    if few is not None and budget.narrow and features.shape[1] > few.shape[1]:
+        features = few * math.sqrt(VARIANCE / min(SMALLER, features.shape[1]))
+    training = _Training(features, folds, seen, seed, budget, should_stop)
     clean = training.first(torch.from_numpy(doubted), torch.from_numpy(sure), classes)
     posterior, transition = explain(clean, doubted, counts)
     first = 1 - _of_label(posterior[free], labels[free])
@@ -108,8 +131,8 @@ def cross_fit(  # what is judged, how, and two ways to follow it
         tempered = min(plain, _tempered_rate(clean[free], labels[free], counts[free]))
     estimate = plain + TOWARDS * (tempered - plain)
     odds: list[Vector] = []
-    if rounds:
-        training = _Training(_components(features), folds, seen, seed, steps, should_stop)
+    if few is not None:
+        training = _Training(few, folds, seen, seed, budget, should_stop)
     cleans: list[Matrix] = []
     for round in range(rounds):
         targets = _with_decisions(posterior, sure)
@@ -140,10 +163,11 @@ def heads_on(
     the given number deciding their weights; it returns what each says of the samples that it has
     not seen [N, K].  labels: what all folds get their share of [N]."""
     folds = stratified(labels, FOLDS, seed)
-    features = _components(_standardised(rows))
+    wide = _standardised(rows)
+    features = wide @ principal(wide).float()
     once = np.ones(len(folds))
     seen = _by_fold(folds, once, once)
-    training = _Training(features, folds, seen, seed, FEWEST_STEPS, should_stop)
+    training = _Training(features, folds, seen, seed, BUDGET, should_stop)
     return lambda targets, number: training.later(torch.from_numpy(targets).float(), number)
 
 
@@ -259,13 +283,18 @@ def _standardised(rows: Tensor) -> Tensor:
     return made
 
 
-def _components(features: Tensor) -> Tensor:
-    """The principal components [N, D] of standardised features, of the variance SMALLER."""
-    covariance = (features.T @ features / len(features)).double()
-    values, vectors = torch.linalg.eigh(covariance)
-    size = min(COMPONENTS, int((values > 1e-6 * values[-1]).sum()))
-    scale = math.sqrt(min(SMALLER, features.shape[1]) / max(float(values[-size:].sum()), 1e-12))
-    made: Tensor = features @ (vectors[:, -size:] * scale).float()
+def principal(features: Tensor, counts: Vector | None = None) -> Tensor:
+    """What makes the principal components, of the variance SMALLER together, of features [N, F]
+    whose means are 0: [F, D], float64.  counts: how much each sample does [N]."""
+    if counts is None:
+        covariance = features.T @ features / len(features)
+    else:
+        share = torch.from_numpy(counts / counts.sum()).float()
+        covariance = features.T @ (features * share[:, None])
+    values, vectors = torch.linalg.eigh(covariance.double())
+    size = max(1, min(COMPONENTS, int((values > 1e-6 * values[-1]).sum())))
+    left = max(float(values[-size:].sum()), 1e-12)
+    made: Tensor = vectors[:, -size:] * math.sqrt(min(SMALLER, features.shape[1]) / left)
     return made
 
 
@@ -279,17 +308,20 @@ class _Training:
         folds: IntArray,
         seen: Tensor,
         seed: int,
-        fewest: int,
+        budget: Budget,
         should_stop: Callable[[], bool],
     ) -> None:
         self.features, self.folds, self.seed = features, torch.from_numpy(folds), seed
         self.count = int(folds.max()) + 1
         self.should_stop, self.seen = should_stop, seen
         size = len(features)
-        self.batch = max(SMALLEST_BATCH, min(BATCH, size // 10))
+        self.batch = max(SMALLEST_BATCH, min(budget.batch, size // 10))
+        self.longer = max(1.0, self.batch / USUAL_BATCH)  # a step of more samples
         steps = math.ceil(size / self.batch)
-        self.epochs = max(EPOCHS, math.ceil(fewest / steps))
+        self.few = budget.steps > budget.epochs * steps
+        self.epochs = max(budget.epochs, math.ceil(budget.steps / steps))
         self.steps = self.epochs * steps
+        self.hidden, self.quick = budget.hidden, budget.quick
 
     def first(self, labels: Tensor, sure: Tensor, classes: int) -> Matrix:
         """Linear heads with a noise matrix each, learned together from labels in doubt [N] and
@@ -306,16 +338,16 @@ class _Training:
         decided = bool((sure != UNKNOWN).any())
         optimiser = torch.optim.SGD(
             [
-                {"params": [weight, bias], "lr": FIRST_LR, "weight_decay": DECAY},
-                {"params": [matrices], "lr": MATRIX_LR},
+                {"params": [weight, bias], "lr": FIRST_LR * self.longer, "weight_decay": DECAY},
+                {"params": [matrices], "lr": MATRIX_LR * self.longer},
             ],
             momentum=MOMENTUM,
         )
-        if self.epochs > EPOCHS:  # few samples
+        if self.few:
             optimiser.register_step_post_hook(lambda *_: _keep_names(matrices))
 
         def loss(chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
-            seen = _dropped(self.features[chosen], dropout, generator)
+            seen = dropped(self.features[chosen], dropout, generator, self.quick)
             said = F.log_softmax((seen @ weight + bias).unflatten(1, (self.count, classes)), 2)
             flips = fixed if epoch < FIXED_EPOCHS else matrices.softmax(2)
             to_given = flips[:, :, labels[chosen]].permute(2, 0, 1)
@@ -339,25 +371,28 @@ class _Training:
         width, classes = self.features.shape[1], targets.shape[1]
         dropout = INPUT_DROPOUT * min(1.0, width / COMPONENTS)
         generator = self._generator(round)
-        into = torch.randn(width, self.count * HIDDEN, generator=generator) / math.sqrt(3 * width)
-        out = torch.randn(self.count, HIDDEN, classes, generator=generator) / math.sqrt(3 * HIDDEN)
-        hidden_bias = torch.zeros(self.count * HIDDEN)
-        bias = torch.zeros(self.count, 1, classes)
+        count, units = self.count, self.hidden
+        into = torch.randn(width, count * units, generator=generator) / math.sqrt(3 * width)
+        out = torch.randn(count, units, classes, generator=generator) / math.sqrt(3 * units)
+        hidden_bias = torch.zeros(count * units)
+        bias = torch.zeros(count, 1, classes)
         parameters = [each.requires_grad_() for each in (into, out, hidden_bias, bias)]
-        optimiser = torch.optim.SGD(parameters, LATER_LR, MOMENTUM, weight_decay=DECAY)
+        rate = LATER_LR * self.longer
+        optimiser = torch.optim.SGD(parameters, rate, MOMENTUM, weight_decay=DECAY)
 
         def answer(seen: Tensor, drop: float, generator: torch.Generator) -> Tensor:
-            hidden = _dropped((seen @ into + hidden_bias).relu(), drop, generator)
-            by_fold = hidden.unflatten(1, (self.count, HIDDEN)).transpose(0, 1)
+            hidden = (seen @ into + hidden_bias).relu()
+            hidden = dropped(hidden, drop, generator, self.quick)
+            by_fold = hidden.unflatten(1, (count, units)).transpose(0, 1)
             return (torch.bmm(by_fold, out) + bias).transpose(0, 1)  # [B, folds, K]
 
         def loss(chosen: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
-            seen = _dropped(self.features[chosen], dropout, generator)
+            seen = dropped(self.features[chosen], dropout, generator, self.quick)
             said = F.log_softmax(answer(seen, HIDDEN_DROPOUT, generator), 2)
             return -(said * targets[chosen][:, None]).sum(2)
 
         everyone = torch.ones(len(targets), dtype=torch.bool)
-        products = (width + classes) * self.count * HIDDEN
+        products = (width + classes) * count * units
         self._descend(optimiser, loss, round, everyone, products)
         parts = []
         with torch.no_grad():
@@ -418,10 +453,3 @@ def _keep_names(matrices: Tensor) -> None:
     own = matrices.diagonal(dim1=1, dim2=2).clone()
     matrices.copy_(torch.minimum(matrices, own[:, :, None] - KEPT))
     matrices.diagonal(dim1=1, dim2=2).copy_(own)
-
-
-def _dropped(values: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    if not share:
-        return values
-    mask = torch.empty_like(values).bernoulli_(1 - share, generator=generator)
-    return values * mask / (1 - share)

@@ -18,7 +18,7 @@ from apl.data.dataset import Dataset
 from apl.errors import BadInput, require
 from apl.files import plain
 from apl.noise.labels import MOST_CLASSES, UNKNOWN, BoolArray, IntArray, Matrix, Rate, Vector
-from apl.training.crossfit import FEWEST_STEPS, ROUNDS, CrossFit, cross_fit
+from apl.training.crossfit import BUDGET, Budget, CrossFit, cross_fit
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def repair_labels(  # what is repaired, and how long it may take
     *,
     decided: Mapping[int, int] | None = None,
     seed: int = 0,
-    rounds: int = ROUNDS,
-    steps: int = FEWEST_STEPS,
+    budget: Budget = BUDGET,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Repaired:
     """Repair given labels [N], UNKNOWN (-1) where there is none, by features [N, F].
@@ -81,8 +80,7 @@ def repair_labels(  # what is repaired, and how long it may take
         classes: How many classes there are.
         decided: The true class of samples by their row, which people have said: it always wins.
         seed: All that is random follows from it.
-        rounds: How many rounds there are of learning from what is already repaired.
-        steps: The fewest steps of a round; small data has more epochs for them.
+        budget: What judging may cost: rounds, epochs, steps.
         should_stop: Asked after each epoch, and True raises Interrupted.
 
     Returns:
@@ -116,8 +114,7 @@ def repair_labels(  # what is repaired, and how long it may take
         classes,
         decided=sure,
         seed=seed,
-        rounds=rounds,
-        steps=steps,
+        budget=budget,
         should_stop=should_stop,
     )
     return Repaired(fit.posterior, labels, fit)
@@ -135,7 +132,7 @@ def repaired_data(data: Dataset, seed: int, should_stop: Callable[[], bool]) -> 
         data.num_classes,
         decided={int(row): int(given[row]) for row in rows},
         seed=seed,
-        steps=FEWEST_STEPS,
+        budget=BUDGET,
         should_stop=should_stop,
     )
 

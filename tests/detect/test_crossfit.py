@@ -18,7 +18,7 @@ from apl.detect.search import find_mislabelled, judges_by_heads, search_config
 from apl.errors import Interrupted
 from apl.noise.draw import corrupt
 from apl.noise.matrices import symmetric
-from apl.training.crossfit import KEPT, _keep_names, cross_fit, explain, stratified
+from apl.training.crossfit import KEPT, Budget, _keep_names, cross_fit, explain, stratified
 from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 
@@ -53,7 +53,7 @@ def asymmetric(classes: int, rate: float) -> Any:
 def test_wrong_labels_are_found_and_counted(matrix: Any, least: float, steps: int) -> None:
     rows, true = clouds()
     labels = corrupt(true, matrix, "transition", 1)
-    fit = cross_fit(rows, labels.given, 5, steps=steps)
+    fit = cross_fit(rows, labels.given, 5, budget=Budget(steps=steps))
     found = findings_of(fit, labels.given)
     assert average_precision_score(labels.wrong, -found.label_score) > least
     hits = (found.is_label_issue & labels.wrong).sum()
@@ -69,7 +69,7 @@ def test_wrong_labels_are_found_and_counted(matrix: Any, least: float, steps: in
 @pytest.mark.slow
 def test_clean_labels_are_hardly_flagged() -> None:
     rows, true = clouds()
-    found = findings_of(cross_fit(rows, true, 5, rounds=1, steps=STEPS), true)
+    found = findings_of(cross_fit(rows, true, 5, budget=Budget(rounds=1, steps=STEPS)), true)
     assert found.noise_rate.estimate < 0.03
     assert found.noise_rate.low == 0.0
     assert found.is_label_issue.mean() < 0.05
@@ -79,11 +79,11 @@ def test_clean_labels_are_hardly_flagged() -> None:
 def test_the_same_seed_says_the_same_and_a_stop_is_heard() -> None:
     rows, true = clouds(100, 3)
     rounds: list[tuple[int, int]] = []
-    few: dict[str, Any] = {"steps": 60}
-    one = cross_fit(rows, true, 3, seed=4, on_round=lambda *done: rounds.append(done), **few)
+    few, first = Budget(steps=60), Budget(rounds=0, steps=60)
+    one = cross_fit(rows, true, 3, seed=4, budget=few, on_round=lambda *done: rounds.append(done))
     assert rounds == [(1, 3), (2, 3), (3, 3)]
-    assert np.array_equal(one.wrong, cross_fit(rows, true, 3, seed=4, **few).wrong)
-    assert not np.array_equal(one.wrong, cross_fit(rows, true, 3, seed=5, rounds=0, **few).wrong)
+    assert np.array_equal(one.wrong, cross_fit(rows, true, 3, seed=4, budget=few).wrong)
+    assert not np.array_equal(one.wrong, cross_fit(rows, true, 3, seed=5, budget=first).wrong)
     with pytest.raises(Interrupted):
         cross_fit(rows, true, 3, should_stop=lambda: True)
 
@@ -92,7 +92,8 @@ def test_the_same_seed_says_the_same_and_a_stop_is_heard() -> None:
 @pytest.mark.parametrize("count", [12, 40])
 def test_few_samples_are_judged_with_a_doubt(count: int) -> None:
     rows, true = clouds(count, 2)
-    fit = cross_fit(rows[:, :3], true, 3, rounds=1, steps=STEPS)  # nobody has the third class
+    short = Budget(rounds=1, steps=STEPS)
+    fit = cross_fit(rows[:, :3], true, 3, budget=short)  # nobody has the third class
     found = findings_of(fit, true)
     assert np.isfinite(found.label_score).all()
     assert any(text.startswith("too few") for text in found.doubts)

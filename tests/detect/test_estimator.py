@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import pickle
 import subprocess
@@ -25,7 +26,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import apl
-from apl.detect.estimator import read_labels
+from apl.detect.estimator import BUDGET, read_labels
 from apl.errors import BadInput
 
 QUICK: dict[str, Any] = {"repair": False, "epochs": 5}
@@ -45,8 +46,8 @@ def blobs(count: int = 200, wrong: float = 0.3) -> tuple[Any, Any, Any]:
 def test_scikit_learn_accepts_it(
     estimator: Any, check: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apl.detect.estimator.STEPS", 40)  # enough for what they ask
-    monkeypatch.setattr("apl.training.crossfit.EPOCHS", 5)
+    short = dataclasses.replace(BUDGET, steps=40, epochs=5)  # enough for what they ask
+    monkeypatch.setattr("apl.detect.estimator.BUDGET", short)
     check(estimator)
 
 

@@ -18,9 +18,12 @@ from apl.config.grid import make_grid, study_commands
 from apl.data.sources import load_data
 from apl.errors import BadInput, Interrupted
 from apl.noise.labels import UNKNOWN
+from apl.training.crossfit import Budget
 from apl.training.listener import Listener, ignore
 from apl.training.repair import repair_labels
 from apl.training.train import train
+
+SHORT, SHORTEST = Budget(rounds=1, steps=300), Budget(rounds=1, steps=1)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +48,7 @@ def test_labels_are_repaired_and_people_win() -> None:
     given[wrong] = (true[wrong] + 1) % 3
     given[100:110] = UNKNOWN
     decided = {int(wrong[0]): int(given[wrong[0]]), 105: int((true[105] + 1) % 3), 3: int(true[3])}
-    made = repair_labels(rows, given, 3, decided=decided, seed=7, rounds=1, steps=300)
+    made = repair_labels(rows, given, 3, decided=decided, seed=7, budget=SHORT)
     assert np.allclose(made.targets.sum(1), 1)
     assert all(made.targets[row].tolist() == np.eye(3)[c].tolist() for row, c in decided.items())
     free = np.setdiff1d(np.arange(300), [*decided])
@@ -55,7 +58,7 @@ def test_labels_are_repaired_and_people_win() -> None:
     assert made.wrong[100:110].tolist() == [0] * 10
     assert made.wrong[wrong[0]] == 0  # people say that it is right
     assert made.moved[free].sum() == pytest.approx(asked[free].sum(), abs=6)
-    again = repair_labels(rows, given, 3, decided=decided, seed=7, rounds=1, steps=300)
+    again = repair_labels(rows, given, 3, decided=decided, seed=7, budget=SHORT)
     assert np.array_equal(made.targets, again.targets)
     assert not made.moved[100:110].any()
 
@@ -65,11 +68,11 @@ def test_few_samples_constant_features_and_one_class(count: int) -> None:
     rows = torch.ones(count, 4)
     given = np.arange(count) % 2
     for classes, labels in ((2, given), (3, given), (1, given * 0)):
-        made = repair_labels(rows, labels, classes, seed=2**63 - 1, rounds=1, steps=1)
+        made = repair_labels(rows, labels, classes, seed=2**63 - 1, budget=SHORTEST)
         assert np.isfinite(made.targets).all()
         assert np.isfinite(made.wrong).all()
         assert np.allclose(made.targets.sum(1), 1)
-    known = repair_labels(rows, np.full(count, UNKNOWN), 2, decided={0: 1}, rounds=1, steps=1)
+    known = repair_labels(rows, np.full(count, UNKNOWN), 2, decided={0: 1}, budget=SHORTEST)
     assert known.targets[0].tolist() == [0, 1]
     assert not known.wrong.any()
 
@@ -97,7 +100,7 @@ def test_what_can_not_be_repaired_is_told(rows: Any, given: Any, decided: Any, s
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads that learn for as long as so few samples need, and no longer."""
-    monkeypatch.setattr("apl.training.repair.FEWEST_STEPS", 100)
+    monkeypatch.setattr("apl.training.repair.BUDGET", Budget(steps=100))
 
 
 def table(folder: Path, count: int = 90) -> list[int]:
