@@ -118,7 +118,8 @@ def run(arguments: Sequence[str]) -> int:
         # defect, and keeps its traceback.
         if not hasattr(error, "format_message"):
             raise
-        return _complain(error.format_message(), getattr(error, "exit_code", 2))
+        problem, code = error.format_message(), getattr(error, "exit_code", 2)
+        return _complain(problem, code) if problem else code  # of no arguments the help is all
 
 
 def _complain(problem: str, code: int) -> int:

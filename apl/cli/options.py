@@ -87,7 +87,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Network": ("network", "width", "weights", "dropout"),
     "Training": (
         *("batch_size", "lr", "schedule", "warmup", "momentum", "nesterov", "weight_decay"),
-        *("l1", "clip", "eval_every", "precision"),
+        *("l1", "clip", "weight_ema", "eval_every", "precision"),
     ),
     "Where it runs": (
         *("device", "threads", "workers", "cells_per_gpu", "compile", "checkpoint_minutes"),

@@ -355,13 +355,13 @@ def cache(
             Cell(entry.name if entry.whole else "not finished"),
             Cell(size_text(entry.size), entry.size),
             Cell(f"{(now - entry.used) / DAY:.1f}"),
-            Cell(entry.path or entry.folder.name),
+            Cell(entry.path or ""),  # arrays come from a program
         ]
         for entry in found
     ]
     if rows:
         head = ["what", "name", "size", "days ago", "from"]
-        out.print(Table("the cache, the last used first", head, rows).rich())
+        out.print(Table("the cache, the last used first", head, rows, words=True).rich("open"))
     total = size_text(sum(entry.size for entry in found))
     out.print(f"{len(found):,} in {cache_folder()}: {total}")
     if outdated(found, keep=1):

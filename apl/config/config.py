@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from apl.config.presets import (
     COMMON,
+    DROPS,
     HEAD,
     HEAD_WIDTH,
     HEADS,
@@ -153,8 +154,14 @@ class Config:
     crop: str = option("random crops: resized: of any size and shape; plain: squares", "resized")
     features: str = option("none: pixels; lite0, tfidf, FILE, ...", NONE)
     features_sha256: str = ""
-    dropout: float = option("share of features left out in each step", 0.0)
+    dropout: float = option(
+        "share of features, or of units before each linear layer, left out in each step", 0.0
+    )
     fresh_data: bool = option("each seed draws its own images", False)
+    weight_ema: float = option(
+        "keep the exponential mean of the weights: how much of it stays at a step; 0: the last",
+        0.0,
+    )
     typed: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     identity: Identity | None = field(default=None, compare=False, repr=False)
     tuned: Settings | None = field(default=None, compare=False, repr=False)
@@ -232,9 +239,11 @@ class Config:
         accepted = "at least 1 epoch, after which forward_est estimates the noise"
         require(not blind, "warm_start", self.warm_start, accepted)
         require(0 <= self.momentum < 1, "momentum", self.momentum, "a number in [0, 1)")
+        require(0 <= self.weight_ema < 1, "weight_ema", self.weight_ema, "a number in [0, 1)")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "a number in [0, 1)")
-        head = self.features != NONE and self.network in HEADS
-        require(head or not self.dropout, "dropout", self.dropout, "0 but on features")
+        drops = self.network in (DROPS if self.features == NONE else HEADS)
+        accepted = f"0 but with {', '.join(DROPS)}; on features with {', '.join(HEADS)}"
+        require(drops or not self.dropout, "dropout", self.dropout, accepted)
         only = "only with momentum"
         require(self.momentum > 0 or not self.nesterov, "nesterov", self.nesterov, only)
         require(
@@ -432,6 +441,7 @@ def beside_preset(config: Config) -> dict[str, Any]:
     changed = {name: value for name, value in config.params.items() if value != usual[name]}
     if config.network != base["network"] and config.width != _other_width(config.features):
         base["width"] = None  # the preset's width is that of its own network
+    base["dropout"] = _other_dropout(config.features, config.network, base["dropout"])
     own = {name: getattr(config, name) for name in base if name not in _CELL}
     order = [f.name for f in dataclasses.fields(config) if f.name in own]
     return {**changed, **{name: own[name] for name in order if own[name] != base[name]}}
@@ -505,13 +515,17 @@ def _settings(preset: str, given: Settings) -> dict[str, Any]:
         "dataset": dataset,
     }
     features = given.get("features", NONE)
+    repaired = loss_name(given.get("loss", settings["loss"])) == REPAIR
     if features != NONE:
         settings |= HEAD
-    repaired = loss_name(given.get("loss", settings["loss"])) == REPAIR
+        if given.get("dataset_sha256") and not repaired:
+            settings |= chosen.own_head
     if repaired:
-        settings |= {"warm_start": 0.0, **(REPAIRED_HEAD if features != NONE else {})}
+        plain = {"warm_start": 0.0, "dropout": 0.0, "weight_ema": 0.0}
+        settings |= plain | (REPAIRED_HEAD if features != NONE else {})
     if given.get("network", settings["network"]) != settings["network"]:
         settings["width"] = _other_width(features)
+        settings["dropout"] = _other_dropout(features, given["network"], settings["dropout"])
     loss, noise, rate = (given.get(name, settings[name]) for name in ("loss", "noise", "rate"))
     published: dict[str, float] = {}
     if chosen.weights:
@@ -530,6 +544,12 @@ def _settings(preset: str, given: Settings) -> dict[str, Any]:
 def _other_width(features: str) -> int:
     """The width of a network that is not the preset's, where none is given."""
     return OTHER_WIDTH if features == NONE else HEAD_WIDTH
+
+
+def _other_dropout(features: str, network: str, usual: float) -> float:
+    """The dropout of a network that is not the preset's, where none is given: a preset's for pixels
+    or rows only where it takes any."""
+    return usual if features != NONE or network in DROPS else 0.0
 
 
 def _of_own_data(preset: Preset, dataset: str, given: Settings) -> dict[str, Any]:
@@ -569,7 +589,7 @@ def make_config(
         typed |= _in_brackets(given["loss"])
     elif "loss" in given:
         given["loss"] = loss_name(given["loss"])
-    count = 0  # of training images, of the user's own data
+    mine: Dataset | None = None  # the user's own data
     if isinstance(dataset, str):
         if dataset not in DATASETS and not given.get("dataset_sha256"):
             raise no_dataset(dataset)
@@ -578,7 +598,7 @@ def make_config(
         given["dataset"] = dataset.name
         if dataset.digest:
             given.update(dataset_sha256=dataset.digest, image_size=dataset.image_size)
-            count = len(dataset.train)
+            mine = dataset
         if "features" not in given:
             given["features"] = usual_features(dataset, given)
     if "network" in given:
@@ -586,10 +606,8 @@ def make_config(
     if "noise" in given:
         require(given["noise"] in NOISES, "noise", given["noise"], ", ".join(NOISES))
     settings = _settings(preset, given)
-    if count and "epochs" not in given:  # a small set has few steps in an epoch
-        steps = max(1, (settings["train_size"] or count) // max(settings["batch_size"], 1))
-        fewest = Preset.own_steps if settings["features"] != NONE else PRESETS[preset].own_steps
-        settings["epochs"] = max(settings["epochs"], math.ceil(fewest / steps))
+    if mine is not None:
+        _fit_to(settings, given, PRESETS[preset], mine)
     _set_noise(settings, PRESETS[preset])
     if settings["labels"]:
         settings["labels_sha256"] = labels_digest(settings["labels"])
@@ -604,6 +622,20 @@ def make_config(
     if own:
         settings["code_sha256"] = code_digest(own)
     return Config(preset=preset, typed=tuple(sorted(typed)), **settings)
+
+
+def _fit_to(settings: dict[str, Any], given: Settings, usual: Preset, data: Dataset) -> None:
+    """Set what depends on how many samples of the user's own there are: a small set has few steps
+    in an epoch, and is learned by heart by a head that nothing holds back."""
+    count = settings["train_size"] or len(data.train)
+    on_features, repaired = settings["features"] != NONE, settings["loss"] == REPAIR
+    if "epochs" not in given:
+        steps = max(1, count // max(settings["batch_size"], 1))
+        fewest = Preset.own_steps if on_features and repaired else usual.own_steps
+        settings["epochs"] = max(settings["epochs"], math.ceil(fewest / steps))
+    held = on_features and not repaired and settings["network"] == "linear"
+    if held and usual.own_decay and "weight_decay" not in given:
+        settings["weight_decay"] = usual.decay_of(count, data.num_classes)
 
 
 def usual_features(dataset: Dataset, given: Settings) -> str:

@@ -17,8 +17,9 @@ class Preset:
     weights: whether losses have their published settings, or those of the loss alone;
     per_dataset: of a built-in data set, or one with a published layout (`apl.data.layouts`);
     maps: as `MAPS`, '' for any data set;
-    own: settings on data of the user's own, and own_steps: the fewest steps there, whatever the
-    epochs.
+    own: settings on data of the user's own, own_head: those on features of such data, own_steps:
+    the fewest steps in both, whatever the epochs; own_decay: the weight decay of a linear head on
+    these features, times the training samples and the classes (`decay_of`), 0 for that of `HEAD`.
     """
 
     description: str
@@ -31,7 +32,14 @@ class Preset:
     weights: bool = False
     maps: dict[tuple[str, str], str] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
+    own_head: dict[str, Any] = field(default_factory=dict)
     own_steps: int = 420  # what the preset quick gives to digits
+    own_decay: float = 0.0
+
+    def decay_of(self, samples: int, classes: int) -> float:
+        """The weight decay of a linear head on features of so much data of the user's own: the more
+        there is to learn from, the less; two digits of it, so that names stay short."""
+        return float(f"{min(1.0, self.own_decay / (samples * max(classes, 10))):.2g}")
 
     def map_of(self, dataset: str, noise: str) -> str:
         """The map that a kind of noise has where none is given."""
@@ -70,6 +78,7 @@ COMMON: dict[str, Any] = {
     "features": "none",
     "dropout": 0.0,
     "fresh_data": False,
+    "weight_ema": 0.0,
 }
 
 _NINE = ("ce", "fl", "nce", "nfl", "mae", "nce_mae", "nce_rce", "nfl_mae", "nfl_rce")
@@ -93,6 +102,7 @@ def own_network(image_size: int) -> dict[str, Any]:
     return {"network": "cnn4" if image_size <= 32 else "cnn5", "width": 32}
 
 
+DROPS = ("cnn4", "cnn5", "cnn8", "mlp")  # the networks of ours that take dropout, on pixels or rows
 HEADS = ("linear", "mlp")  # the networks of ours that learn from features
 HEAD_WIDTH = 512  # hidden units of an mlp on features, where none are given
 
@@ -116,6 +126,7 @@ HEAD: dict[str, Any] = {
     "colour": 0.0,
     "eval_every": 1,
     "dropout": 0.0,
+    "weight_ema": 0.0,
     "weights": "",
 }
 """What a training on features has in each preset: chosen once for all losses, data and noises, as
@@ -163,9 +174,11 @@ PRESETS: dict[str, Preset] = {
         _NINE,
         {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
         3,
-        # Chosen on nine small sets for all losses: docs/own-data.md.
+        # Chosen on small sets, each time once for all losses: docs/own-data.md.
         own={"warm_start": WARM_START, "epochs": 7, "weight_decay": 1e-2},
+        own_head={"weight_ema": 0.98},
         own_steps=80,
+        own_decay=4000.0,
     ),
     "laptop": Preset(
         "CIFAR-10 on two cores, few images and no augmentation: memorisation shows in a minute",

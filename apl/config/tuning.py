@@ -23,7 +23,7 @@ FIRST_SEED = 1000
 """The first tuning seed: more evaluation seeds than that are refused, so that none is tuned on."""
 
 TUNED = ("lr", "weight_decay", "warm_start", "epochs", "batch_size", "momentum", "warmup", "clip")
-TUNABLE = (*TUNED, "l1", "dropout", "width")
+TUNABLE = (*TUNED, "l1", "dropout", "weight_ema", "width")
 _WHOLE = {"epochs", "batch_size", "width"}
 _CALLED = {"warm_start_epochs": "warm_start"}
 _ACCEPTED = (

@@ -29,6 +29,7 @@ from apl.data.labels import (
     NUMBERS,
     WORDS,
     Unclear,
+    as_text,
     label_text,
     on_cpu,
     one_hot_text,
@@ -38,6 +39,7 @@ from apl.data.labels import (
     to_number,
 )
 from apl.data.listing import (
+    SPLITS,
     SUFFIXES,
     Listing,
     Sample,
@@ -57,14 +59,15 @@ from apl.paths import user_path
 
 INPUTS = ("image", "img", "images", "pixel_values", "input", "inputs", "x", "data")
 TRUTH = "clean_label"
+SPLIT = "split"
 TARGETS = ("label", "labels", "target", "targets", "y", "class")
 """The names of what an item that is a mapping holds."""
 
 
 def from_frame(name: str, frame: Any, reading: Reading, say: Say) -> Dataset:
     """A data set of a pandas DataFrame that has the labels in one of its columns, in its index, or
-    in several columns of 0 and 1 that are named with commas; what it says of the truth is not
-    learned from."""
+    in several columns of 0 and 1 that are named with commas; a column `split` says which rows are
+    for testing, and what it says of the truth is not learned from."""
     wanted = names_of(reading.label_column)
     inside = [name for name in frame.index.names if name in wanted and name not in frame.columns]
     frame = frame.reset_index(inside) if inside else frame
@@ -76,11 +79,21 @@ def from_frame(name: str, frame: Any, reading: Reading, say: Say) -> Dataset:
             f"{lacking[0]!r}; accepted: label_column, one of {', '.join(map(repr, columns))[:200]}"
         )
     at = [columns.index(each) for each in wanted]
-    left = [k for k, each in enumerate(columns) if k not in at and each != TRUTH]
+    left = [k for k, each in enumerate(columns) if k not in at and each not in (TRUTH, SPLIT)]
     if TRUTH in columns:
         say(f"not learned from: column {TRUTH!r}")
     labels = frame.iloc[:, at] if len(at) > 1 else frame.iloc[:, at[0]]
-    return from_arrays(name, {"": (frame.iloc[:, left], labels)}, reading, say)
+    if columns.count(SPLIT) != 1:
+        return from_arrays(name, {"": (frame.iloc[:, left], labels)}, reading, say)
+    said = np.array([as_text(each).lower() for each in frame.iloc[:, columns.index(SPLIT)]])
+    for unknown in sorted({*said.tolist()} - {*SPLITS}):
+        raise BadInput(f"split is {unknown!r}; accepted: {', '.join(SPLITS)}")
+    where = np.array([SPLITS[each] for each in said.tolist()])
+    parts = {
+        split: (frame.iloc[where == split, left], labels[where == split])
+        for split in dict.fromkeys(where.tolist())
+    }
+    return from_arrays(name, parts, reading, say)
 
 
 def from_arrays(

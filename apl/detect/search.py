@@ -317,7 +317,7 @@ class Beside:
 
 OF_A_TRAINING = {
     *("loss", "network", "width", "epochs", "batch_size", "lr", "momentum", "nesterov", "dropout"),
-    *("weight_decay", "schedule", "warmup", "warm_start", "clip", "l1", *PARAMS),
+    *("weight_decay", "schedule", "warmup", "warm_start", "clip", "l1", "weight_ema", *PARAMS),
 }
 """Settings that only a training has: who types one wants its network to be listened to."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from apl.noise.labels import Labels
 from apl.runs.run import History, Run
 from apl.runs.scores import HISTORY_COLUMNS, Result
 from apl.training.ddp import Group
+from apl.usercode import told
 
 FIRST_STEPS = 5  # steps within which a gradient must have reached every parameter
 
@@ -122,9 +125,53 @@ def learning_rate(config: Config, epoch: int, done: float) -> float:
     return annealed * min(1.0, (epoch + done) / config.warmup) if config.warmup else annealed
 
 
+class WeightMean:
+    """The exponential mean of a network's weights and statistics over its steps: `kept` of it stays
+    at a step; in the first ones less, so that all of these count alike.
+
+    network: a copy that holds the mean, no part of the training.
+
+    Polyak & Juditsky, Acceleration of stochastic approximation by averaging, 1992.
+    """
+
+    def __init__(self, network: nn.Module, kept: float) -> None:
+        try:
+            self.network = copy.deepcopy(network)
+        except Exception as error:  # of a network of the user's own
+            problem = f"can't be copied: {told(error)}"
+            raise BadInput(
+                f"weight_ema is {kept:g}, and the network {problem}; accepted: 0"
+            ) from None
+        self.kept, self.steps = kept, 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take in the weights after a step."""
+        self.steps += 1
+        means, values = ([*each.parameters(), *each.buffers()] for each in (self.network, network))
+        wide = [mean.is_floating_point() for mean in means]
+        share = max(1 - self.kept, 1 / self.steps)
+        torch._foreach_lerp_([*compress(means, wide)], [*compress(values, wide)], share)
+        for mean, value, is_wide in zip(means, values, wide, strict=True):
+            if not is_wide:  # a count
+                mean.copy_(value)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The mean, and of how many steps it is."""
+        mean = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        return {"steps": torch.tensor(self.steps), **mean}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state_dict` gave."""
+        at = len("network.")
+        self.steps = int(state["steps"])
+        self.network.load_state_dict({k[at:]: t for k, t in state.items() if k != "steps"})
+
+
 class Fit:
     """A network being fitted: its optimiser, how far it is, and whether it learns at all.
 
+    kept: what is evaluated and stays, the network itself or the mean of its weights over the steps;
     reason: why it can't go on, a key of CAUSES, '' while it can; unreached: the parameters that no
     gradient has reached yet; step: where the epoch at hand begins, 0 unless it was interrupted.
     """
@@ -141,8 +188,11 @@ class Fit:
     ) -> None:
         self.config, self.run, self.network = config, run, network
         self.counts, self.steps = counts, steps
-        # What else has a state that the steps to come depend on: the loss, who listens.
-        self.states = {k: v for k, v in states.items() if hasattr(v, "state_dict")}
+        self.mean = WeightMean(network, config.weight_ema) if config.weight_ema else None
+        self.kept = network if self.mean is None else self.mean.network
+        # What else has a state that the steps to come depend on: the loss, the mean, who listens.
+        parts = {**states, "mean": self.mean}
+        self.states = {k: v for k, v in parts.items() if hasattr(v, "state_dict")}
         self.parameters = dict(network.named_parameters())
         # The learning rate is set from epoch and step: no scheduler to save.
         self.optimiser = torch.optim.SGD(
@@ -188,6 +238,8 @@ class Fit:
         if self.config.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip)
         self.optimiser.step()
+        if self.mean is not None:
+            self.mean.update(self.network)
         self.step += 1
         return True
 
@@ -230,7 +282,9 @@ class Fit:
         self._saved = time.monotonic()
 
     def finish(self, result: Result) -> None:
-        """Write what remains of the run; its checkpoints go."""
+        """Write what remains of the run; its checkpoints go.  The network gets what was kept."""
+        if self.mean is not None:
+            self.network.load_state_dict(self.kept.state_dict())
         self.run.finish(self.config, self.network.state_dict(), self.history, result)
 
     def resume(self, group: Group, say: Callable[[str], None]) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from apl.config.config import Config
 from apl.data.dataset import Dataset
-from apl.training.networks import make_network
+from apl.training.networks import Dropout, make_network
 
 BLOCK = 4096  # rows at a time where all are read
 
@@ -68,33 +66,3 @@ def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
         squares += (wide * wide).sum(0)
     mean = total / len(rows)
     return mean, (squares / len(rows) - mean**2).clamp(min=0).sqrt()
-
-
-class Dropout(nn.Module):
-    """Dropout whose masks follow from a seed and the number of the step, which is a part of the
-    state: a training that was interrupted goes on with the masks that it would have had."""
-
-    drawn: Tensor
-
-    def __init__(self, share: float, seed: int) -> None:
-        super().__init__()
-        self.share, self.seed = share, seed
-        self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
-        self._step: int | None = None  # as `drawn`, without asking the device for it
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Rows [B, F], in training without a share of their numbers and scaled for it."""
-        if not self.training or not self.share:
-            return rows
-        if self._step is None:
-            self._step = int(self.drawn)
-        words = np.random.SeedSequence([self.seed, self._step]).generate_state(1, np.uint64)
-        generator = torch.Generator(rows.device).manual_seed(int(words[0] >> np.uint64(1)))
-        self._step += 1
-        self.drawn.add_(1)
-        mask = torch.empty_like(rows).bernoulli_(1 - self.share, generator=generator)
-        return rows * mask / (1 - self.share)
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *rest: Any) -> None:
-        super()._load_from_state_dict(state_dict, *rest)
-        self._step = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from apl.names import NETWORKS
 from apl.usercode import look_up, told
 
 
-def make_network(
+def make_network(  # which one, of what size, and what it begins with
     name: str,
     image_shape: Sequence[int],
     num_classes: int,
@@ -34,6 +35,8 @@ def make_network(
     *,
     weights: str = "",
     imports: Sequence[str] = (),
+    dropout: float = 0.0,
+    seed: int = 0,
 ) -> nn.Module:
     """A network for images of shape (H, W, C), or for the rows of a table of shape (F,),
     initialised from torch's global random state.
@@ -47,6 +50,8 @@ def make_network(
     of no meaning outside ours.
     weights: 'default' for the pretrained ones of torchvision and timm, downloaded where they are
     not there yet; the last layer is new, for the classes.
+    dropout, seed: the share of units in front of each linear layer of cnn4, cnn5, cnn8 and mlp that
+    is left out in a step of training, and what decides which.
     Raises BadInput for a name that there is not, and for a network that fails on such images or
     gives them no logits [B, K]: those that are not ours are tried once.
 
@@ -75,7 +80,8 @@ def make_network(
             f"unknown network {name!r}; accepted: {', '.join(NETWORKS)}, torchvision:NAME, "
             f"timm:NAME, module:Class{did_you_mean(name, NETWORKS)}"
         )
-    return make((1, 1, *shape) if table else shape, num_classes, width)
+    network = make((1, 1, *shape) if table else shape, num_classes, width)
+    return _with_dropout(network, dropout, seed) if dropout else network
 
 
 def _cnn8(shape: Sequence[int], num_classes: int, width: int) -> nn.Module:
@@ -188,6 +194,47 @@ def _channels_last(network: nn.Module) -> nn.Module:
     # Batches arrive channels-last; with the weights so too, convolutions on a CPU run a quarter
     # faster and those of tensor cores need no transposes.
     return network.to(memory_format=torch.channels_last)
+
+
+class Dropout(nn.Module):
+    """Dropout whose masks follow from a seed and the number of the step, which is a part of the
+    state: a training that was interrupted goes on with the masks that it would have had."""
+
+    drawn: Tensor
+
+    def __init__(self, share: float, seed: int) -> None:
+        super().__init__()
+        self.share, self.seed = share, seed
+        self.register_buffer("drawn", torch.zeros((), dtype=torch.int64))
+        self._step: int | None = None  # as `drawn`, without asking the device for it
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Rows [B, F], in training without a share of their numbers and scaled for it."""
+        if not self.training or not self.share:
+            return rows
+        if self._step is None:
+            self._step = int(self.drawn)
+        words = np.random.SeedSequence([self.seed, self._step]).generate_state(1, np.uint64)
+        generator = torch.Generator(rows.device).manual_seed(int(words[0] >> np.uint64(1)))
+        self._step += 1
+        self.drawn.add_(1)
+        mask = torch.empty_like(rows).bernoulli_(1 - self.share, generator=generator)
+        return rows * mask / (1 - self.share)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], *rest: Any) -> None:
+        super()._load_from_state_dict(state_dict, *rest)
+        self._step = None
+
+
+def _with_dropout(network: nn.Module, share: float, seed: int) -> nn.Sequential:
+    """The network with dropout in front of each linear layer but one that takes the input itself,
+    which comes after its flattening."""
+    layers: list[nn.Module] = []
+    for place, layer in enumerate(network.children()):
+        if isinstance(layer, nn.Linear) and place > 1:
+            layers.append(Dropout(share, seed + place))
+        layers.append(layer)
+    return nn.Sequential(*layers)
 
 
 # --------------------------------------------------------------------------- networks not ours

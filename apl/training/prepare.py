@@ -309,4 +309,6 @@ def build_network(config: Config, data: Dataset, machine: Machine) -> nn.Module:
             config.width,
             weights=config.weights,
             imports=machine.imports,
+            dropout=config.dropout,
+            seed=config.seed,
         )

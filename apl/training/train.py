@@ -112,7 +112,7 @@ def _prepare(
     counts = Counts(labels, device)
     fit = Fit(config, run, network, counts, states, len(batches), machine.checkpoint_minutes)
     fit.resume(group, listener.on_message)
-    evaluator = Evaluator(network, data, config, listener.should_stop, group)
+    evaluator = Evaluator(fit.kept, data, config, listener.should_stop, group)
     return Parts(
         config=config,
         data=data,
@@ -245,7 +245,8 @@ def train(
 
     The history's train_accuracy, memorised and recovered come from the training forward passes of
     the epoch (so from images as augmented, by weights as they were); the result's from one pass
-    over the training images in evaluation mode at the end.
+    over the training images in evaluation mode at the end.  With `weight_ema` in the config all
+    else is said by the mean of the weights, which is what remains of the run.
 
     Args:
         config: What decides the outcome, as `make_config` makes it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,13 +23,47 @@ def test_seven_epochs_or_as_many_as_make_80_steps(rows: int, epochs: int) -> Non
     assert make_config(dataset="digits").weight_decay == 1e-4
 
 
-def test_the_page_has_the_figures_of_its_record() -> None:
-    done = pd.read_csv(ROOT / "docs/own-defaults.csv")
-    noisy = done[done["noise"] != "clean"]
+@pytest.mark.parametrize(
+    ("rows", "classes", "epochs", "decay"),
+    [(100, 2, 80, 1.0), (600, 4, 27, 0.83), (4_000, 2, 20, 0.12), (4_000, 77, 20, 0.016)],
+)
+def test_a_head_on_features_is_held_back_by_the_size_of_the_data(
+    rows: int, classes: int, epochs: int, decay: float, tmp_path: Path
+) -> None:
+    vectors = tmp_path / "v.npy"
+    np.save(vectors, np.zeros((rows, 3), np.float16))
+    labels = np.arange(rows) % classes
+    split = np.where(np.arange(rows) < rows * 4 // 5, "train", "test")
+    table = pd.DataFrame({"x": np.arange(rows) * 0.5, "label": labels, "split": split})
+    data = load_data(table, say=lambda _: None)
+    asked = {"dataset": data, "features": str(vectors)}
+    config = make_config(**asked)
+    assert len(data.train) == rows * 4 // 5
+    told = (config.network, config.weight_ema)
+    assert told == ("linear", 0.98)
+    assert (config.epochs, config.weight_decay) == (epochs, decay)
+    assert make_config(**asked, weight_decay=0.5).weight_decay == 0.5
+    # Of other presets, other heads and repaired labels nothing is other than on built-in data.
+    for other in (
+        make_config("laptop", **asked),
+        make_config(**asked, network="mlp", weight_ema=0.0),
+        make_config("laptop", dataset="digits", features=str(vectors)),
+    ):
+        assert (other.weight_decay, other.weight_ema) == (1e-3, 0.0)
+    assert make_config(**asked, loss="repair").weight_ema == 0.0
+
+
+def test_the_page_has_the_figures_of_its_records() -> None:
     page = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
-    for (_, loss), rows in noisy.groupby(["candidate", "loss"]):
+    records = [pd.read_csv(ROOT / f"docs/own-{name}.csv") for name in ("defaults", "features")]
+    done = pd.concat(records)
+    kinds = {r"lite0: .*": "photos", r"tfidf: banking,.*": "texts", "tfidf: .*": "8,002 texts"}
+    noisy = done[done["noise"] != "clean"]
+    noisy = noisy.assign(kind=noisy["set"].replace(kinds, regex=True))
+    noisy["kind"] = noisy["kind"].where(noisy["kind"].isin([*kinds.values()]), "")
+    for (kind, _, loss), rows in noisy.groupby(["kind", "candidate", "loss"]):
         lost = (rows["best"] - rows["last"]).mean()
         figures = (rows["last"].mean(), lost, rows["memorised"].mean())
-        wanted = [f"{figure:.1f}" for figure in figures]
+        wanted = [kind, *(f"{figure:.1f}" for figure in figures)]
         lines = [line for line in page.splitlines() if all(each in line for each in wanted)]
         assert len(lines) == 1, (loss, wanted)

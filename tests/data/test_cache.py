@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -124,6 +125,7 @@ def test_apl_cache_lists_and_prunes(tmp_path: Path, folder: Path, here: Callable
     (store / "about.json").write_text('{"features": "lite0"}')
     (store / "rows.f16").write_bytes(bytes(3_400_000))
     shown = here("cache").stdout
+    assert re.search(r"^ +data +photos  .* \S+/photos *$", shown, re.MULTILINE)  # words to the left
     assert "4 in " in shown
     assert all(text in shown for text in ("photos", "lite0", "3.4 MB", "not finished", str(root)))
     hour_ago = time.time() - 3600

@@ -62,6 +62,19 @@ def test_a_frame_has_its_labels_in_a_column(column: Any, names: Any, count: int)
     assert "not learned from: column 'clean_label'" in told
 
 
+def test_a_frame_s_column_split_says_which_rows_are_for_testing() -> None:
+    where = np.where(np.arange(len(ROWS)) % 3 == 0, "Test", "train")
+    frame = pd.DataFrame({"a": ROWS[:, 0], "b": ROWS[:, 1], "label": LABELS, "split": where})
+    data, _ = load(frame)
+    wanted = range(0, len(ROWS), 3)
+    assert list(data.test.labels.given) == [LABELS[k] for k in wanted]
+    assert data.train.images.shape == (len(ROWS) - len(wanted), 2)
+    other, _ = load(frame.assign(split=np.roll(where, 1)))
+    assert data.digest != other.digest
+    with pytest.raises(BadInput, match="split is 'somewhere'; accepted: train, training, val"):
+        load(frame.assign(split="somewhere"))
+
+
 def test_a_frame_without_one_column_of_labels_is_refused() -> None:
     frame = pd.DataFrame(np.c_[ROWS, LABELS], columns=["a", "b", "label", "label"])
     with pytest.raises(BadInput, match="has two columns 'label'"):

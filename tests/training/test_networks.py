@@ -467,3 +467,19 @@ def test_a_table_takes_an_mlp() -> None:
     assert torch.equal(logits, of_pixels(rows[:, None, None]))
     logits.square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("name", "drops"), [("cnn4", 2), ("cnn5", 2), ("cnn8", 2), ("mlp", 2)])
+def test_dropout_stands_before_linear_layers_but_not_on_the_input(name: str, drops: int) -> None:
+    made = []
+    for dropout in (0.0, 0.5):
+        torch.manual_seed(0)
+        made.append(make_network(name, (16, 16, 1), 3, 8, dropout=dropout, seed=1))
+    plain, dropping = made
+    layers = [type(layer).__name__ for layer in dropping.children()]
+    assert layers.count("Dropout") == drops
+    at = layers.index("Dropout")
+    assert (at > 1, layers[at + 1]) == (True, "Linear")
+    images = torch.randn(8, 1, 16, 16)
+    assert torch.equal(dropping.eval()(images), plain.eval()(images))
+    assert not torch.equal(dropping.train()(images), plain.train()(images))

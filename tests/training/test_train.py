@@ -39,7 +39,7 @@ from apl.runs.scores import (
     too_short,
 )
 from apl.training.batches import batch_bounds
-from apl.training.evaluate import evaluate_run
+from apl.training.evaluate import Evaluator, evaluate_run
 from apl.training.fit import Counts
 from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
@@ -435,7 +435,7 @@ def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
         **{"weights": "default", "crop_size": 6, "colour": 0.1, "l1": 1e-5, "warm_start": 2.0},
         **{"select": "noisy", "alpha": 3.0, "beta": 3.0, "A": -3.0},
         **{"schedule": "x0.1@40,80", "nesterov": True, "crop": "plain"},
-        **{"features": "lite0", "dropout": 0.5, "fresh_data": True},
+        **{"features": "lite0", "dropout": 0.5, "fresh_data": True, "weight_ema": 0.9},
     }
     told = {field.name for field in dataclasses.fields(Config)}
     of_own_data = {
@@ -650,6 +650,43 @@ def test_a_network_of_ones_own_is_trained_in_place(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data of your own.*leave out run"):
         train(small(), tmp_path / "run", data=load_data("digits"))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_mean_of_the_weights_is_what_is_scored_and_what_remains(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = make_network("mlp", (8, 8, 1), 10, 16)
+    mean: dict[str, Tensor] = {}
+    steps = 0
+
+    def on_step(*_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        for name, value in network.state_dict().items():
+            before = mean.get(name, torch.zeros(()))
+            share = max(0.1, 1 / steps)
+            mean[name] = (before + share * (value - before)).to(value.dtype)
+
+    config = small(epochs=8, weight_ema=0.9)
+    hears = Listener(on_message=ignore, on_step=on_step)
+    result = train(config, network=network, listener=hears)
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, mean[name], atol=1e-5, rtol=1e-4)
+    data = prepare(config)
+    assert Evaluator(network, data, config).scores().accuracy == result.test_accuracy > 0.5
+    # The training is as it is without; only what is asked and kept is another network.
+    rows: dict[float, list[dict[str, float]]] = {0.0: [], 0.9: []}
+    for ema, heard in rows.items():
+        train(small(weight_ema=ema), listener=Listener(on_message=ignore, on_epoch=heard.append))
+    for plain, averaged in zip(*rows.values(), strict=True):
+        assert plain["train_loss"] == averaged["train_loss"]
+        assert plain["test_accuracy"] != averaged["test_accuracy"]
+
+    network.copy = (_ for _ in ())  # type: ignore[assignment]  # as nothing that can be copied
+    with pytest.raises(
+        BadInput, match=r"weight_ema is 0.9, and the network can't be copied: .*: 0"
+    ):
+        train(small(weight_ema=0.9), network=network, listener=Listener(on_message=ignore))
 
 
 # Data of one's own, of which nobody need know the truth.
