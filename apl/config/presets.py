@@ -98,7 +98,7 @@ def own_network(image_size: int) -> dict[str, Any]:
     if image_size < 8:
         # A table counts as images of one pixel a side; nothing of it can be cropped.
         own = {"augment": False} if image_size == 1 else {}
-        return {"network": "mlp", "width": 64, **own}
+        return {"network": "mlp", "width": 64, "dropout": 0.0, **own}
     return {"network": "cnn4" if image_size <= 32 else "cnn5", "width": 32}
 
 
@@ -175,7 +175,7 @@ PRESETS: dict[str, Preset] = {
         {"none": (0.0,), "sym": _SYM, "asym": _ASYM},
         3,
         # Chosen on small sets, each time once for all losses: docs/own-data.md.
-        own={"warm_start": WARM_START, "epochs": 7, "weight_decay": 1e-2},
+        own={"warm_start": WARM_START, "epochs": 7, "weight_decay": 1e-2, "dropout": 0.3},
         own_head={"weight_ema": 0.98},
         own_steps=80,
         own_decay=4000.0,

@@ -50,7 +50,6 @@ CANDIDATES: dict[str, Candidate] = {
     "7 epochs, 80 steps, decay 1e-2": (7, 80, {"weight_decay": 1e-2, **PLAIN}),
     "5 epochs, 60 steps, decay 1e-2": (5, 60, {"weight_decay": 1e-2, **PLAIN}),
     "7 epochs, 80 steps, decay 1e-2, dropout 0.3": (7, 80, {"weight_decay": 1e-2, "dropout": 0.3}),
-    "7 epochs, 80 steps, decay 1e-2, dropout 0.5": (7, 80, {"weight_decay": 1e-2, "dropout": 0.5}),
 }
 ON_FEATURES: dict[str, Candidate] = {
     "20 epochs, 420 steps, decay 1e-3": (20, 420, {"weight_decay": 1e-3, "weight_ema": 0.0}),

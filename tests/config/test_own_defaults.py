@@ -23,6 +23,25 @@ def test_seven_epochs_or_as_many_as_make_80_steps(rows: int, epochs: int) -> Non
     assert make_config(dataset="digits").weight_decay == 1e-4
 
 
+def test_images_have_dropout_where_their_network_takes_any_and_rows_have_none() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 12, 12), dtype=np.uint8)
+    data = load_data((images, np.arange(40) % 2), say=lambda _: None)
+    for given, dropout in (
+        ({}, 0.3),
+        ({"network": "cnn5"}, 0.3),
+        ({"network": "torchvision:resnet18"}, 0.0),
+        ({"preset": "laptop"}, 0.0),
+        ({"dropout": 0.1}, 0.1),
+    ):
+        config = make_config(**{"dataset": data, **given})
+        assert config.dropout == dropout
+        assert "dropout" in config.name if "dropout" in given else "dropout" not in config.name
+    rows = load_data((rng.normal(size=(40, 4)), np.arange(40) % 2), say=lambda _: None)
+    assert make_config(dataset=rows).dropout == 0.0
+    assert make_config(dataset="digits").dropout == 0.0
+
+
 @pytest.mark.parametrize(
     ("rows", "classes", "epochs", "decay"),
     [(100, 2, 80, 1.0), (600, 4, 27, 0.83), (4_000, 2, 20, 0.12), (4_000, 77, 20, 0.016)],
