@@ -319,13 +319,14 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         names = [str(each) for each in self.classes_]
         found, which = _findings(fit, given[distinct.first], names), distinct.which
         judged = which >= 0
+        predicted = found.predicted_label[which]
+        if not judged.all():
+            predicted = np.where(judged, predicted, self._of(rows).argmax(1))
         columns = {
             "is_label_issue": np.where(judged, found.is_label_issue[which], False),
             "label_score": np.where(judged, found.label_score[which], np.nan),
             "given_label": _named(self.classes_, given),
-            "predicted_label": self.classes_[
-                np.where(judged, found.predicted_label[which], self._of(rows).argmax(1))
-            ],
+            "predicted_label": self.classes_[predicted],
         }
         self.label_issues_ = pd.DataFrame(columns, index=index)
         self.noise_rate_, self.transition_ = found.noise_rate, found.transition

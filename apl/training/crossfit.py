@@ -114,12 +114,14 @@ def cross_fit(  # what is judged, how, and two ways to follow it
     doubted = np.where(looked_at, UNKNOWN, labels)  # what the noise matrix has a say in
     free = doubted != UNKNOWN
     folds = stratified(np.where(looked_at, sure, labels), FOLDS, seed)
-    features, seen = _standardised(rows), _by_fold(folds, counts, stands)
-    few, rounds = components, budget.rounds
-    if few is None and (rounds or budget.narrow):
+    seen, few, rounds = _by_fold(folds, counts, stands), components, budget.rounds
+    narrow = budget.narrow and rows.shape[1] > COMPONENTS
+    if few is None or not narrow:
+        features = _standardised(rows)
+    if few is None and (rounds or narrow):
         few = features @ principal(features).float()
-    if few is not None and budget.narrow and features.shape[1] > few.shape[1]:
-        features = few * math.sqrt(VARIANCE / min(SMALLER, features.shape[1]))
+    if few is not None and narrow:
+        features = few * math.sqrt(VARIANCE / SMALLER)
     training = _Training(features, folds, seen, seed, budget, should_stop)
     clean = training.first(torch.from_numpy(doubted), torch.from_numpy(sure), classes)
     posterior, transition = explain(clean, doubted, counts)
