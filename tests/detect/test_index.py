@@ -27,6 +27,7 @@ def test_labels_and_probabilities_in_two_orders_are_refused(judge: object) -> No
         judge(LABELS.sort_index(), PROBS)
 
 
+@pytest.mark.slow
 def test_a_classifier_never_pairs_rows_with_the_labels_of_others() -> None:
     model = RobustClassifier(epochs=2, random_state=0)
     at_once = model.fit(ROWS, LABELS).predict_proba(ROWS)

@@ -55,6 +55,7 @@ def test_theory_promises_what_the_papers_say() -> None:
     assert all(map(math.isnan, promised("ls", 10, "symmetric")))
 
 
+@pytest.mark.slow
 def test_lemma_2_says_nothing_of_losses_past_its_bound(verdicts: dict[str, Verdict]) -> None:
     for name in ("ce", "nce", "nfl", "ngce"):
         assert not verdicts[name].bounded

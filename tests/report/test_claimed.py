@@ -63,11 +63,13 @@ def test_our_claims_come_first_where_a_tuned_study_has_their_settings() -> None:
     assert "lacks GCE at sym 0.4, GCE at sym 0.6, GCE at sym 0.8" in section
 
 
+@pytest.mark.slow
 def test_they_are_ours_of_cifar10_and_of_tuned_studies_alone() -> None:
     assert "Claimed before the runs" not in page(runs("mnist")).html
     assert "three seeds can&#39;t tell" in page(runs(seeds=3)).html
 
 
+@pytest.mark.slow
 def test_configurations_that_were_tried_speak_for_no_loss() -> None:
     tried = [run for run in runs() if (run.config.tuned or {})["part"] == "tuning"]
     html = page(tried).html
@@ -76,6 +78,7 @@ def test_configurations_that_were_tried_speak_for_no_loss() -> None:
     assert "What was chosen (lr)" in html
 
 
+@pytest.mark.slow
 def test_claims_of_a_file(here: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "study"
     folder.mkdir()
@@ -90,6 +93,7 @@ def test_claims_of_a_file(here: Cli, tmp_path: Path) -> None:
     assert "kind is 'better'; accepted: ahead, level" in said
 
 
+@pytest.mark.slow
 def test_the_regret_of_a_rule_by_hand() -> None:
     (study,) = studies(runs())
     means = study.runs.groupby(["method", "setting"])["test_accuracy"].mean().unstack("setting")
