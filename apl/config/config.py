@@ -99,7 +99,7 @@ class Config:
     params: Values = field(default_factory=dict)
     noise: str = option(", ".join(NOISES))
     rate: float = option("noise rate, 0 to 1")
-    map: str = option("which class becomes which: a name or a file, see `apl noise --help`")
+    map: str = option("which class becomes which: see `apl noise --help`")
     map_sha256: str = ""
     method: str = option(f"how labels are drawn: {', '.join(METHODS)}")
     seed: int = option("fixes all random numbers")
@@ -130,7 +130,7 @@ class Config:
     label_column: str = option("column with the labels", "label")
     weights: str = option("default: pretrained weights; for features also a file", "")
     crop_size: int = option("side of random crops; 0: none", 0)
-    colour: float = option("strength of random brightness, contrast, saturation", 0.0)
+    colour: float = option("strength of random changes of colour", 0.0)
     l1: float = option("weight of an L1 penalty", 0.0)
     warm_start: float = option(
         "CE first: epochs with ce, then the loss; below 1: a share of all epochs", 0.0
@@ -154,14 +154,9 @@ class Config:
     crop: str = option("random crops: resized: of any size and shape; plain: squares", "resized")
     features: str = option("none: pixels; lite0, tfidf, FILE, ...", NONE)
     features_sha256: str = ""
-    dropout: float = option(
-        "share of features, or of units before each linear layer, left out in each step", 0.0
-    )
+    dropout: float = option("share of units left out", 0.0)
     fresh_data: bool = option("each seed draws its own images", False)
-    weight_ema: float = option(
-        "keep the exponential mean of the weights: how much of it stays at a step; 0: the last",
-        0.0,
-    )
+    weight_ema: float = option("mean of the weights; 0: none", 0.0)
     typed: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     identity: Identity | None = field(default=None, compare=False, repr=False)
     tuned: Settings | None = field(default=None, compare=False, repr=False)

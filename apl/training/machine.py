@@ -61,7 +61,7 @@ class Machine:
         "where data sets lie [default: $APL_DATA, else the user's cache]", None
     )
     download: bool = option("fetch a data set that is missing", True)
-    max_broken: float = option("share of files that may be broken", 0.01)
+    max_broken: float = option("share of broken files allowed", 0.01)
     classes: str = option("your classes, with commas; others are left out", "")
     max_pixels: int = option("most pixels of an image", AS_USUAL.max_pixels)
     image_folder: str = option("where your list's files are; none: it has none", "")
