@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from apl.losses.catalog import loss_label
 from apl.report.study import studies
@@ -60,18 +62,27 @@ def plain_at(frame: pd.DataFrame, c: float) -> pd.Series[float]:
     return table.apply(lambda row: float(np.interp(np.log(c), scales, row.to_numpy())), axis=1)
 
 
-def tell(frame: pd.DataFrame) -> None:
-    """Print the tables of one data set."""
+def interval(values: pd.Series[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean over the seeds."""
+    low, high = stats.ttest_1samp(values, 0).confidence_interval(confidence)
+    return float(low), float(high)
+
+
+def tables(frame: pd.DataFrame) -> str:
+    """The tables of one data set, in Markdown, and how many differences two one-sided tests call
+    level."""
     settings = frame["setting"].unique()
     plain, named = (frame[(frame["loss"] == "plain") == is_plain] for is_plain in (True, False))
-    print(f"\n| {frame['dataset'].iloc[0]}, nce + c (1 - p_y) | {' | '.join(settings)} |")
-    print("| --- " * (1 + len(settings)) + "|")
+    dataset = frame["dataset"].iloc[0]
+    lines = [f"| {dataset}, nce + c (1 - p_y) | {' | '.join(settings)} |"]
+    lines.append("| --- " * (1 + len(settings)) + "|")
     for norm in COLORS:
         for c, rows in plain[plain["norm"] == norm].groupby("c"):
             found = [rows.loc[rows["setting"] == s, "test_accuracy"] for s in settings]
-            print(f"| c = {c:g}, {norm} | {' | '.join(map(text, found))} |")
-    print(f"\n| method | c | {' | '.join(f'{s} | less the plain sum' for s in settings)} |")
-    print("| --- " * (2 + 2 * len(settings)) + "|")
+            lines.append(f"| c = {c:g}, {norm} | {' | '.join(map(text, found))} |")
+    lines += ["", f"| method | c | {' | '.join(f'{s} | less the plain sum' for s in settings)} |"]
+    lines.append("| --- " * (2 + 2 * len(settings)) + "|")
+    differences = []
     for loss, rows in named.groupby("loss"):
         c, norm = rows[["c", "norm"]].iloc[0]
         columns = []
@@ -79,9 +90,31 @@ def tell(frame: pd.DataFrame) -> None:
             ours = rows[rows["setting"] == setting].set_index("seed")["test_accuracy"]
             beside = plain[(plain["setting"] == setting) & (plain["norm"] == norm)]
             known = beside["c"].min() <= c <= beside["c"].max()  # not where c is nan
-            columns += [text(ours), text((ours - plain_at(beside, c)).dropna()) if known else ""]
+            told = ""
+            if known and loss != "nce_mae":  # which is the plain sum of c = 1, to the bit
+                apart = (ours - plain_at(beside, c)).dropna()
+                differences.append(apart)
+                low, high = interval(apart)
+                told = f"{apart.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+            columns += [text(ours), told]
         shown = f"{c:g}" if np.isfinite(c) else ""
-        print(f"| {loss_label(str(loss))}, {norm} | {shown} | {' | '.join(columns)} |")
+        lines.append(f"| {loss_label(str(loss))}, {norm} | {shown} | {' | '.join(columns)} |")
+    if differences:
+        lines += ["", level(differences)]
+    return "\n".join(lines)
+
+
+def level(differences: Sequence[pd.Series[float]]) -> str:
+    """How many of the differences lie within 1 and within 2 points of 0 by two one-sided t-tests at
+    5 %, which is to say that the 90 % interval does."""
+    counts = [
+        sum(max(map(abs, interval(apart, 0.9))) < margin for apart in differences)
+        for margin in (1, 2)
+    ]
+    return (
+        f"Of {len(differences)} differences two one-sided tests call {counts[0]} level within 1 "
+        f"point, {counts[1]} within 2."
+    )
 
 
 def draw(frames: list[pd.DataFrame], file: Path) -> None:
@@ -124,8 +157,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/scale"))
     given = parser.parse_args()
     frames = [cells(folder) for folder in given.studies]
-    for frame in frames:
-        tell(frame)
+    print("\n\n".join(map(tables, frames)))
     draw(frames, given.out.with_suffix(".png"))
 
 

@@ -73,3 +73,11 @@ def test_the_table_of_heads_follows_from_its_record(script: ModuleType) -> None:
     shown = script.table(lines_of(folder / "rows.jsonl"))
     assert (folder / "heads.md").read_text(encoding="utf-8") == f"{shown}\n"
     assert shown in page("features.md")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["scale"], indirect=True)
+def test_the_tables_of_scale_follow_from_their_records(script: ModuleType) -> None:
+    for study in ("cifar10-sweep", "mnist-sweep"):
+        for table in script.tables(script.cells(EVIDENCE / study)).split("\n\n"):
+            assert table in page("scale.md")
