@@ -65,6 +65,7 @@ from apl.report.results import (
     epochs_table,
     grid_table,
     mean_std,
+    on_features,
     too_short_settings,
     what_is_bold,
 )
@@ -80,7 +81,7 @@ from apl.report.tuning import (
 )
 from apl.runs.record import find_studies, read_runs, read_unfinished
 from apl.runs.run import RECORD
-from apl.runs.scores import CAUSES, Scores
+from apl.runs.scores import CAUSES, FROZEN, Scores
 
 MANY_CLASSES = 20  # more of them stand below each other, for want of width
 FEW_ROWS = 30  # a longer table of published figures is folded
@@ -735,12 +736,16 @@ def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Blo
         why = {"Reason": lambda part: _list(part["reason"]) or "not recorded"}
         blocks.append(block("Collapsed runs", text, runs[collapsed], why))
     if short.any():
-        text = (
-            "These losses do not resist wrong labels, and yet hardly memorised any: the budget is "
-            "too short to tell by these settings which losses are robust."
+        text = "These losses do not resist wrong labels, and yet hardly memorised any: "
+        frozen = on_features(runs)
+        text += (
+            f"{FROZEN}."
+            if frozen
+            else ("the budget is too short to tell by these settings which losses are robust.")
         )
         how = {"Memorised (%)": lambda part: f"{part['memorised'].mean():.1f}"}
-        blocks.append(block("Too short to tell", text, runs[short], how))
+        title = "Hardly memorised" if frozen else "Too short to tell"
+        blocks.append(block(title, text, runs[short], how))
     if given_up.any():
         text = (
             "Runs that did not collapse, but predict some class for fewer than 2 in 100 of its "

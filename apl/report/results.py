@@ -15,12 +15,13 @@ import pandas as pd
 from apl.config.config import Config
 from apl.config.published import published_at
 from apl.errors import BadInput
+from apl.features.catalog import NONE
 from apl.losses.catalog import is_tolerant
 from apl.report.statistics import FEWEST, cant_tell, may_be_best
 from apl.report.study import EPOCHS, Study, given
 from apl.report.tables import Cell, Table, escape
 from apl.report.tuning import chosen_values_table
-from apl.runs.scores import HARDLY_MEMORISED
+from apl.runs.scores import FROZEN, HARDLY_MEMORISED
 
 
 def results_table(
@@ -131,7 +132,9 @@ def _accuracy_notes(study: Study) -> list[str]:
                 f"run{'s' * (len(cell) > 1)} collapsed ({reasons})."
             )
     names = too_short_settings(runs)
-    if names:
+    if names and on_features(runs):
+        notes.append(f"At {', '.join(names)} hardly any wrong label was memorised: {FROZEN}.")
+    elif names:
         notes.append(
             f"At {', '.join(names)} even losses that do not resist wrong labels memorised hardly "
             "any: this budget is too short to tell robust losses apart."
@@ -139,10 +142,18 @@ def _accuracy_notes(study: Study) -> list[str]:
     return notes
 
 
+def on_features(runs: pd.DataFrame) -> bool:
+    """Whether all runs learn from frozen features."""
+    return bool(runs["config"].map(lambda config: config.features != NONE).all())
+
+
 def too_short_settings(runs: pd.DataFrame) -> list[str]:
     """The settings of a study's runs whose budget does not suffice to memorise wrong labels, so
     that robust losses can't be told from others: CE says so, where there is a run of it, for other
-    losses may resist more than theory promises."""
+    losses may resist more than theory promises.  None of a tuned study, in which each loss has the
+    step that suits these labels: little memory is what was chosen."""
+    if runs["config"].map(lambda config: bool(config.tuned)).any():
+        return []
     fragile = runs[(runs["x"] > 0) & ~runs["loss"].map(is_tolerant)]
     judged_by_ce = fragile["setting"].isin(fragile.loc[fragile["loss"] == "ce", "setting"])
     fragile = fragile[~judged_by_ce | (fragile["loss"] == "ce")]

@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 
 from apl.config.config import Config
+from apl.features.catalog import NONE
 from apl.losses.catalog import REPAIR, is_tolerant
 from apl.noise.labels import MOST_CLASSES, IntArray, Labels
 
 NEVER = 0.02  # predictions for each sample of a class: fewer are as good as none
 ONE_CLASS_SHARE = 0.95  # of the predictions in one class: the network has collapsed
 HARDLY_MEMORISED = 0.10  # of the wrong labels: below it, losses can't be told apart by robustness
+FROZEN = (
+    "a small network on frozen features learns few by heart, which says little of losses for "
+    "networks that can"
+)
 
 CAUSES = {
     "no-gradient": (
@@ -205,6 +210,8 @@ def budget_verdict(config: Config, memorised: float) -> str | None:
     if not memorised < HARDLY_MEMORISED or config.loss == REPAIR:  # that is what it is for
         return None
     found = f"hardly any wrong label was memorised ({memorised:.1%})"
+    if config.features != NONE:
+        return f"{found}: {FROZEN}"
     if not too_short(config.loss, memorised):
         return (
             f"{found}: {config.loss} resists memorising, or the budget is too short to tell; "

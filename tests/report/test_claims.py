@@ -88,6 +88,10 @@ def test_ce_says_whether_a_budget_is_too_short_to_tell() -> None:
         }
     )
     assert too_short_settings(study_of(runs).runs) == ["sym 0.4", "sym 0.6"]
+    found = study_of(runs).runs
+    part = {"part": "evaluation", "values": {}}
+    tuned = found.assign(config=found["config"].map(lambda config: replace(config, tuned=part)))
+    assert too_short_settings(tuned) == []  # little memory is what was chosen
 
 
 NCE_CE = Claim("", ("nce",), ("ce",), HIGH_SYM)

@@ -217,6 +217,12 @@ def test_learning_nothing_at_lr_0_is_told() -> None:
     assert result.reason in ("one-class", "chance")
 
 
+def test_a_head_on_frozen_features_is_not_called_too_short() -> None:
+    head = make_config(dataset="cifar10", features="lite0", loss="ce")
+    said = budget_verdict(head, 0.04) or ""
+    assert said.startswith("hardly any wrong label was memorised (4.0%): a small network on frozen")
+
+
 @pytest.mark.slow
 def test_too_short_a_budget_is_told() -> None:
     short = train(make_config(loss="ce", rate=0.4, epochs=1), listener=Listener(on_message=ignore))
