@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import sys
+from collections import Counter
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pandas as pd
 import pytest
 from conftest import ROOT
 
@@ -18,7 +22,7 @@ EVIDENCE = ROOT / "results" / "evidence"
 @pytest.fixture
 def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A script of benchmarks/experiments, by its name; it may import what lies beside it."""
-    for name in ("find", request.param):
+    for name in ("find", "own_defaults", request.param):
         path = ROOT / "benchmarks" / "experiments" / f"{name}.py"
         spec = spec_from_file_location(name, path)
         assert spec is not None
@@ -73,6 +77,38 @@ def test_the_table_of_heads_follows_from_its_record(script: ModuleType) -> None:
     shown = script.table(lines_of(folder / "rows.jsonl"))
     assert (folder / "heads.md").read_text(encoding="utf-8") == f"{shown}\n"
     assert shown in page("features.md")
+
+
+def rows(text: str) -> list[Counter[float]]:
+    """The numbers of each row of the tables in a text, whatever the words beside them."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    found = [Counter(map(float, re.findall(r"\d*\.?\d+", line))) for line in lines]
+    return [numbers for numbers in found if numbers]
+
+
+# What makes a table, and the page that shows its figures, perhaps in other words and another order.
+SHOWN = {
+    "laptop_search": ("describe", "docs/laptop-search.csv", "laptop-preset.md"),
+    "own_defaults": ("table", "docs/own-defaults.csv", "own-data.md"),
+    "given_up": ("table", "docs/given-up.csv", "warm-start.md"),
+    "repair": ("table", "results/evidence/repair/repair.csv", "repair.md"),
+}
+
+
+@pytest.mark.parametrize("script", SHOWN, indirect=True)
+def test_the_figures_of_a_page_follow_from_its_csv(script: ModuleType) -> None:
+    function, file, shown = SHOWN[script.__name__]
+    if script.__name__ == "repair":  # whose rows end with bars, and begin with how many seeds
+        with open(ROOT / file, encoding="utf-8", newline="") as lines:
+            made = getattr(script, function)(list(csv.DictReader(lines)))
+        cells = [line.split("|") for line in made.splitlines()]
+        made = "\n".join("|".join(row[:2] + row[3:7]) for row in cells)
+    else:
+        made = getattr(script, function)(pd.read_csv(ROOT / file))
+    there = rows(page(shown))
+    lacking = [found for found in rows(made) if not any(found <= row for row in there)]
+    assert len(rows(made)) > 4
+    assert lacking == []
 
 
 @pytest.mark.slow
