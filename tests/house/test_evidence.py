@@ -117,3 +117,18 @@ def test_the_tables_of_scale_follow_from_their_records(script: ModuleType) -> No
     for study in ("cifar10-sweep", "mnist-sweep"):
         for table in script.tables(script.cells(EVIDENCE / study)).split("\n\n"):
             assert table in page("scale.md")
+
+
+TUNED = ("cifar10-lite0-linear",)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["regret"], indirect=True)
+def test_the_regret_of_rules_follows_from_the_records(script: ModuleType) -> None:
+    shown = page("which-loss.md")
+    assert script.table([EVIDENCE / name for name in TUNED]) in shown
+    assert script.table(script.USUAL) in page("laptop-preset.md")
+    table = (EVIDENCE / TUNED[0] / "table.md").read_text(encoding="utf-8")
+    accuracies = rows(table[table.index("| Method") :].split("\n\n")[0])
+    assert len(accuracies) > 7
+    assert all(found in rows(shown) for found in accuracies)
