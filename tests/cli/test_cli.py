@@ -129,6 +129,7 @@ def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     assert "digits-quick" in page
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_not_there_is_told_before_training(cli: Cli) -> None:
     for command in (("train",), ("study", "--losses", "ce")):
         assert (

@@ -283,7 +283,9 @@ def test_an_error_of_the_disk_names_what_was_to_be_written(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["train", "study", "noise"])
+@pytest.mark.parametrize(
+    "command", ["train", pytest.param("study", marks=pytest.mark.slow), "noise"]
+)
 def test_a_read_only_folder_is_one_line(here: Cli, tiny_disk: Path, command: str) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
     target = tiny_disk / ("x.npz" if command == "noise" else "study")

@@ -23,6 +23,7 @@ STUDY = (
 )
 
 
+@pytest.mark.slow
 def test_a_tuned_study_from_its_cost_to_its_records(here: Cli, tmp_path: Path) -> None:
     out = here(*STUDY).stdout
     study = tmp_path / "results" / "digits-quick-tuned"
