@@ -290,7 +290,7 @@ def verify_command(
         out.print(f"missed: {line}")
     if missed:
         raise typer.Exit(1)
-    out.print(f"nothing is missed by {len(names)} losses")
+    out.print(f"nothing is missed by {len(names)} loss{'es' * (len(names) != 1)}")
     then(out, ("what one of them is", ["apl", "losses", names[-1]]))
 
 

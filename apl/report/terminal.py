@@ -238,7 +238,7 @@ def opening(done: int, total: int, study: Path, at_a_time: str) -> list[str]:
         told = f"{what} finished in {study}: nothing is trained"
         return [told, "for a new study give another --out"]
     before = f"; {done} of them {'are' if done > 1 else 'is'} finished" if done else ""
-    return [f"{total} runs in {study}, {at_a_time}{before}"]
+    return [f"{total} run{'s' * (total != 1)} in {study}, {at_a_time}{before}"]
 
 
 def tuning_cost(grid: TunedGrid) -> str:
@@ -246,10 +246,11 @@ def tuning_cost(grid: TunedGrid) -> str:
     cells, tuning = len(grid.base), grid.tuning
     each = len(tuning.configurations(grid.base[0].loss))
     over = "; ".join(f"{n} {', '.join(f'{v:g}' for v in vs)}" for n, vs in tuning.over.items())
+    seeds = f"{tuning.seeds} seed{'s' * (tuning.seeds != 1)}"
     return (
         f"tuning {over}: {each} configurations of each of {cells} losses and noise settings, on "
-        f"{tuning.seeds} seeds, {each * cells * tuning.seeds:,} runs; then what is chosen on "
-        f"{grid.seeds} others, {cells * grid.seeds:,} runs"
+        f"{seeds}, {each * cells * tuning.seeds:,} runs; then what is chosen on {grid.seeds} "
+        f"others, {cells * grid.seeds:,} runs"
     )
 
 
