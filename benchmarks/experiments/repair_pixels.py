@@ -24,7 +24,6 @@ from torch import Tensor
 
 from apl.config.config import Config, make_config
 from apl.data.dataset import Dataset
-from apl.noise.labels import Labels
 from apl.training.crossfit import explain, stratified
 from apl.training.evaluate import Evaluator
 from apl.training.listener import Listener, ignore
@@ -38,20 +37,12 @@ MACHINE = Machine(threads=1)
 QUIET = Listener(on_message=ignore)
 
 
-def part_of(data: Dataset, chosen: np.ndarray) -> Dataset:
-    """The data with these training images alone."""
-    labels = data.train.labels
-    some = Labels(labels.given[chosen], labels.true[chosen], labels.transition)
-    split = dataclasses.replace(data.train, images=data.train.images[chosen], labels=some)
-    return dataclasses.replace(data, train=split)
-
-
 def unseen(config: Config, data: Dataset) -> np.ndarray:
     """The probabilities [N, K] of each training image by a network that has not seen it."""
     fold = stratified(data.train.labels.given, FOLDS, config.seed)
     found = np.zeros((len(fold), data.num_classes))
     for k in range(FOLDS):
-        part = part_of(data, np.flatnonzero(fold != k))
+        part = dataclasses.replace(data, train=data.train.take(np.flatnonzero(fold != k)))
         network = build_network(config, part, MACHINE)
         train(config, machine=MACHINE, data=part, network=network, listener=QUIET)
         images = data.train.images[np.flatnonzero(fold == k)]

@@ -22,7 +22,7 @@ EVIDENCE = ROOT / "results" / "evidence"
 @pytest.fixture
 def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A script of benchmarks/experiments, by its name; it may import what lies beside it."""
-    for name in ("find", "own_defaults", request.param):
+    for name in ("find", request.param):
         path = ROOT / "benchmarks" / "experiments" / f"{name}.py"
         spec = spec_from_file_location(name, path)
         assert spec is not None
