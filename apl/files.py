@@ -20,7 +20,7 @@ from apl.errors import BadInput, one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 3  # of what is written; a higher one was written by a newer apl, all lower ones are read
+FORMAT = 4  # of what is written; a higher one was written by a newer apl, all lower ones are read
 
 # ------------------------------------------------------------------------------- whole files
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -174,7 +175,8 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """What a file holds of it."""
         later = {name for name in ("held_out", "repaired") if not getattr(self, name)}
-        return {name: value for name, value in asdict(self).items() if name not in later}
+        content = {name: value for name, value in asdict(self).items() if name not in later}
+        return {**content, **{name: packed(content[name]) for name in MATRICES}}
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Result:
@@ -187,8 +189,9 @@ class Result:
             found[name] = math.nan if found[name] is None else float(found[name])
         found["corrupted"] = int(found["corrupted"])
         classes = len(found["class_names"])
+        found.update({name: unpacked(found[name]) for name in MATRICES})
         fits = isinstance(found["collapsed"], bool) and isinstance(found["reason"], str)
-        for matrix in filter(None, (found["confusion"], found["transition"])):
+        for matrix in filter(None, (found[name] for name in MATRICES)):
             fits = fits and [len(row) for row in matrix] == [classes] * classes
         fits = fits and isinstance(found.get("repaired"), Mapping | None)
         if found["confusion"] is None:
@@ -197,6 +200,48 @@ class Result:
         if not fits:
             raise ValueError("its fields do not fit each other")
         return cls(**found)
+
+
+MATRICES = ("confusion", "transition")
+FEW = 20  # classes of which a file holds the whole of a matrix, for people to read
+
+
+def packed(matrix: list[list[Any]] | None) -> Any:
+    """A matrix [K, K] as files hold it.
+
+    In that of many classes a row is nearly all one number: no count, or the share that each wrong
+    label has.  It becomes that number, with the column and the value of whatever is another, if
+    that is less to write.
+    """
+    if matrix is None or len(matrix) <= FEW:
+        return matrix
+    usual = [Counter(row).most_common(1)[0][0] for row in matrix]
+    others = [
+        [part for k, value in enumerate(row) if value != most for part in (k, value)]
+        for row, most in zip(matrix, usual, strict=True)
+    ]
+    if sum(map(len, others)) >= len(matrix) ** 2:
+        return matrix
+    return {"usual": usual, "others": others}
+
+
+def unpacked(content: Any) -> Any:
+    """The matrix of which `packed` made this; ValueError where there is no such matrix."""
+    if not isinstance(content, Mapping):
+        return content
+    usual, others = content["usual"], content["others"]
+    classes = len(others)
+    if classes > MOST_CLASSES:
+        raise ValueError("it has too many classes")
+    rows = []
+    for most, other in zip(usual, others, strict=True):
+        row = [most] * classes
+        for k, value in zip(other[::2], other[1::2], strict=True):
+            if not 0 <= k < classes:
+                raise ValueError("a column that there is not")
+            row[k] = value
+        rows.append(row)
+    return rows
 
 
 def too_short(loss: str, memorised: float) -> bool:

@@ -23,6 +23,7 @@ from apl.files import FORMAT, load_tensors
 from apl.kernels.bases import LOG_ZERO
 from apl.noise.files import read_noise, write_noise
 from apl.noise.labels import UNKNOWN, Labels
+from apl.noise.matrices import check_transition, symmetric
 from apl.runs.record import (
     find_studies,
     read_record,
@@ -317,7 +318,10 @@ def damaged_lines(line: str) -> Iterator[str]:
         yield json.dumps({**content, name: 7})
     yield json.dumps({**content, "config": {**content["config"], "width": 1}})
     yield json.dumps({**content, "history": {**content["history"], "lr": [1.0]}})
-    yield json.dumps({**content, "result": {**content["result"], "confusion": [[1]]}})
+    rows = ([2, 1], [-1, 1], [1], ["0", 1])
+    packed = [{"usual": [0, 0], "others": [[], row]} for row in rows]
+    for matrix in ([[1]], {"usual": [0, 0]}, {"usual": [0], "others": [[], []]}, *packed):
+        yield json.dumps({**content, "result": {**content["result"], "confusion": matrix}})
 
 
 def test_a_damaged_line_is_left_out_with_a_warning_and_the_others_stay(record: Path) -> None:
@@ -421,6 +425,29 @@ def test_unknown_truth_survives_the_run_folder_and_the_record(tmp_path: Path) ->
     (line,) = csv.DictReader((tmp_path / SUMMARY).open())
     assert line["rate"] == line["memorised"] == line["acc_b"] == ""
     assert line["on"] == "given"
+
+
+def test_matrices_of_many_classes_take_little_room_and_come_back(tmp_path: Path) -> None:
+    config = make_config("laptop", noise="sym", epochs=1)
+    run = Run(tmp_path / RUNS / config.name)
+    rng = np.random.default_rng(0)
+    true, said = rng.integers(77, size=(2, 3_000))
+    confusion = np.zeros((77, 77), int)
+    np.add.at(confusion, (true, np.where(rng.random(3_000) < 0.7, true, said)), 1)
+    transition = check_transition(symmetric(77, 0.4), 77, "it")  # as noise has it: rows differ
+    transition[5] = math.nan  # a class of whose labels nobody knows the truth
+    wide = {"class_names": [f"{k}" for k in range(77)], "confusion": confusion.tolist()}
+    was = result(transition.tolist(), **wide)
+    with run.lock():
+        run.begin(config, Labels(np.arange(4), np.arange(4)), {"device": "cpu"})
+        run.finish(config, {"w": torch.zeros(2)}, [], was)
+    write_study(tmp_path)
+    whole = len(json.dumps([was.confusion, was.transition]))
+    assert 5 * (tmp_path / RECORD).stat().st_size < whole
+    shutil.rmtree(tmp_path / RUNS)
+    (again,) = read_runs(tmp_path)
+    assert again.result.confusion == was.confusion
+    np.testing.assert_array_equal(np.array(again.result.transition, float), transition)
 
 
 def test_labels_of_which_nothing_is_known_are_kept(tmp_path: Path) -> None:
