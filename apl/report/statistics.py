@@ -26,7 +26,7 @@ _RESAMPLED = 9_999  # arrangements of signs where there are more than that
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its 95 % t-interval, and the two-sided p of its being 0.
+    """A mean with its t-interval, of 95 % unless told, and the two-sided p of its being 0.
 
     Of one value there is only the mean, the others are nan.
     """
@@ -38,8 +38,9 @@ class Estimate:
     p: float
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Student's t over values that are independent of each other, as seeds are."""
+def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Student's t over values that are independent of each other, as seeds are; the interval holds
+    their mean with this confidence."""
     sample = np.asarray(values, dtype=float)
     count, mean = len(sample), float(sample.mean()) if len(sample) else math.nan
     if count < 2:
@@ -47,7 +48,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     if _constant(sample):  # the same each time, up to rounding: no error to see
         return Estimate(count, mean, mean, mean, 0.0 if mean else 1.0)
     test = stats.ttest_1samp(sample, 0.0)
-    low, high = test.confidence_interval(CONFIDENCE)
+    low, high = test.confidence_interval(confidence)
     return Estimate(count, mean, float(low), float(high), float(test.pvalue))
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from apl.losses.catalog import loss_label
+from apl.report.statistics import estimate
 from apl.report.study import studies
 from apl.runs.record import read_runs
 
@@ -62,12 +62,6 @@ def plain_at(frame: pd.DataFrame, c: float) -> pd.Series[float]:
     return table.apply(lambda row: float(np.interp(np.log(c), scales, row.to_numpy())), axis=1)
 
 
-def interval(values: pd.Series[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Student's interval of the mean over the seeds."""
-    low, high = stats.ttest_1samp(values, 0).confidence_interval(confidence)
-    return float(low), float(high)
-
-
 def tables(frame: pd.DataFrame) -> str:
     """The tables of one data set, in Markdown, and how many differences two one-sided tests call
     level."""
@@ -94,8 +88,8 @@ def tables(frame: pd.DataFrame) -> str:
             if known and loss != "nce_mae":  # which is the plain sum of c = 1, to the bit
                 apart = (ours - plain_at(beside, c)).dropna()
                 differences.append(apart)
-                low, high = interval(apart)
-                told = f"{apart.mean():+.1f} ({low:+.1f} to {high:+.1f})"
+                margin = estimate(apart.tolist())
+                told = f"{margin.mean:+.1f} ({margin.low:+.1f} to {margin.high:+.1f})"
             columns += [text(ours), told]
         shown = f"{c:g}" if np.isfinite(c) else ""
         lines.append(f"| {loss_label(str(loss))}, {norm} | {shown} | {' | '.join(columns)} |")
@@ -107,10 +101,8 @@ def tables(frame: pd.DataFrame) -> str:
 def level(differences: Sequence[pd.Series[float]]) -> str:
     """How many of the differences lie within 1 and within 2 points of 0 by two one-sided t-tests at
     5 %, which is to say that the 90 % interval does."""
-    counts = [
-        sum(max(map(abs, interval(apart, 0.9))) < margin for apart in differences)
-        for margin in (1, 2)
-    ]
+    found = [estimate(apart.tolist(), 0.9) for apart in differences]
+    counts = [sum(-margin < each.low and each.high < margin for each in found) for margin in (1, 2)]
     return (
         f"Of {len(differences)} differences two one-sided tests call {counts[0]} level within 1 "
         f"point, {counts[1]} within 2."
