@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ from apl.features.catalog import (
     sized,
 )
 from apl.features.make import make_backbone
-from apl.features.store import Digests, Halves, Store, as_rows, digests_of
+from apl.features.store import Digests, Halves, Store, as_numbers, as_rows, digests_of
 from apl.features.vectors import read_vectors
 
 Say = Callable[[str], None]
@@ -153,16 +154,16 @@ def _kept(name: str, weights: str, digest: str, device: torch.device) -> Backbon
     return make_backbone(name, weights=weights, device=device)
 
 
-def rows_of(backbone: Backbone, samples: Any, threads: int = 0) -> Halves:
-    """The features [N, F] of samples that are not kept: images uint8 [N, H, W, C] as a tensor, or
-    texts; threads: 0 for all cores."""
+def rows_of(backbone: Backbone, samples: Any, threads: int = 0) -> npt.NDArray[np.float32]:
+    """The features float32 [N, F] of samples that are not kept: images uint8 [N, H, W, C] as a
+    tensor, or texts; threads: 0 for all cores."""
     starts = range(0, len(samples), backbone.batch)
     batches = [samples[start : start + backbone.batch] for start in starts]
     workers = (threads or cores()) if backbone.parallel else 1
 
-    def compute(place: int) -> Halves:
+    def compute(place: int) -> npt.NDArray[np.float32]:
         batch = batches[place]
-        return as_rows(
+        return as_numbers(
             backbone.of(batch), len(batch), backbone.name, range(starts[place], len(samples))
         )
 

@@ -170,8 +170,16 @@ def digests_of(samples: Any) -> Digests:
 
 
 def as_rows(made: Any, count: int, name: str, which: Sequence[Any] | IntArray) -> Halves:
-    """What a backbone made of a batch as float16 [B, F]; BadInput where it is no such rows, or is
-    not finite.  which: the names or numbers of the samples, as a person knows
+    """What a backbone made of a batch as float16 [B, F], as they are kept; else as `as_numbers`."""
+    halves: Halves = as_numbers(made, count, name, which).astype(np.float16)
+    return halves
+
+
+def as_numbers(
+    made: Any, count: int, name: str, which: Sequence[Any] | IntArray
+) -> npt.NDArray[np.float32]:
+    """What a backbone made of a batch as float32 [B, F]; BadInput where it is no such rows, or is
+    not finite in float16.  which: the names or numbers of the samples, as a person knows
     them [B], or more."""
     array = np.asarray(made.detach().cpu().float() if hasattr(made, "detach") else made)
     if array.ndim != 2 or len(array) != count or not array.shape[1]:
@@ -181,12 +189,12 @@ def as_rows(made: Any, count: int, name: str, which: Sequence[Any] | IntArray) -
         )
     try:
         with np.errstate(over="ignore"):
-            halves: Halves = array.astype(np.float64).astype(np.float16)
+            numbers: npt.NDArray[np.float32] = array.astype(np.float64).astype(np.float32)
+            bad = np.flatnonzero(~np.isfinite(numbers.astype(np.float16)).all(1))
     except (TypeError, ValueError):
         raise BadInput(f"{name} makes {array.dtype}; accepted: numbers") from None
-    bad = np.flatnonzero(~np.isfinite(halves).all(1))
     if len(bad):
         large = bool(np.isfinite(array[bad[0]].astype(np.float64)).all())
         what = "numbers beyond 65,504, which float16 can't hold" if large else "nan or inf"
         raise BadInput(f"{name} makes {what} of sample {which[int(bad[0])]}: scale or mend it")
-    return halves
+    return numbers

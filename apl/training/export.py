@@ -55,8 +55,7 @@ class Whole(nn.Module):
         self.network, self.temperature = run.network, run.temperature
         self.sees: nn.Module
         if inputs.kind != "images":
-            # What was trained on features saw them in float16.
-            self.sees = _Halves() if config.features != NONE else nn.Identity()
+            self.sees = nn.Identity()
         elif run.backbone is None:
             self.sees = _Normalised(run)
         else:
@@ -71,12 +70,6 @@ class Whole(nn.Module):
         """The probabilities [N, K]."""
         logits: Tensor = self.network(self.sees(samples))
         return (logits.float() / self.temperature).softmax(1)
-
-
-class _Halves(nn.Module):
-    def forward(self, rows: Tensor) -> Tensor:
-        """Rows [N, F] as they are kept in the cache."""
-        return rows.half().float()
 
 
 class _Normalised(nn.Module):
@@ -100,7 +93,7 @@ class _Normalised(nn.Module):
 
 
 class _Features(nn.Module):
-    """Images uint8 [N, H, W, C] as features [N, F], to the number as training saw them."""
+    """Images uint8 [N, H, W, C] as features [N, F]."""
 
     weights: Tensor
     mean: Tensor
@@ -129,7 +122,7 @@ class _Features(nn.Module):
         if self.channels == 1:
             pixels = pixels.expand(-1, 3, -1, -1)
         rows: Tensor = self.network((pixels - self.mean) / self.std)
-        return rows.half().float()
+        return rows
 
     def _rounded(self, sums: Tensor) -> Tensor:
         """Sums of pixels times whole weights to the nearest byte."""

@@ -122,7 +122,7 @@ class Trained:
             return torch.zeros(0, self.evaluator.data.train.images.shape[1])
         rows = torch.from_numpy(rows_of(self.backbone, samples))
         return (
-            rows if beside is None or not beside.shape[1] else torch.cat([beside.half(), rows], 1)
+            rows if beside is None or not beside.shape[1] else torch.cat([beside.float(), rows], 1)
         )
 
     def probabilities(self, seen: Tensor) -> Probabilities:
@@ -142,7 +142,7 @@ class Trained:
                 f"vectors are {list(rows.shape)}, {rows.dtype}; accepted: numbers [N, {wanted}], "
                 f"made as those of {self.config.features} were"
             )
-        return torch.from_numpy(rows.astype(np.float16))
+        return torch.from_numpy(rows.astype(np.float32))
 
     def _with_texts(self, samples: Any) -> Tensor:
         """Texts alone, or a table with them and with what stands beside them."""
