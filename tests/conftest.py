@@ -17,28 +17,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from forked import CONTEXT, answer, forked, stop
-
-from apl.cli import app as command_line
-from apl.data.folders import available, cache_folder, data_folder
-
-torch.set_num_threads(1)
-
-# What torch compiles for one instruction set, it would take for another's (ATEN_CPU_CAPABILITY):
-# the key of its cache does not tell them apart.
-os.environ.setdefault(
-    "TORCHINDUCTOR_CACHE_DIR",
-    os.path.join(
-        tempfile.gettempdir(),
-        f"torchinductor_tests_{os.getuid() if hasattr(os, 'getuid') else ''}",
-        torch.backends.cpu.get_cpu_capability().replace(" ", ""),
-    ),
-)
 
 PATIENCE = 600  # seconds: who takes longer hangs, however busy the machine is
 ROOT = Path(__file__).resolve().parent.parent
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What runs tests has torch with one thread; what hands them out to others needs no torch."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    # What torch compiles for one instruction set, it would take for another's
+    # (ATEN_CPU_CAPABILITY): the key of its cache does not tell them apart.
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    chip = torch.backends.cpu.get_cpu_capability().replace(" ", "")
+    compiled = os.path.join(tempfile.gettempdir(), f"torchinductor_tests_{user}", chip)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,6 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cifar10() -> str:
     """Skips where real CIFAR-10 is not in $APL_DATA or the cache folder."""
+    from apl.data.folders import available, data_folder
+
     if not available("cifar10"):
         pytest.skip(
             f"real CIFAR-10 is not in {data_folder()}; set APL_DATA to a folder that has it"
@@ -59,6 +59,8 @@ def cifar10() -> str:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of the test's own: where decoded images lie in it."""
+    from apl.data.folders import cache_folder
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return cache_folder() / "decoded"
 
@@ -129,6 +131,8 @@ def here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Cli:
     """As `cli`, in the process of the test, where the workers of a study are forked."""
+
+    from apl.cli import app as command_line
 
     def run(*arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         with monkeypatch.context() as then:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from apl.data.pixels import middle
 from apl.errors import BadInput, one_line
 from apl.features.backbone import Sight
-from apl.features.catalog import NONE, licence_of, says
+from apl.features.catalog import licence_of, says
 from apl.files import finite, write_atomic
 from apl.training.use import Trained
 

@@ -68,6 +68,7 @@ def test_one_command_leads_to_the_next(tmp_path: Path, here: Run) -> None:
     assert next_of(here("plot", report[1]).stdout) == [report]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", [("losses",), ("losses", "2*nce + mae"), ("doctor",), ("datasets",), ("cache",)]
 )

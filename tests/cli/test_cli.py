@@ -91,7 +91,8 @@ def test_train_again_shows_the_finished_run(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("unpainted")  # what is asked `here`
+def test_study_ends_with_table_and_pictures(cli: Cli, here: Cli, tmp_path: Path) -> None:
     arguments = ("--losses", "ce,2*nce + 0.5*mae", "--noise", "none,sym", "--rates", "0.4", *FAST)
     shown = cli("study", *arguments, "--seeds", "2").stdout
     assert "8 runs in results/digits-quick" in shown
@@ -99,11 +100,11 @@ def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     study = tmp_path / "results/digits-quick"
     assert len(pd.read_csv(study / "summary.csv")) == 8
     assert (study / "pictures/accuracy_vs_rate.svg").exists()
-    again = cli("study", *arguments, "--seeds", "2", "--no-pictures").stdout
+    again = here("study", *arguments, "--seeds", "2", "--no-pictures").stdout
     told = "all 8 runs are finished in results/digits-quick: nothing is trained\nfor a new study"
     assert again.startswith(told)
     shutil.rmtree(study / "runs")  # the record is enough
-    assert cli("study", *arguments, "--seeds", "2", "--no-pictures").stdout.startswith(told)
+    assert here("study", *arguments, "--seeds", "2", "--no-pictures").stdout.startswith(told)
     more = ("--losses", "ce,mae", "--noise", "none", *FAST, "--seeds", "1", "--no-pictures")
     begin, *_ = cli("study", *more, "--out", str(study)).stdout.splitlines()
     assert begin.startswith("2 runs in ")
@@ -111,19 +112,21 @@ def test_study_ends_with_table_and_pictures(cli: Cli, tmp_path: Path) -> None:
     cli("report", str(study), "--latex")
     assert "<html" in (study / "report.html").read_text()
     assert "\\begin{tabular}" in (study / "report.tex").read_text()
-    twice = cli("report", str(study), str(study), code=2).stderr
+    twice = here("report", str(study), str(study), code=2).stderr
     assert "two or more, each once" in twice
     shutil.copytree(study, tmp_path / "results/evidence/digits-quick")
-    cli("report", "results/digits-quick", "results/evidence/digits-quick", "--out", "same.html")
+    here("report", "results/digits-quick", "results/evidence/digits-quick", "--out", "same.html")
     page = (tmp_path / "same.html").read_text()
     assert "results/digits-quick beside results/evidence/digits-quick" in page
+    for record in tmp_path.glob("results/**/runs.jsonl"):  # one run has few pictures
+        record.write_text(record.read_text().splitlines(keepends=True)[0])
     found = cli("plot", "results/").stdout
     assert "drawing" not in found  # no bar where there is no terminal
     for folder in ("results/digits-quick", "results/evidence/digits-quick"):
         assert f"wrote {folder}/runs.jsonl" in found
     study.rename(tmp_path / "mine")
-    cli("study", *arguments[:2], "--noise", "none", *FAST, "--seeds", "1", "--no-pictures")
-    cli("report", "mine", str(study), "--out", "both.html")
+    here("study", *arguments[:2], "--noise", "none", *FAST, "--seeds", "1", "--no-pictures")
+    here("report", "mine", str(study), "--out", "both.html")
     page = (tmp_path / "both.html").read_text()
     assert "mine" in page
     assert "digits-quick" in page
@@ -306,6 +309,7 @@ def test_find_review_and_train_on_what_was_decided(cli: Cli, tmp_path: Path) -> 
     assert len(re.findall(r"gallery\.html", shown)) == 1
 
 
+@pytest.mark.slow
 def test_a_search_whose_training_failed_exits_with_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,11 +128,14 @@ def test_any_encoding_is_written(
 
 @pytest.mark.slow
 def test_a_real_process_writes_ascii(fresh_cli: Cli) -> None:
-    shown = fresh_cli("noise", "--noise", "sym", "--rate", "0", PYTHONIOENCODING="ascii").stdout
+    shown = fresh_cli(
+        "noise", "--dataset", "digits", "--noise", "sym", "--rate", "0", PYTHONIOENCODING="ascii"
+    ).stdout
     assert re.search(r"\|0 +\| +0\.0\|100\.0\|( +\.\|){9}", shown)  # a dot for what is 0
     assert shown.isascii()
 
 
+@pytest.mark.slow
 def test_no_home_is_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "run")
 
 
+@pytest.mark.slow
 def test_new_photos_from_the_command_line(tmp_path: Path, here: Cli, run: str) -> None:
     photos(tmp_path / "new", 3)
     (tmp_path / "new" / "dog" / "torn.png").write_bytes(b"\x89PNG")
@@ -79,6 +80,7 @@ def test_new_photos_from_the_command_line(tmp_path: Path, here: Cli, run: str) -
     assert (tmp_path / "one.csv").read_text().splitlines()[1].startswith("'=1+1.png,")
 
 
+@pytest.mark.slow
 def test_a_command_that_was_killed_goes_on(
     tmp_path: Path, here: Cli, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +117,7 @@ def test_a_command_that_was_killed_goes_on(
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -138,6 +138,7 @@ def test_a_second_search_goes_beside_the_first(tmp_path: Path, here: Run) -> Non
     assert not (tmp_path / "results" / "photos-find-3").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_asked_for_is_refused_with_the_reason(tmp_path: Path, here: Run) -> None:
     root = photos(tmp_path / "photos")
     here("find", "photos", *QUICK, "--out", "mine")
@@ -237,6 +238,7 @@ def test_what_was_fixed_in_the_data_is_no_sign_of_other_samples(tmp_path: Path) 
 # ------------------------------------------------------------------------- train, study, names
 
 
+@pytest.mark.slow
 def test_a_training_after_the_data_changed(tmp_path: Path, here: Run) -> None:
     root = photos(tmp_path / "photos")
     ask = ("train", "--dataset", "photos", "--loss", "ce", *QUICK)
@@ -282,6 +284,7 @@ def test_folders_of_one_name_elsewhere_are_other_data(tmp_path: Path, here: Run)
     assert f"photos-find holds results of {tmp_path}/a/photos; results are in" in said
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_says_where(tmp_path: Path, here: Run) -> None:
     from apl.config.config import make_config
     from apl.errors import Interrupted

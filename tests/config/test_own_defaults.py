@@ -42,6 +42,7 @@ def test_images_have_dropout_where_their_network_takes_any_and_rows_have_none() 
     assert make_config(dataset="digits").dropout == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "classes", "epochs", "decay"),
     [(100, 2, 80, 1.0), (600, 4, 27, 0.83), (4_000, 2, 20, 0.12), (4_000, 77, 20, 0.016)],

@@ -113,6 +113,7 @@ def test_a_state_that_another_process_writes_is_left(tmp_path: Path, folder: Pat
     assert len(folders(folder)) == 2
 
 
+@pytest.mark.slow
 def test_apl_cache_lists_and_prunes(tmp_path: Path, folder: Path, here: Callable[..., Any]) -> None:
     root = photos(tmp_path / "photos")
     load(root)

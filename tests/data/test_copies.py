@@ -125,6 +125,7 @@ def test_equal_rows_of_a_table_are_no_copies() -> None:
     assert not any("copies" in line for line in told)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=60),
 )
@@ -214,6 +215,7 @@ def test_near_copies_are_found_and_no_others() -> None:
     assert not len(near_pairs(pixels[:0]))
 
 
+@pytest.mark.slow
 def test_near_copies_stay_on_one_side_and_are_told(tmp_path: Path) -> None:
     images = pictures(120)
     for k, image in enumerate(images):

@@ -60,6 +60,7 @@ def number(name: str) -> int:
     return int(Path(name).stem)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize(("high", "full"), DEEP)
 def test_files_of_16_bits_keep_their_picture(
@@ -71,6 +72,7 @@ def test_files_of_16_bits_keep_their_picture(
     assert [line for line in told if line.startswith("pixels of")] == line_of(full)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "full"),
     [
@@ -128,6 +130,7 @@ ARRAYS: list[tuple[Any, float]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("values", "full"), ARRAYS)
 def test_arrays_of_any_depth(tmp_path: Path, values: Any, full: float) -> None:
     wanted = np.rint(values.astype(np.float64) * (255 / full)).astype(np.uint8)
@@ -187,6 +190,7 @@ def test_full_ranges() -> None:
 # ------------------------------------------------------------------------------- huge images
 
 
+@pytest.mark.slow
 def test_a_huge_photo_is_decoded_smaller(tmp_path: Path) -> None:
     """A JPEG of 108 million pixels, as telephones make them."""
     root = files_of(tmp_path / "my", shades(255).astype(np.uint8), ".png")

@@ -79,6 +79,7 @@ def test_a_missing_label_is_no_class(missing: str, kind: Callable[[Any], Any]) -
     check(data, told, ("cat", "dog"), [3, 8, 9])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [-1, -100])
 @pytest.mark.parametrize(
     "kind",
@@ -165,6 +166,7 @@ class Items:
         return self.items[i]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "missing", [-1, -100, None, float("nan"), "", "N/A", torch.tensor(-1), np.int64(-100)]
 )

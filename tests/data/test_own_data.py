@@ -310,6 +310,7 @@ def test_images_of_mixed_sizes_are_resized_and_cut(tmp_path: Path) -> None:
     assert small.digest == data.digest  # of the files, which are the same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ["size", "colour"])
 def test_one_odd_image_found_late_counts(
     tmp_path: Path, odd: str, monkeypatch: pytest.MonkeyPatch
@@ -1186,6 +1187,7 @@ def test_a_study_from_the_command_line(cli: Cli, tmp_path: Path) -> None:
     assert "clean" not in table
 
 
+@pytest.mark.slow
 def test_noise_of_own_data_from_the_command_line(here: Cli, tmp_path: Path) -> None:
     separable(tmp_path / "my")
     assert "of 64 labels changed" in here("noise", "--dataset", "my", "--rate", "0.5").stdout

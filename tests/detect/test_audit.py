@@ -30,6 +30,7 @@ def test_the_bounds_hold_any_number_of_wrong_labels_with_95_percent() -> None:
             assert hypergeom.pmf(np.arange(drawn + 1), size, k, drawn)[held].sum() >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "skill"), [(0.0, 1.0), (0.01, 0.5), (0.2, 0.0), (0.2, 0.8), (0.5, 1.0), (1.0, 0.3)]
 )

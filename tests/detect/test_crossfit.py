@@ -167,6 +167,7 @@ def test_digits_by_vectors_of_ones_own(vectors: str) -> None:
     quiet = Listener(on_message=ignore)
     here = Machine(device="cpu", threads=1)
     asked = {"features": vectors, "noise": "sym", "rate": 0.3, "machine": here, "listener": quiet}
+    asked |= {"train_size": 700}
     found = find_mislabelled("digits", "quick", **asked)
     wrong = found.data.train.labels.wrong
     assert average_precision_score(wrong, -found.findings.label_score) > 0.95

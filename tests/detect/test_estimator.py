@@ -51,6 +51,7 @@ def test_scikit_learn_accepts_it(
     check(estimator)
 
 
+@pytest.mark.slow
 def test_wrong_labels_are_named_and_learned_around() -> None:
     rows, given, true = blobs()
     fitted = apl.RobustClassifier().fit(rows, given)
@@ -245,6 +246,7 @@ def test_the_process_stays_as_it_was() -> None:
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 def test_what_is_fitted_holds_arrays_alone(tmp_path: Path) -> None:
     rows, given, _ = blobs(60)
     fitted = apl.RobustClassifier(epochs=2).fit(rows, given)

@@ -102,6 +102,7 @@ def test_what_is_found_in_the_training_labels_is_as_without(
     assert len(rows.names) == len(rows.findings.label_score) == len(whole.data.train)
 
 
+@pytest.mark.slow
 def test_the_rows_are_those_of_both_splits(found: tuple[Search, np.ndarray]) -> None:
     whole, _ = found
     rows = rows_of(whole)
@@ -124,6 +125,7 @@ def test_the_rows_are_those_of_both_splits(found: tuple[Search, np.ndarray]) -> 
     assert len(told) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_and_a_finished_one_is_read(tmp_path: Path) -> None:
     data = load_data(digits(300)[:2], say=ignore)
     whole = search(data, epochs=4)

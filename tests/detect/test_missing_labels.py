@@ -47,6 +47,7 @@ def check(labels: Any, evidence: Any = PROBS, said: Any = GIVEN) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", NONE, ids=repr)
 def test_what_is_no_label_in_data_is_none_here(value: Any) -> None:
     labels = missing(value)

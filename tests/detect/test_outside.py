@@ -149,6 +149,7 @@ def test_one_visit_of_a_monitor_is_judged_like_probabilities_and_more_are_not() 
     assert not np.allclose(rank(labels, often), rank(labels, probs))
 
 
+@pytest.mark.slow
 def test_the_rate_is_that_of_the_scores_everywhere() -> None:
     labels, probs, _ = out_of_fold("wine", models()["forest"], "asym")
     found = find_issues(labels, probs)

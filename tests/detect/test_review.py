@@ -271,6 +271,7 @@ def photos(root: Path, size: tuple[int, int], kind: str = "RGB") -> tuple[str, .
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["RGB", "L", "I;16", "RGBA", "P"])
 def test_photos_are_shown_whole(tmp_path: Path, kind: str) -> None:
     """What was learned from is a square of 32 pixels out of the middle; what is judged is not."""
@@ -411,6 +412,7 @@ def written(folder: Path, text: str | bytes, name: str = "labels.csv") -> Path:
     return file
 
 
+@pytest.mark.slow
 @given_by(
     st.lists(
         st.tuples(

@@ -84,6 +84,7 @@ def test_one_image_has_the_same_features_in_any_batch_and_on_any_day(lite0: Back
     assert make_backbone("lite0@96").key != lite0.key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "channels"), [(1, 1), (1, 3), (28, 1), (200, 3)])
 def test_grey_tiny_and_large_images_have_features(
     lite0: Backbone, side: int, channels: int

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 LINES, PARAMETERS = 80, 7
 
@@ -29,6 +31,7 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef, str]]:
                 yield where, node, "".join(lines[node.lineno - 2 : node.lineno])
 
 
+@pytest.mark.slow
 def test_a_long_function_or_signature_has_its_reason_beside_it() -> None:
     found = []
     for where, node, beside in functions():
@@ -41,6 +44,7 @@ def test_a_long_function_or_signature_has_its_reason_beside_it() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_arguments_are_not_packed_to_please_a_formatter() -> None:
     found = []
     for path, (_, tree) in sources().items():

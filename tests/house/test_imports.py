@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@functools.cache
 def arrows() -> set[tuple[str, str]]:
     """(module, imported module): every import, inside functions and under TYPE_CHECKING too."""
     found = set()
@@ -65,9 +67,6 @@ def arrows() -> set[tuple[str, str]]:
     return {(module, target) for module, target in found if target.partition(".")[0] == "apl"}
 
 
-ARROWS = arrows()
-
-
 def package(module: str) -> str:
     """The part of a module's name that has a floor."""
     return module.split(".")[1] if "." in module else "apl"
@@ -79,9 +78,9 @@ def test_every_package_has_a_floor() -> None:
 
 
 def test_imports_point_down() -> None:
-    assert len(ARROWS) > 200
+    assert len(arrows()) > 200
     climbs = []
-    for module, target in sorted(ARROWS):
+    for module, target in sorted(arrows()):
         if module in DOORS or package(module) == package(target):
             continue
         above = FLOOR.get(package(target), len(FLOORS))  # apl itself is the roof
@@ -92,7 +91,7 @@ def test_imports_point_down() -> None:
 
 
 def test_there_is_no_circle() -> None:
-    below = {module: {t for m, t in ARROWS if m == module} for module in MODULES}
+    below = {module: {t for m, t in arrows() if m == module} for module in MODULES}
     left = {module: targets & {*MODULES} for module, targets in below.items()}
     while True:
         free = {module for module, targets in left.items() if not targets & {*left}}
@@ -106,7 +105,7 @@ def test_there_is_no_circle() -> None:
 def test_the_report_reads_and_does_not_train() -> None:
     found = [
         f"{module} -> {target}"
-        for module, target in sorted(ARROWS)
+        for module, target in sorted(arrows())
         if package(target) in READ_ONLY.get(package(module), set())
     ]
     assert found == []

@@ -365,6 +365,7 @@ def two_checkpoints(folder: Path) -> None:
         Run(folder).save(small(), {"w": torch.full((50,), float(epoch))}, {"epoch": epoch})
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -473,6 +474,7 @@ def test_a_config_from_a_newer_version(run: Path) -> None:
         train(small(), run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [CONFIG, RESULT, HISTORY])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe\x00", b"epoch\n1\n"])
 def test_damaged_text_files_are_named_and_leave_the_other_runs_alone(
@@ -724,6 +726,7 @@ def test_any_values_make_a_config_or_one_line(given: dict[str, Any]) -> None:
         assert Config.read(dataclasses.asdict(config)) == config
 
 
+@pytest.mark.slow
 @given(
     st.fixed_dictionaries(
         {},

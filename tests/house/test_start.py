@@ -238,6 +238,7 @@ def test_every_name_of_human_labels_is_read(tmp_path: Path) -> None:
         human_labels("nobody", np.zeros(3, np.int64), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_is_built(name: str) -> None:
     assert list(make_network(name, (32, 32, 3), 10, 64).parameters())

@@ -95,6 +95,7 @@ TERMS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True)
 @given(
     TERMS,

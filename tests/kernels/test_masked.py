@@ -94,6 +94,7 @@ def test_a_normalised_loss_is_the_one_over_the_classes_that_are_left(
 ALL = [base for base in BASES if base not in ("one", "entropy")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [5, 40, LONG])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_base_normalised(classes: int, backend: Backend) -> None:
@@ -150,6 +151,7 @@ def test_soft_targets_beside_a_masked_class(backend: Backend, smoothing: float) 
         assert grad.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [5, LONG])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_label_that_is_masked_out_itself(backend: Backend, classes: int) -> None:

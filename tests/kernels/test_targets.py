@@ -22,6 +22,7 @@ def a_batch(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return logits, targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_a_target_that_is_no_class_is_an_index_error(backend: str, shape: tuple[int, ...]) -> None:
@@ -96,6 +97,7 @@ def test_tensors_without_values_have_a_loss_of_the_right_shape() -> None:
         assert make_loss("nce_rce", 10, "none")(logits, targets).shape == (4,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("wants", [False, True])
 def test_forward_mode_derivatives_are_the_references(backend: str, wants: bool) -> None:

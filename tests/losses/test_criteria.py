@@ -83,6 +83,7 @@ def test_every_loss_that_is_no_sum_has_a_class_and_an_independent_formula() -> N
     assert set(REMEMBERING) == set(STATEFUL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in STATEFUL])
 def test_value_and_gradient_against_50_digits(name: str) -> None:
     for (row, _), [(z, target, value, gradient)] in zip(ROWS, EXACT[name], strict=True):

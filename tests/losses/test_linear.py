@@ -277,6 +277,7 @@ def largest(way: Any, case: Case, *args: Any, **options: Any) -> int:
     return seen.elements
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_logits_are_never_whole(reduction: str, dtype: torch.dtype) -> None:

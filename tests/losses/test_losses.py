@@ -157,6 +157,7 @@ def test_gamma_0_makes_focal_cross_entropy_and_q_1_makes_gce_half_of_mae() -> No
     torch.testing.assert_close(near, all_labels("ce", logits), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.integers(2, 12), st.floats(0.05, 1.0))
 @settings(max_examples=30, deadline=None)
 def test_what_the_asymmetric_losses_become(seed: int, classes: int, q: float) -> None:
@@ -178,6 +179,7 @@ def test_agce_of_the_webvision_preset_is_gce() -> None:
     torch.testing.assert_close(agce, gce, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.integers(2, 12))
 @settings(max_examples=30, deadline=None)
 def test_what_lies_between_cross_entropy_and_half_of_mae(seed: int, classes: int) -> None:
@@ -206,6 +208,7 @@ def test_tce_is_bounded_by_the_harmonic_number_and_js_by_its_entropy() -> None:
     assert make_loss("ael", 2, a=2.0)(logits, torch.tensor([0])).item() == math.exp(-1 / 2)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.integers(2, 12), st.floats(-1.0, 1.0), st.floats(0.1, 50.0))
 @settings(max_examples=30, deadline=None)
 def test_what_is_summed_over_the_classes(seed: int, classes: int, share: float, a: float) -> None:
@@ -527,6 +530,7 @@ def test_bad_specs_say_what_is_accepted(spec: str, params: dict[str, float], mes
         make_loss(spec, 10, **params)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @given(st.text(max_size=30))
 @settings(max_examples=200, deadline=None)
 def test_any_text_is_a_loss_or_a_value_error(text: str) -> None:

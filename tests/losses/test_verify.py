@@ -41,6 +41,7 @@ def test_every_loss_is_as_theory_and_50_digits_have_it(
     assert set(verdicts[name].errors) == {"reference", "eager", "auto"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CRITERIA)
 def test_what_is_no_sum_is_as_50_digits_have_it(name: str) -> None:
     assert wrong_numbers({"auto": criterion_error(name)}) == []
@@ -103,6 +104,7 @@ SLIPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slip", SLIPS)
 def test_a_slip_is_found(slip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loss, (name, wrong) = SLIPS[slip]

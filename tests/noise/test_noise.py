@@ -128,6 +128,7 @@ def test_exact_counts_for_any_labels(
             assert labels.wrong[members].sum() == round((1 - (1 - rate)) * members.sum())
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.data())
 @settings(max_examples=100, deadline=None)
 def test_exact_counts_for_any_matrix(seed: int, data: st.DataObject) -> None:
@@ -522,6 +523,7 @@ def test_posteriors_are_checked(tmp_path: Path) -> None:
         read_posterior(tmp_path / "p.npy", 20, 4)
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**32),
     st.integers(2, 6),

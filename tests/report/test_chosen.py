@@ -70,6 +70,7 @@ def test_many_labels_decide_and_records_without_their_number_say_nothing_of_it()
     assert "alone" not in chosen_lines(study(0))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unpainted")
 def test_table_and_page_lead_with_it_and_never_with_the_winner_in_hindsight() -> None:
     told = results_table([study()])

@@ -52,6 +52,7 @@ def page(of: list[Finished]) -> Report:
     return make_report("x", studies(of))
 
 
+@pytest.mark.slow
 def test_our_claims_come_first_where_a_tuned_study_has_their_settings() -> None:
     html = page(runs()).html
     answers = html[html.index('class="answer"') :]
@@ -110,6 +111,7 @@ def test_the_regret_of_a_rule_by_hand() -> None:
     assert "Regret: behind the best loss of each noise setting" in html
 
 
+@pytest.mark.slow
 def test_peoples_labels_on_fresh_images_are_one_setting() -> None:
     """Whose measured rate differs a little from seed to seed."""
     (study,) = studies(read_runs(ROOT / "results" / "evidence" / "cifar10-lite0-linear"))

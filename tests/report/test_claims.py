@@ -136,6 +136,7 @@ def test_margins_are_paired_by_seed_and_setting_and_the_interval_is_students() -
     assert found.missing == ("sym 0.8",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("claim", "verdict", "mean"),
     [
@@ -226,6 +227,7 @@ def test_the_best_four_of_each_setting() -> None:
 floats = st.floats(-50, 50).map(lambda value: round(value, 3))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(floats, min_size=1, max_size=8))
 def test_estimate_is_scipys_and_odd_in_its_values(values: list[float]) -> None:

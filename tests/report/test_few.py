@@ -25,6 +25,7 @@ def look() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_the_few_are_ce_the_papers_own_the_best_and_the_worst(study: Study) -> None:
     few = pictures.telling(study)
     assert len(few) == pictures.FEW < len(study.styles) == 12

@@ -12,6 +12,7 @@ from apl.report.results import results_table
 from apl.report.study import studies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("features", "weights", "said"),
     [

@@ -59,6 +59,7 @@ def test_holm_is_between_the_p_and_bonferronis(ps: list[float]) -> None:
     assert (np.diff(np.array(holm(ps))[order]) >= -1e-12).all()
 
 
+@pytest.mark.slow
 def test_the_set_of_the_best_holds_the_best_one_in_nineteen_of_twenty_studies() -> None:
     rng = np.random.default_rng(0)
     held, sizes = 0, []

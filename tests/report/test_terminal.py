@@ -144,6 +144,7 @@ def rendered(
     return lines_of(console.file.getvalue())
 
 
+@pytest.mark.slow
 def test_a_wide_study_stands_in_several_tables() -> None:
     noises = ["none", "sym", "asym", "pair", "human"]
     cells = make_grid("paper", MANY[:14], noises, [0.2, 0.4, 0.6], 2)
@@ -162,6 +163,7 @@ def test_a_wide_study_stands_in_several_tables() -> None:
     assert states.count("100.0†") == 14 * 7
 
 
+@pytest.mark.slow
 def test_what_is_at_work_is_shown_where_there_is_no_room_for_all() -> None:
     cells = make_grid("paper", MANY, ["none", "sym", "asym", "pair", "human"], seeds=1)
     done = {cell.name: a_result(test_accuracy=1.0, collapsed=True) for cell in cells}

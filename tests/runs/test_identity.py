@@ -99,6 +99,7 @@ def never(*_: Any) -> Any:
 
 
 QUICK = ("report-redone",)  # in the inner loop
+ASKED = 150  # runs of a study that are asked for again, from one end of it to the other
 ELSEWHERE = ("banking77-tfidf",)  # of a file that is not here, so it can't be asked for again
 
 
@@ -112,7 +113,8 @@ ELSEWHERE = ("banking77-tfidf",)  # of a file that is not here, so it can't be a
 def test_a_release_changes_nothing_of_a_committed_study(
     study: Path, later: Any, tmp_path: Path
 ) -> None:
-    before, configs = told(study), [run.config for run in read_runs(study)]
+    before, every = told(study), [run.config for run in read_runs(study)]
+    configs = every[:: max(1, len(every) // ASKED)]
     with (study / "summary.csv").open(encoding="utf-8", newline="") as file:
         summary = [(row["run"], row["variant"]) for row in csv.DictReader(file)]
     assert [(name, variant) for name, _, variant in before["names"]] == summary

@@ -169,6 +169,7 @@ def test_an_old_finished_run_is_returned_as_it_is(old: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True], ids=["newest", "the one before"])
 def test_an_old_interrupted_run_goes_on_from_its_checkpoint(
     old: Path, tmp_path: Path, damaged: bool

@@ -175,6 +175,7 @@ def test_a_finished_run_is_told_whole_and_only_once(
     assert len(told) == EPOCHS + 1
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_whatever_was_told_and_lost_each_epoch_is_told_once(

@@ -74,6 +74,7 @@ def test_a_folder_is_tuned_or_it_is_not(here: Cli) -> None:
     assert "there holds a study with --tune: choose another --out" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

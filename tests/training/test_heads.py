@@ -90,6 +90,7 @@ def test_vectors_that_changed_are_not_those_of_the_run(vectors: str, tmp_path: P
         prepare(asked, HERE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["linear", "mlp"])
 def test_a_stopped_training_goes_on_to_the_same_weights(
     network: str, vectors: str, tmp_path: Path

@@ -50,6 +50,7 @@ def test_two_states_of_one_name_are_refused() -> None:
         monitors[0].listener + monitors[1].listener
 
 
+@pytest.mark.slow
 def test_the_keywords_of_0_2_still_listen(tmp_path: Path) -> None:
     rows: list[dict[str, float]] = []
     said: list[str] = []

@@ -150,6 +150,7 @@ def test_the_last_layer_is_found_whatever_it_is_called(name: str) -> None:
     assert replaced.eval()(images).shape == (2, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_torchvision_network_trains(channels: int) -> None:
     torch.manual_seed(0)
@@ -239,6 +240,7 @@ def test_pretrained_weights_that_can_not_be_had(tmp_path: Path) -> None:
     assert shown.stdout.splitlines()[-1].startswith(message), shown.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [

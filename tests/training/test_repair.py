@@ -63,6 +63,7 @@ def test_labels_are_repaired_and_people_win() -> None:
     assert not made.moved[100:110].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 12])
 def test_few_samples_constant_features_and_one_class(count: int) -> None:
     rows = torch.ones(count, 4)

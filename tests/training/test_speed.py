@@ -112,6 +112,7 @@ def test_a_wait_in_a_step_is_counted() -> None:
     assert counter.seen["_local_scalar_dense"] >= 2 * 16
 
 
+@pytest.mark.slow
 def test_augmentation_does_not_wait_either() -> None:
     assert syncs("ce", augment=True, batch_size=20) == syncs("ce", augment=True, batch_size=80)
 

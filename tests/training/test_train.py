@@ -64,6 +64,7 @@ def test_it_learns_digits_in_seconds() -> None:
     assert not result.collapsed
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_are_identical_and_other_seeds_are_not(tmp_path: Path) -> None:
     for name in ("a", "b"):
         train(small(), tmp_path / name)
@@ -72,6 +73,7 @@ def test_two_runs_with_one_seed_are_identical_and_other_seeds_are_not(tmp_path: 
     assert files(tmp_path / "a")["model.safetensors"] != files(tmp_path / "c")["model.safetensors"]
 
 
+@pytest.mark.slow
 def test_global_random_state_neither_matters_nor_changes() -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
@@ -579,6 +581,7 @@ def test_bad_machines_are_one_clear_line(given: dict[str, Any], message: str) ->
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_machine_is_no_part_of_a_run(tmp_path: Path) -> None:
     of_machine = {field.name for field in dataclasses.fields(Machine)}
     assert not of_machine & {field.name for field in dataclasses.fields(Config)}
@@ -658,6 +661,7 @@ def test_a_network_of_ones_own_is_trained_in_place(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_weights_is_what_is_scored_and_what_remains(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = make_network("mlp", (8, 8, 1), 10, 16)
@@ -720,6 +724,7 @@ def asked_of_shapes(**given: Any) -> Config:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train_size", [0, 90])
 def test_data_of_unknown_truth_are_trained_on_and_scored_on_the_labels_given(
     train_size: int,
@@ -754,6 +759,7 @@ def test_data_of_unknown_truth_are_trained_on_and_scored_on_the_labels_given(
     assert again.confusion == result.confusion
 
 
+@pytest.mark.slow
 def test_scores_are_of_the_truth_where_it_is_known() -> None:
     data = shapes(true_train=True, true_test=True)
     result = train(asked_of_shapes(loss="ce", epochs=30), data=data)
@@ -836,6 +842,7 @@ def test_nothing_is_said_of_the_budget_where_no_label_is_known_to_be_wrong() -> 
 # A warm start, a penalty, a choice on noisy labels, who listens.
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_ce_and_then_the_loss() -> None:
     def rows(**given: Any) -> list[dict[str, float]]:
         found: list[dict[str, float]] = []
@@ -881,6 +888,7 @@ def test_the_l1_penalty_is_part_of_loss_and_gradient() -> None:
     assert float((weights[1e-3] - weights[0.0] - expected).abs().max()) < 2e-7
 
 
+@pytest.mark.slow
 def test_select_holds_out_given_labels_and_leaves_them_in_the_history(tmp_path: Path) -> None:
     config = small(rate=0.4, select="noisy", eval_every=2)
     train(config, tmp_path, listener=Listener(on_message=ignore))
@@ -918,6 +926,7 @@ class Stopper:
         return self.left < 0
 
 
+@pytest.mark.slow
 def test_a_monitor_hears_every_step_and_survives_a_stop(tmp_path: Path) -> None:
     config = small(rate=0.4)
     whole = LabelMonitor(300, 10)
@@ -954,6 +963,7 @@ class Robust(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_is_imported_only_where_it_was_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
