@@ -194,17 +194,17 @@ def text_faults(figure: Any) -> list[tuple[str, ...]]:
 @pytest.mark.slow
 def test_every_picture_is_there_and_no_text_covers_another(full: list[Finished]) -> None:
     with look():
-        figures = dict(draw_study(one_study(full)))
-        assert set(figures) >= {
+        drawings = dict(_drawings(one_study(full)))
+        assert set(drawings) >= {
             *(f"report_{loss}" for loss in TWELVE),
             *("accuracy_vs_rate", "accuracy_per_epoch", "memorised_recovered"),
             *("vanilla_vs_normalised", "transition", "ranking"),
         }
-        assert any(name.startswith("confusion_sym") for name in figures)
-        assert any(name.startswith("confusion_asym") for name in figures)
-        for name, figure in figures.items():
+        assert any(name.startswith("confusion_sym") for name in drawings)
+        assert any(name.startswith("confusion_asym") for name in drawings)
+        for name, draw in drawings.items():
             if not name.startswith("report_") or name == "report_nce_rce":  # those are all alike
-                assert text_faults(figure) == [], name
+                assert text_faults(draw()) == [], name
 
 
 @pytest.mark.slow
