@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import NamedTuple
 
 from apl.kernels.bases import BASES, Form, Term, simplify
@@ -378,11 +379,26 @@ def loss_name(spec: str) -> str:
     parameters in brackets ('gce(q=0.9)'); a sum, or what can't be read, as it is, without
     the brackets."""
     labels = {loss.label: name for name, loss in LOSSES.items()}
-    text = spec.strip()
+    text = _text(spec).strip()
     if text in labels:
         return labels[text]
     bare = text if is_own(text) else _BRACKETS.sub("", text).strip()
     return bare.lower() if bare.lower() in {*LOSSES, REPAIR} else bare
+
+
+def _text(spec: str) -> str:
+    if not isinstance(spec, str):
+        raise TypeError(
+            "a loss is given as text, as 'nce_rce' or 'nce + 2*gce(q=0.9)', got "
+            f"{type(spec).__name__}"
+        )
+    return spec
+
+
+def check_classes(num_classes: int) -> None:
+    """ValueError for what is no number of classes."""
+    if not isinstance(num_classes, Real) or num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes!r}")
 
 
 def split_losses(text: str) -> list[str]:
@@ -399,9 +415,10 @@ def split_losses(text: str) -> list[str]:
 def parse_loss(spec: str) -> list[Part]:
     """The summands of a name or of a sum like '2*nce + 0.5*norm(gce(q=0.3))'.
 
-    Raises ValueError that says what is accepted, with the nearest name to an unknown one.
+    Raises ValueError that says what is accepted, with the nearest name to an unknown one; TypeError
+    for what is no text.
     """
-    if spec.count("(") != spec.count(")"):
+    if _text(spec).count("(") != spec.count(")"):
         raise ValueError(
             f"the brackets of the loss {spec!r} do not close: give it as 'gce(q=0.9)', in a shell "
             "with the quotes"
@@ -570,7 +587,7 @@ def params_of(spec: str) -> set[str]:
 
 def _is_none(spec: str) -> bool:
     """Whether a loss is none of ours, and so without parameters."""
-    return is_own(spec) or spec.strip().lower() == REPAIR
+    return is_own(_text(spec)) or spec.strip().lower() == REPAIR
 
 
 def loss_params(
@@ -668,8 +685,7 @@ def loss_terms(
     params: as `loss_params` takes them.
     Raises ValueError for anything that does not fit.
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    check_classes(num_classes)
     parts, values = _resolved(spec, params, {})
     terms = _terms(parts, values, num_classes)
     if not terms:

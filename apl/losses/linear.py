@@ -56,12 +56,19 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
         A scalar, or the shape of the class indices for reduction 'none'.
 
     Raises:
+        TypeError: What should be a tensor or text is none.
         ValueError: What is given does not fit.
 
     Examples:
         >>> linear_loss(torch.zeros(2, 4), torch.zeros(10, 4), torch.tensor([3, 7]), "nce_rce")
         tensor(8.3893)
     """
+    tensors = {"hidden": hidden, "weight": weight, "targets": targets}
+    for name, given in {**tensors, **({} if bias is None else {"bias": bias})}.items():
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
+    if weight.ndim != 2:
+        raise ValueError(f"weight must be [K, {hidden.shape[-1]}], got {list(weight.shape)}")
     if targets.is_floating_point() and known(targets) and targets.shape[-1:] == weight.shape[:1]:
         check_distributions(targets, -1)
     terms = loss_terms(spec, len(weight), **params)

@@ -20,7 +20,7 @@ from apl.kernels.bases import Term
 from apl.kernels.dispatch import Backend
 from apl.kernels.options import LossOptions, Reduction, as_weight
 from apl.kernels.targets import any_ignored, check_distributions, known
-from apl.losses.catalog import loss_name, loss_params, loss_terms
+from apl.losses.catalog import check_classes, loss_name, loss_params, loss_terms
 
 
 class Criterion(nn.Module):
@@ -749,6 +749,7 @@ def make_loss(  # those of nn.CrossEntropyLoss, and ours
         >>> criterion(torch.zeros(2, 10), torch.tensor([3, 7]))
         tensor(8.3893)
     """
+    check_classes(num_classes)
     weight = as_weight("weight", weight)
     options = LossOptions(weight, ignore_index, reduction, label_smoothing)
     options.check(num_classes)
@@ -765,8 +766,6 @@ def make_loss(  # those of nn.CrossEntropyLoss, and ours
         about = (spec, num_classes, loss_params(spec, params), options)
         return NoisyLabelLoss(*about, terms, backend, inplace)
     values: dict[str, Any] = loss_params(spec if "=" in spec else name, params)  # of one part
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if label_smoothing or inplace:

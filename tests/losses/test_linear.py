@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -416,6 +417,12 @@ def test_torch_func_sees_through_it() -> None:
         ({"label_smoothing": 2.0}, "label_smoothing must be"),
         ({"spec": "nce_rec"}, "unknown loss 'nce_rec': did you mean 'nce_rce'"),
         ({"q": 0.5}, "q"),
+        ({"weight": torch.tensor(1.0)}, r"weight must be \[K, 4\], got \[\]"),
+        ({"weight": torch.nn.Linear(4, 5)}, "weight must be a tensor, got Linear"),
+        ({"hidden": np.zeros((3, 4))}, "hidden must be a tensor, got ndarray"),
+        ({"targets": [0, 1, 2]}, "targets must be a tensor, got list"),
+        ({"bias": "mean"}, "bias must be a tensor, got str"),
+        ({"spec": torch.zeros(5)}, "a loss is given as text, .* got Tensor"),
     ],
 )
 def test_bad_input_is_one_clear_line(changed: dict[str, Any], message: str) -> None:
@@ -426,6 +433,6 @@ def test_bad_input_is_one_clear_line(changed: dict[str, Any], message: str) -> N
         "spec": "nce_rce",
     }
     linear_loss(**good)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises((TypeError, ValueError), match=message) as caught:
         linear_loss(**{**good, **changed})
     assert "\n" not in str(caught.value)

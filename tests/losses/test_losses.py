@@ -530,6 +530,19 @@ def test_bad_specs_say_what_is_accepted(spec: str, params: dict[str, float], mes
         make_loss(spec, 10, **params)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("spec", [None, ["ce"], torch.zeros(10), make_loss("ce", 10)])
+def test_what_is_no_text_is_no_loss(spec: object) -> None:
+    with pytest.raises(TypeError, match="a loss is given as text, as 'nce_rce'"):
+        make_loss(spec, 10)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("classes", [None, "10", 1])
+@pytest.mark.parametrize("spec", ["ce", "elr"])
+def test_a_number_of_classes_is_one(spec: str, classes: object) -> None:
+    with pytest.raises(ValueError, match=f"num_classes must be at least 2, got {classes!r}"):
+        make_loss(spec, classes, num_samples=9 if spec == "elr" else None)
+
+
 @pytest.mark.slow
 @given(st.text(max_size=30))
 @settings(max_examples=200, deadline=None)
