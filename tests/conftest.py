@@ -155,6 +155,15 @@ def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of reports are laid out, and a grey square stands for each."""
+    from PIL import Image
+
+    grey = Image.new("RGB", (4, 4), "grey")
+    monkeypatch.setattr("apl.report.page.pixels", lambda figure, dpi: grey)
+
+
+@pytest.fixture
 def fresh_cli(tmp_path: Path) -> Cli:
     """As `cli`, by a fresh interpreter: for what it reads or loads when it starts."""
 

@@ -69,14 +69,17 @@ def in_clean_process(test: Callable[..., None], *given: Any) -> None:
 
 
 def answer(arguments: tuple[str, ...], folder: Path, env: Mapping[str, str], out: Path) -> None:
-    """Be `apl ARGUMENTS` in a folder, and write what it prints to the files `out` / 'out' and
-    'err'.  Its own processes are forked, as those of the tests are, from the same one."""
+    """Be `apl ARGUMENTS` in a folder, and write what it prints to `out` / 'out' and 'err', files or
+    links to a terminal.  Its own processes are forked, as those of the tests are, from the same
+    one."""
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
-    for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
-        file = os.open(out / name, os.O_WRONLY | os.O_CREAT)
+    for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+        file = os.open(out / name.removeprefix("std"), os.O_WRONLY | os.O_CREAT)
         os.dup2(file, stream.fileno())
+        kind: dict[str, Any] = {"encoding": stream.encoding, "errors": stream.errors}
+        setattr(sys, name, open(stream.fileno(), "w", closefd=False, **kind))  # noqa: SIM115, to stay
     sys.argv = ["apl", *arguments]
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the tests run behind a shell's prompt
         signal.signal(signal.SIGINT, signal.default_int_handler)

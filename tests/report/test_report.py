@@ -476,6 +476,7 @@ def test_the_same_study_gives_the_same_bytes_with_or_without_its_run_folders(
 HOSTILE = "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$\\frac$ & {{ 7*7 }}"
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.slow
 def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
     runs = study(**SMALL, grid=GRID[:3], classes=[*HOSTILE, "d"])
@@ -508,6 +509,7 @@ def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
     assert all(name in page.text for name in HOSTILE)
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "told"),

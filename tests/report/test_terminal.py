@@ -7,8 +7,8 @@ import io
 import math
 import os
 import re
+import select
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Cli
+from forked import CONTEXT, answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -95,21 +96,21 @@ def test_a_study_in_a_terminal_of_80_by_12(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 80, 0, 0))
     env = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+    for name in ("out", "err"):  # what is printed goes to the terminal
+        (tmp_path / name).symlink_to(os.ttyname(theirs))
     words = ("--losses", ",".join(MANY[:7]), "--noise", "sym", "--rates", "0.4", "--seeds", "1")
     words += ("--train-size", "1000", "--epochs", "4", "--threads", "1")  # some seconds in all
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "cli.py"), "study", *words, "--no-pictures"],
-        **{"stdin": theirs, "stdout": theirs, "stderr": theirs, "cwd": tmp_path, "env": env},
-    ) as process:
-        os.close(theirs)
-        got = b""
-        while True:
-            try:
-                got += os.read(ours, 65536)
-            except OSError:  # it has ended
-                break
+    asked = ("study", *words, "--no-pictures")
+    process = CONTEXT.Process(target=answer, args=(asked, tmp_path, env, tmp_path))
+    process.start()
+    got = b""
+    while process.is_alive() or select.select([ours], [], [], 0.0)[0]:
+        if select.select([ours], [], [], 0.1)[0]:
+            got += os.read(ours, 65536)
+    process.join()
+    os.close(theirs)
     os.close(ours)
-    assert process.returncode == 0
+    assert process.exitcode == 0, got.decode()
     live = got.decode().partition("runs in results/digits-quick")[2].partition("digits, preset")[0]
     # What is cleared is another line; what a run has to say (that it collapsed) is no table.
     lines = re.split(r"[\r\n]+|\x1b\[2K", live)[1:]
