@@ -21,7 +21,8 @@ from apl.features.backbone import Backbone
 from apl.features.store import Store
 from apl.files import load_tensors, save_tensors
 
-NUMBERS = 256  # of a text
+NUMBERS = 256  # of a text, at most
+LEAST, TEXTS_EACH = 32, 4  # of fewer texts no more than one for so many texts, but for the least
 MOST = 60_000  # pieces of characters, and as many words, the most frequent ones
 BATCH = 1024
 KEPT = "fitted.safetensors"
@@ -79,7 +80,8 @@ class Counts:
 
 def tfidf(texts: Sequence[str]) -> Backbone:
     """Features of texts in any script: pieces of 2 to 5 characters within words, and words, counted
-    in the texts given, weighed by how rare they are, and reduced to 256 numbers by SVD.
+    in the texts given, weighed by how rare they are, and reduced to 256 numbers by SVD, or fewer
+    where there are few texts.
 
     Nothing is computed before the first batch is asked for.
     """
@@ -92,11 +94,13 @@ def tfidf(texts: Sequence[str]) -> Backbone:
             fitted.append(Counts.read(kept_counts(made, texts)))
         return fitted[0].rows(batch)
 
-    decided_by = {
+    decided_by: dict[str, Any] = {
         "fitted_to": _digest(tuple(texts)),
         "scikit-learn": sklearn.__version__,
         "axes": "float16",  # so that what goes with a run is what it was trained with
     }
+    if _most_numbers(texts) < NUMBERS:  # else they are what they always were
+        decided_by["numbers"] = _most_numbers(texts)
     made = Backbone("tfidf", of, decided_by, BATCH, parallel=False)
     return made
 
@@ -128,6 +132,15 @@ def _digest(texts: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
+def _most_numbers(texts: Sequence[str]) -> int:
+    """How many numbers these texts are reduced to, at most.
+
+    The last of them are chance in few texts, and a head gives each as much weight as the first,
+    since it standardises them: it then errs in so many that these pass for wrong labels.
+    """
+    return min(NUMBERS, max(LEAST, len(texts) // TEXTS_EACH))
+
+
 def fit_counts(texts: Sequence[str]) -> Counts:
     """What `tfidf` counts, and how it is reduced, fitted to these texts."""
     from scipy import sparse
@@ -149,6 +162,6 @@ def fit_counts(texts: Sequence[str]) -> Counts:
     if not matrices:
         raise BadInput("tfidf finds nothing that two of the texts share: take minilm or st:NAME")
     matrix = sparse.hstack(matrices, "csr")
-    size = max(1, min(NUMBERS, *(each - 1 for each in matrix.shape)))
+    size = max(1, min(_most_numbers(texts), *(each - 1 for each in matrix.shape)))
     svd = TruncatedSVD(size, random_state=0).fit(matrix)
     return Counts(terms, rarity, svd.components_.astype(np.float16), _digest(tuple(texts)))

@@ -42,6 +42,7 @@ SMALLER = 85.0  # of all components together
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)
 TOWARDS = 1 / 3  # how far the rate goes from that of the heads' chances to that of tempered ones
 BELOW, ABOVE = 0.03, 0.03  # how far the rate may lie from the estimate: people err on hard samples
+ENOUGH = 10_000  # samples; of fewer the heads of the first round err more, and it may lie lower
 
 
 @dataclass(frozen=True)
@@ -270,7 +271,8 @@ def _rate(estimate: float, later: float, differs: float, count: float) -> Rate:
     """The rate with its interval: two standard errors around what the rounds allow, which is no
     less than the last one says and no more than predictions differ, within BELOW and ABOVE."""
     error = 2 * math.sqrt(max(estimate * (1 - estimate), 0.01) / count)
-    low = min(max(later, estimate - BELOW), estimate) - error
+    below = BELOW * max(1.0, ENOUGH / count) ** 0.25
+    low = min(max(later, estimate - below), estimate) - error
     high = max(min(differs, estimate + ABOVE), estimate) + error
     return Rate(estimate, max(0.0, low), min(1.0, high))
 

