@@ -191,7 +191,7 @@ def table(done: pd.DataFrame) -> str:
     )
     lines = [f"| at least | loss | {' | '.join(rows)} |", "| --- " * (len(rows.columns) + 2) + "|"]
     lines += [
-        f"| {name} | {' | '.join(f'{value:.1f}' for value in row)} |"
+        f"| {name} | {' | '.join('-' if np.isnan(x) else f'{x:.1f}' for x in row)} |"
         for name, row in zip(rows.index, rows.to_numpy(), strict=True)
     ]
     return "\n".join(lines)
