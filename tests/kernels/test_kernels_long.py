@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("triton.backends.nvidia")
 import kernel_code
-from test_kernels_static import hold, ids
+from test_kernels_static import LAYS_ALONG_ROWS, hold, ids
 
 from apl.losses.catalog import loss_terms
 
@@ -56,7 +56,7 @@ def test_instructions_a_logit(reports: list[tuple[str, Any]]) -> None:
     def most(name: str, report: Any) -> int:
         return MOST[name][report.spec.num_classes != IN_REGISTERS]
 
-    hold(ids(r for name, r in reports if r.instructions > most(name, r)))
+    hold(ids(r for name, r in reports if r.instructions > most(name, r)), LAYS_ALONG_ROWS)
 
 
 def test_bytes_on_their_way_of_rows_in_registers(reports: list[tuple[str, Any]]) -> None:
