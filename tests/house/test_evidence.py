@@ -119,7 +119,10 @@ def test_the_tables_of_scale_follow_from_their_records(script: ModuleType) -> No
             assert table in page("scale.md")
 
 
-TUNED = ("cifar10-lite0-linear", "digits-tuned", "banking77-tfidf")
+TUNED = (
+    *("cifar10-lite0-linear", "cifar10-lite0-mlp", "digits-tuned", "mnist-tuned"),
+    "banking77-tfidf",
+)
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ STUDIES = [
     *("cifar10-laptop", "cifar10-laptop-warm", "cifar10-paper-50-epochs", "digits-quick"),
     *("cifar10-field", "cifar10-human", "cifar10-paper-ce", "cifar10-sweep", "mnist-laptop"),
     *("mnist-sweep", "report-redone", "cifar10-lite0-linear", "banking77-tfidf", "digits-tuned"),
+    *("cifar10-lite0-mlp", "mnist-tuned"),
 ]
 SUCCESSORS = (
     *("nce_agce", "nce_aul", "nce_ael", "anl_ce", "jal_ce", "eps_softmax_mae", "js", "ce_lc"),
