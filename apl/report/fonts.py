@@ -12,6 +12,7 @@ from matplotlib.font_manager import FontEntry, FontProperties
 from matplotlib.ft2font import FT2Font
 
 FIRST = "DejaVu Sans"
+BOXES = "Last Resort"  # begins the name of matplotlib's font that has a box for every letter
 
 
 def families(text: str) -> list[str]:
@@ -50,7 +51,8 @@ def _installed() -> Iterator[FontEntry]:
     manager = font_manager.fontManager
 
     def plain(entries: list[FontEntry]) -> list[FontEntry]:
-        upright = [e for e in entries if e.style == "normal" and e.weight in (400, "normal")]
+        true = [e for e in entries if not e.name.startswith(BOXES)]
+        upright = [e for e in true if e.style == "normal" and e.weight in (400, "normal")]
         return sorted(upright, key=lambda e: ("Sans" not in e.name, "Mono" in e.name, e.name))
 
     yield from plain(manager.ttflist)

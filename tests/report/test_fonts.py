@@ -45,6 +45,16 @@ def test_what_no_font_has_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
         fonts.families("馬 кот")
 
 
+def test_the_font_of_boxes_is_no_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    # matplotlib 3.11 brings one that has a box with a sample letter for every script.
+    manager = fonts.font_manager.fontManager
+    boxes = [each for each in manager.ttflist if "Resort" in each.name]
+    monkeypatch.setattr(manager, "ttflist", boxes)
+    monkeypatch.setattr(fonts.font_manager, "findSystemFonts", lambda: [])
+    with pytest.warns(UserWarning, match="no font here has 馬"):
+        assert fonts.families("馬") == ["DejaVu Sans"]
+
+
 def test_what_is_no_font_has_no_letters(tmp_path: Path) -> None:
     file = tmp_path / "no.ttf"
     file.write_bytes(b"no font")
