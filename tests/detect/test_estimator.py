@@ -162,7 +162,8 @@ def test_sparse_is_as_dense_and_wide_is_reduced() -> None:
     dense = apl.RobustClassifier(**QUICK).fit(rows, given).predict_proba(rows)
     thin = apl.RobustClassifier(**QUICK).fit(sparse.csc_matrix(rows), given)
     np.testing.assert_array_equal(dense, thin.predict_proba(sparse.coo_matrix(rows)))
-    wide = sparse.hstack([sparse.csr_matrix(rows), sparse.random(120, 5000, 0.001, "csr", rng=0)])
+    others = sparse.csr_matrix(np.random.default_rng(0).random((120, 5000)) < 0.001)
+    wide = sparse.hstack([sparse.csr_matrix(rows), others])
     model = apl.RobustClassifier(repair=False).fit(wide.tocsr(), given)
     assert model.score(wide, true) > 0.8
     assert model.n_features_in_ == 5005
