@@ -78,12 +78,18 @@ def apply(
     if not yes:
         then(out, ("nothing is written yet; to do it", again("--yes")))
         return
-    with counting("files", out) as progress:
-        carry_out(found, progress)
+    back = ["apl", "apply", "--undo", str(found.journal)]
+    try:
+        with counting("files", out) as progress:
+            carry_out(found, progress)
+    except BaseException:  # Ctrl-C, a full disk
+        if found.journal.exists():
+            then(out, ("not all of it is done; to take back what is", back))
+        raise
     words = [] if found.content else typed(reads)
     then(
         out,
-        ("done; to take it back", ["apl", "apply", "--undo", str(found.journal)]),
+        ("done; to take it back", back),
         ("what is left", ["apl", "find", str(to or source), *words]),
     )
 

@@ -67,7 +67,7 @@ class Plan:
     @property
     def journal(self) -> Path:
         """Where it is written down, beside what is made."""
-        return self.target.with_name(self.target.name + JOURNAL)
+        return _journal_of(self.target)
 
 
 # ------------------------------------------------------------------------------------- the plan
@@ -87,10 +87,11 @@ def plan(
     takes it; target: the folder or file to make; None, with 'move', for the folder itself, whose
     dropped images go to NAME-dropped beside it; how: 'copy', 'link' (hard links) or 'move'; now: by
     the names in the file those that images have since, as `read_labels` takes it.
-    Raises BadInput where the data are something else, a target is in the way, or a decision fits
-    no sample.
+    Raises BadInput where the data are something else, a target or the journal of an earlier time is
+    in the way, or a decision fits no sample.
     """
     path = user_path(source)
+    _require_no_journal(path if target is None else user_path(target))
     if how not in HOW:
         raise BadInput(f"how is {how!r}; accepted: {', '.join(HOW)}")
     if target is None and how != "move":
@@ -122,6 +123,19 @@ def plan(
     changes = _changes(listing, order, decided)
     content = changed(path, changes, {reading.label_column, *LABEL_COLUMNS})
     return Plan(path, made, how, counts, content=content, left=left)
+
+
+def _journal_of(target: Path) -> Path:
+    return target.with_name(target.name + JOURNAL)
+
+
+def _require_no_journal(target: Path) -> None:
+    journal = _journal_of(target)
+    if journal.exists():
+        raise BadInput(
+            f"{journal} says what was done, or begun, before; to take it back: apl apply --undo "
+            f"{shlex.quote(str(journal))}; to leave it so, give the journal another name"
+        )
 
 
 def _check_target(path: Path, made: Path | None) -> None:
@@ -239,11 +253,7 @@ def carry_out(plan: Plan, progress: Callable[[int, int], None] = lambda done, al
     Raises BadInput where a journal of an earlier time is in the way, or a disk has no hard links,
     and OSError as the disk does; what is done by then is in the journal.
     """
-    if plan.journal.exists():
-        raise BadInput(
-            f"{plan.journal} is there: what was done before is undone by apl apply --undo "
-            f"{shlex.quote(str(plan.journal))}"
-        )
+    _require_no_journal(plan.target)
     plan.target.absolute().parent.mkdir(parents=True, exist_ok=True)
     steps = [[str(part.absolute()) for part in step] for step in plan.steps]
     written = {"how": plan.how, "steps": steps, "target": str(plan.target.absolute())}
@@ -318,7 +328,8 @@ def undo(journal: Path) -> list[str]:
         else:
             left.append(f"{target} was changed since")
     for step in reversed(steps):
-        step.target.with_name(step.target.name + HALF).unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            step.target.with_name(step.target.name + HALF).unlink()
         why = _take_back(how, step)
         left += [f"{step.target} {why}"] if why else []
     for folder in sorted({parent for step in steps for parent in _between(step, target)})[::-1]:

@@ -121,6 +121,9 @@ def test_nothing_is_overwritten_and_nothing_of_the_users_is_removed(photos: Path
     (line,) = undo(found.journal)
     assert "changed since" in line
     assert (top / "cleaned/dog/1-from-cat.png").read_bytes() == b"mine"
+    with pytest.raises(BadInput, match=r"cleaned\.journal\.json says what was done, or begun"):
+        plan(photos, decisions, top / "cleaned")
+    found.journal.rename(top / "kept.json")
     with pytest.raises(BadInput, match="is there already; nothing is overwritten"):
         plan(photos, decisions, top / "cleaned")
     with pytest.raises(BadInput, match="in the data themselves"):
@@ -267,6 +270,19 @@ def test_the_command_tells_first_and_does_then(photos: Path, cli: Cli) -> None:
     assert len(contents(top / "clean ed")) == 11
     assert "undone" in cli("apply", "--undo", "clean ed.journal.json").stdout
     assert not (top / "clean ed").exists()
+
+
+def test_what_stopped_halfway_says_how_to_take_it_back(photos: Path, cli: Cli) -> None:
+    top, before = photos.parent, contents(photos)
+    decide(top, *ROWS)
+    (top / "photos-dropped").write_text("in the way of what is dropped")
+    words = ("apply", "photos", "--decisions", "decisions.csv", "--move", "--yes")
+    back = "apl apply --undo photos.journal.json"
+    assert f"not all of it is done; to take back what is: {back}" in cli(*words, code=1).stdout
+    for again in (words, words[:-1]):
+        assert f"to take it back: {back}" in cli(*again, code=2).stderr
+    assert "undone" in cli("apply", "--undo", "photos.journal.json").stdout
+    assert contents(photos) == before
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")
