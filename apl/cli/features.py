@@ -53,4 +53,4 @@ def features_first(cells: Sequence[Config], machine: Machine, own: Dataset | Non
             prepare(cell, machine, own, embedding(cell, machine, say=out.print, progress=progress))
         if computed:
             seconds = time.monotonic() - began
-            out.print(f"of {computed:,} samples in {seconds:.0f} s; they are kept in the cache")
+            out.print(f"computed for {computed:,} samples in {seconds:.0f} s, kept in the cache")

@@ -77,24 +77,32 @@ def _kept(folder: Path, digest: str, given: IntArray) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Count:
-    """How many of `size` labels are wrong, by `drawn` of them of which `wrong` are: estimate, and
-    the least and most, of 95 % confidence."""
+    """How many of `size` labels are wrong, by `drawn` of them of which `wrong` are and `left` are
+    undecided: estimate, and the least and most, of 95 % confidence."""
 
     size: int
     drawn: int
     wrong: int
     low: int
     high: int
+    left: int = 0
 
     @property
     def share(self) -> float:
-        """The estimated share, nan where nothing was drawn."""
-        return self.wrong / self.drawn if self.drawn else float("nan")
+        """The estimated share, nan where nothing was drawn, or some are undecided: nobody leaves
+        these open by chance."""
+        return self.wrong / self.drawn if self.drawn and not self.left else float("nan")
 
     @property
     def told(self) -> str:
         """The share with its interval, in words."""
-        return f"{self.share:.1%} ({self.low / self.size:.1%} to {self.high / self.size:.1%})"
+        interval = f"{self.low / self.size:.1%} to {self.high / self.size:.1%}"
+        return interval if self.left else f"{self.share:.1%} ({interval})"
+
+    @property
+    def are_wrong(self) -> str:
+        """That so many are wrong, and how many are undecided, in words."""
+        return "are wrong" + (f" and {self.left} undecided" if self.left else "")
 
 
 @dataclass(frozen=True)
@@ -110,21 +118,21 @@ class Audit:
     @property
     def lines(self) -> list[str]:
         """It in words, a sentence each."""
-        rate, left = self.all, f", {self.left} of them undecided" if self.left else ""
+        rate = self.all
         told = [
-            f"audit: {rate.wrong} of {rate.drawn} labels drawn at random{left} are wrong: noise "
+            f"audit: {rate.wrong} of {rate.drawn} labels drawn at random {rate.are_wrong}: noise "
             f"rate {rate.told}, with {CONFIDENCE:.0%} confidence whatever the noise"
         ]
         if self.flagged.drawn:
             told.append(
                 f"audit: {self.flagged.wrong} of {self.flagged.drawn} flagged labels among them "
-                f"are wrong: precision {self.flagged.told}"
+                f"{self.flagged.are_wrong}: precision {self.flagged.told}"
             )
         if self.others.drawn:
             least, most = f"{self.others.low:,}", f"{self.others.high:,}"
             told.append(
                 f"audit: {self.others.wrong} of {self.others.drawn} labels among them that were "
-                f"not flagged are wrong: {least} to {most} wrong labels were missed"
+                f"not flagged {self.others.are_wrong}: {least} to {most} wrong labels were missed"
             )
         return told
 
@@ -132,7 +140,7 @@ class Audit:
         """It for other programs."""
         parts = {"all": self.all, "flagged": self.flagged, "not_flagged": self.others}
         numbers = {
-            name: {**vars(part), "share": part.share if part.drawn else None}
+            name: {**vars(part), "share": part.share if part.share == part.share else None}
             for name, part in parts.items()
         }
         return {"confidence": CONFIDENCE, "undecided": self.left, **numbers}
@@ -159,7 +167,7 @@ def audited(drawn: list[int], said: Decisions, given: IntArray, flagged: BoolArr
 def _count(size: int, drawn: int, wrong: int, left: int) -> Count:
     low, _ = bounds(wrong, drawn, size)
     _, high = bounds(wrong + left, drawn, size)
-    return Count(size, drawn, wrong, low, high)
+    return Count(size, drawn, wrong, low, high, left)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -259,9 +259,10 @@ class Choice:
         """What was chosen, by how much, and whether so few labels can decide."""
         close = [method for method, points in self.ahead.items() if points < self.reach]
         second, points = next(iter(self.ahead.items()))
+        lead = f"{points:.1f} points ahead of" if points >= 0.05 else "level with"
         text = (
             f"{self.method}, chosen by held-out given labels: {self.held_out:.1f} % of them, "
-            f"{points:.1f} points before {second}"
+            f"{lead} {second}"
         )
         if self.count and close:
             names = close[0] if len(close) == 1 else f"{', '.join(close[:-1])} and {close[-1]}"

@@ -162,7 +162,7 @@ class Study:
         )
         rest = [{name: value} for name, value in self.shared.items() if name != "epochs"]
         of = {(c.features, c.network, c.weights) for c in self.runs["config"]}
-        seen = filter(None, sorted(seen_by(*each) for each in of))
+        seen = filter(None, sorted({seen_by(*each) for each in of}))
         names = {name for each in self.tuned for tried in each.tried for name in tried.values}
         tuned = [f"{' and '.join(sorted(names))} tuned for each loss"] if names else []
         return ", ".join([text, *map(settings_text, rest), *tuned, *seen])

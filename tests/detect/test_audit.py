@@ -77,7 +77,9 @@ def test_what_is_undecided_widens_the_interval_to_both_sides() -> None:
     assert (all_said.left, some.left) == (0, 10)
     assert some.all.low < all_said.all.low <= 30 <= all_said.all.high < some.all.high
     assert "15 of 50 labels drawn at random are wrong: noise rate 30.0%" in all_said.lines[0]
-    assert "10 of them undecided" in some.lines[0]
+    assert "12 of 50 labels drawn at random are wrong and 10 undecided: noise rate" in some.lines[0]
+    assert "%)" not in some.lines[0]  # no estimate, for nobody leaves labels open by chance
+    assert some.as_json()["all"]["share"] is None
     assert json.dumps(some.as_json(), allow_nan=False)
 
 

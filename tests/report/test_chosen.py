@@ -56,13 +56,19 @@ def test_what_is_chosen_and_whether_so_few_labels_can_tell() -> None:
     assert choice.reach == pytest.approx(expected)
     (line,) = chosen_lines(study())
     assert line.startswith(
-        "GCE, chosen by held-out given labels: 76.0 % of them, 6.0 points before"
+        "GCE, chosen by held-out given labels: 76.0 % of them, 6.0 points ahead of CE"
     )
     assert (
         "46 labels alone can't decide between it and CE: they show differences of 17.5 points"
         in line
     )
     assert line.endswith("It reaches 80.0 % on given test labels.")
+
+
+def test_who_is_level_is_not_ahead() -> None:
+    runs = [run(loss, 0, 0.75, 0.9) for loss in ("ce", "gce")]
+    (found,) = studies(runs, [])
+    assert "75.0 % of them, level with GCE" in chosen_lines(found)[0]
 
 
 def test_many_labels_decide_and_records_without_their_number_say_nothing_of_it() -> None:

@@ -792,3 +792,9 @@ def test_settings_that_all_runs_share_are_told_once_and_name_no_method() -> None
     two = one_study(study(["ce"], seeds=(1,), **given) + changed)
     assert list(two.styles) == ["CE", "NCE+RCE (alpha=2)"]
     assert one_study(study(["ce", "nce_rce"], seeds=(1,))).shared == {}
+
+
+def test_features_that_all_networks_see_by_are_told_once() -> None:
+    runs = study(["ce"], seeds=(1,), features="lite0", network="linear")
+    runs += study(["nce_rce"], seeds=(1,), features="lite0", network="mlp")
+    assert one_study(runs).caption.count("on features: EfficientNet-Lite0") == 1

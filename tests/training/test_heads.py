@@ -200,7 +200,7 @@ def test_photos_from_the_command_line(tmp_path: Path, cli: Cli) -> None:
     photos(tmp_path / "photos", count=60)
     shown = cli("train", "--dataset", "photos", "--loss", "ce").stdout
     assert "EfficientNet-Lite0, pretrained on ImageNet" in shown
-    assert "of 120 samples in" in shown
+    assert "for 120 samples in" in shown
     (line,) = (tmp_path / "results" / "photos-quick-train" / "runs.jsonl").read_text().splitlines()
     record = json.loads(line)
     assert record["config"]["features"] == "lite0"
