@@ -84,7 +84,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
     "Noise": ("map", "method"),
     "Loss": ("warm_start", *PARAMS),
-    "Network": ("network", "width", "weights", "dropout"),
+    "Network": ("network", "width", "weights", "components", "dropout"),
     "Training": (
         *("batch_size", "lr", "schedule", "warmup", "momentum", "nesterov", "weight_decay"),
         *("l1", "clip", "weight_ema", "eval_every", "precision"),

@@ -157,6 +157,7 @@ class Config:
     dropout: float = option("share of units left out", 0.0)
     fresh_data: bool = option("each seed draws its own images", False)
     weight_ema: float = option("mean of the weights; 0: none", 0.0)
+    components: int = option("principal ones of the features; 0: all", 0)
     typed: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
     identity: Identity | None = field(default=None, compare=False, repr=False)
     tuned: Settings | None = field(default=None, compare=False, repr=False)
@@ -218,7 +219,7 @@ class Config:
         for name in ("epochs", "eval_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number >= 1")
         require(self.batch_size >= 2, "batch_size", self.batch_size, "a whole number >= 2")
-        for name in ("train_size", "seed", "crop_size"):
+        for name in ("train_size", "seed", "crop_size", "components"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "a whole number >= 0")
         drawn = self.train_size > 0 or not self.fresh_data
         accepted = "no, or with train_size, the images that each seed draws for itself"
@@ -236,6 +237,8 @@ class Config:
         require(0 <= self.momentum < 1, "momentum", self.momentum, "a number in [0, 1)")
         require(0 <= self.weight_ema < 1, "weight_ema", self.weight_ema, "a number in [0, 1)")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "a number in [0, 1)")
+        reduced = self.features != NONE or not self.components
+        require(reduced, "components", self.components, "0 without features")
         drops = self.network in (DROPS if self.features == NONE else HEADS)
         accepted = f"0 but with {', '.join(DROPS)}; on features with {', '.join(HEADS)}"
         require(drops or not self.dropout, "dropout", self.dropout, accepted)
@@ -631,6 +634,8 @@ def _fit_to(settings: dict[str, Any], given: Settings, usual: Preset, data: Data
     held = on_features and not repaired and settings["network"] == "linear"
     if held and usual.own_decay and "weight_decay" not in given:
         settings["weight_decay"] = usual.decay_of(count, data.num_classes)
+    if held and data.kind == "images" and "components" not in given:
+        settings["components"] = usual.components_of(count)
 
 
 def usual_features(dataset: Dataset, given: Settings) -> str:

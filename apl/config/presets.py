@@ -19,7 +19,8 @@ class Preset:
     maps: as `MAPS`, '' for any data set;
     own: settings on data of the user's own, own_head: those on features of such data, own_steps:
     the fewest steps in both, whatever the epochs; own_decay: the weight decay of a linear head on
-    these features, times the training samples and the classes (`decay_of`), 0 for that of `HEAD`.
+    these features, times the training samples and the classes (`decay_of`), 0 for that of `HEAD`;
+    own_each: how many images there are for each component that it sees (`components_of`).
     """
 
     description: str
@@ -35,11 +36,19 @@ class Preset:
     own_head: dict[str, Any] = field(default_factory=dict)
     own_steps: int = 420  # what the preset quick gives to digits
     own_decay: float = 0.0
+    own_each: int = 0
 
     def decay_of(self, samples: int, classes: int) -> float:
         """The weight decay of a linear head on features of so much data of the user's own: the more
         there is to learn from, the less; two digits of it, so that names stay short."""
         return float(f"{min(1.0, self.own_decay / (samples * max(classes, 10))):.2g}")
+
+    def components_of(self, samples: int) -> int:
+        """How many principal components of its features a linear head on so many images of the
+        user's own sees: the others are chance in few images, by which it learns labels by heart.
+        0 for all of them, where there are many."""
+        found = samples // self.own_each if self.own_each else 0
+        return found if found < MANY_COMPONENTS else 0
 
     def map_of(self, dataset: str, noise: str) -> str:
         """The map that a kind of noise has where none is given."""
@@ -79,6 +88,7 @@ COMMON: dict[str, Any] = {
     "dropout": 0.0,
     "fresh_data": False,
     "weight_ema": 0.0,
+    "components": 0,
 }
 
 _NINE = ("ce", "fl", "nce", "nfl", "mae", "nce_mae", "nce_rce", "nfl_mae", "nfl_rce")
@@ -104,6 +114,7 @@ def own_network(image_size: int) -> dict[str, Any]:
 
 DROPS = ("cnn4", "cnn5", "cnn8", "mlp")  # the networks of ours that take dropout, on pixels or rows
 HEADS = ("linear", "mlp")  # the networks of ours that learn from features
+MANY_COMPONENTS = 512  # which are not worth the products that leave the others out
 HEAD_WIDTH = 512  # hidden units of an mlp on features, where none are given
 
 HEAD: dict[str, Any] = {
@@ -127,6 +138,7 @@ HEAD: dict[str, Any] = {
     "eval_every": 1,
     "dropout": 0.0,
     "weight_ema": 0.0,
+    "components": 0,
     "weights": "",
 }
 """What a training on features has in each preset: chosen once for all losses, data and noises, as
@@ -179,6 +191,7 @@ PRESETS: dict[str, Preset] = {
         own_head={"weight_ema": 0.98},
         own_steps=80,
         own_decay=4000.0,
+        own_each=8,
     ),
     "laptop": Preset(
         "CIFAR-10 on two cores, few images and no augmentation: memorisation shows in a minute",

@@ -52,8 +52,18 @@ CANDIDATES: dict[str, Candidate] = {
     "7 epochs, 80 steps, decay 1e-2, dropout 0.3": (7, 80, {"weight_decay": 1e-2, "dropout": 0.3}),
 }
 ON_FEATURES: dict[str, Candidate] = {
-    "20 epochs, 420 steps, decay 1e-3": (20, 420, {"weight_decay": 1e-3, "weight_ema": 0.0}),
-    "20 epochs, 80 steps, decay by size, mean of the weights": (20, 80, {"weight_ema": 0.98}),
+    "20 epochs, 420 steps, decay 1e-3": (
+        *(20, 420),
+        {"weight_decay": 1e-3, "weight_ema": 0.0, "components": 0},
+    ),
+    "20 epochs, 80 steps, decay by size, mean of the weights": (
+        *(20, 80),
+        {"weight_ema": 0.98, "components": 0},
+    ),
+    "the same, of photos an eighth as many components as there are": (
+        *(20, 80),
+        {"weight_ema": 0.98},
+    ),
 }
 LARGE = "banking77, 8002"
 KEEL = ("segment", "vehicle")

@@ -73,6 +73,20 @@ def test_a_head_on_features_is_held_back_by_the_size_of_the_data(
     assert make_config(**asked, loss="repair").weight_ema == 0.0
 
 
+@pytest.mark.parametrize(("count", "components"), [(40, 4), (4_000, 400), (6_000, 0)])
+def test_of_few_photos_features_have_few_components(count: int, components: int) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 8, 8), dtype=np.uint8)
+    data = load_data((images, np.arange(count) % 2), say=lambda _: None)
+    asked = {"dataset": data, "features": "lite0"}
+    config = make_config(**asked)
+    assert config.components == components == (len(data.train) // 8 if components else 0)
+    assert ("components" in config.name) == (components > 0)
+    assert make_config(**asked, components=7).components == 7
+    for other in ({"network": "mlp"}, {"preset": "laptop"}, {"loss": "repair"}):
+        assert make_config(**asked, **other).components == 0
+
+
 def test_the_page_has_the_figures_of_its_records() -> None:
     page = (ROOT / "docs/own-data.md").read_text(encoding="utf-8")
     records = [pd.read_csv(ROOT / f"docs/own-{name}.csv") for name in ("defaults", "features")]

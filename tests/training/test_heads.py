@@ -121,6 +121,41 @@ def test_features_are_standardised_inside_the_network() -> None:
     assert torch.allclose(made.std(0), torch.tensor([1.0, 1.0, 0.0]), atol=0.05)
 
 
+def test_of_features_the_principal_components_are_left() -> None:
+    rows = torch.randn(60, 12, generator=torch.Generator().manual_seed(0)) @ torch.randn(12, 12)
+    rows[:, 3] = 7.0  # the same in all
+    made = Standardise(rows, 4)(rows).double().numpy()
+    usual = (rows.double() - rows.double().mean(0)).numpy()
+    usual /= np.where(usual.std(0) > 0, usual.std(0), 1.0)
+    values, axes = np.linalg.svd(usual, full_matrices=False)[1:]
+    left = usual @ axes[:4].T @ axes[:4]
+    left /= np.where(left.std(0) > 1e-9, left.std(0), 1.0)
+    assert np.allclose(made, left, atol=1e-4)
+    assert values[3] > values[4]
+    assert np.linalg.matrix_rank(made, tol=1e-3) == 4
+    # As many as there are leave all, and weights of a head that leaves all are as they were.
+    for all_of in (0, 12, 99):
+        whole = Standardise(rows, all_of)
+        assert {*whole.state_dict()} == {"mean", "scale"}
+        assert torch.equal(whole(rows), Standardise(rows)(rows))
+    # A trained one is built without samples, to read its weights.
+    empty = Standardise(rows[:0], 4)
+    empty.load_state_dict(Standardise(rows, 4).state_dict())
+    assert torch.equal(empty(rows), Standardise(rows, 4)(rows))
+
+
+def test_a_head_of_few_components_is_exact_in_use(vectors: str, tmp_path: Path) -> None:
+    asked = config(vectors, epochs=1, components=3)
+    assert asked.name.endswith(",components=3")
+    trained = train(asked, tmp_path / "run", machine=HERE, listener=QUIET)
+    scores, _, _ = evaluate_run(tmp_path / "run", machine=HERE)
+    assert scores.accuracy == trained.test_accuracy
+    with pytest.raises(BadInput, match="components is 3; accepted: 0 without features"):
+        make_config(components=3)
+    with pytest.raises(BadInput, match="components is -1; accepted: a whole number >= 0"):
+        config(vectors, components=-1)
+
+
 def test_dropout_draws_anew_each_step_and_nothing_in_evaluation() -> None:
     layer, rows = Dropout(0.5, 3), torch.ones(64, 50)
     first, second = layer(rows), layer(rows)
