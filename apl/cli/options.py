@@ -44,6 +44,7 @@ LABELS = (
 
 SHARED = [name for name in CONFIG if name not in ("loss", "noise", "rate", "seed")]  # by all runs
 
+SELDOM = ("components",)  # taken and not shown, as the parameters of losses: docs tell of it
 PANELS: dict[str, tuple[str, ...]] = {
     "Options": (  # typer's own panel, the first one, with --help: what most people need
         *("dataset", "loss", "losses", "noise", "rate", "rates", "seed", "seeds", "preset"),
@@ -145,7 +146,7 @@ def _shared_option(name: str) -> inspect.Parameter:
     if kind is bool:
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
     offer = loss if name == "loss" else one_of(CHOICES[name]) if name in CHOICES else None
-    option = typer.Option(*flags, help=help, hidden=name in PARAMS, autocompletion=offer)
+    option = typer.Option(*flags, help=help, hidden=name in (*PARAMS, *SELDOM), autocompletion=offer)
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
