@@ -146,7 +146,8 @@ def _shared_option(name: str) -> inspect.Parameter:
     if kind is bool:
         flags = [f"{flags[0]}/--no-{flags[0][2:]}"]
     offer = loss if name == "loss" else one_of(CHOICES[name]) if name in CHOICES else None
-    option = typer.Option(*flags, help=help, hidden=name in (*PARAMS, *SELDOM), autocompletion=offer)
+    hidden = name in PARAMS or name in SELDOM
+    option = typer.Option(*flags, help=help, hidden=hidden, autocompletion=offer)
     annotation = Annotated[kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
