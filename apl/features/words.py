@@ -100,7 +100,7 @@ def tfidf(texts: Sequence[str]) -> Backbone:
         "axes": "float16",  # so that what goes with a run is what it was trained with
     }
     if _most_numbers(texts) < NUMBERS:  # else they are what they always were
-        decided_by["numbers"] = _most_numbers(texts)
+        decided_by["components"] = _most_numbers(texts)
     made = Backbone("tfidf", of, decided_by, BATCH, parallel=False)
     return made
 

@@ -63,13 +63,15 @@ def held_out(data: Dataset, settings: dict[str, Any]) -> float:
 def table(lines: list[dict[str, Any]]) -> str:
     """A Markdown table of each head: a row a candidate, the mean over all losses, data and noises
     of what it loses against the best candidate of each, the worst of that, and by data; where all
-    candidates were trained."""
+    candidates were trained, and none of a head of which not all were."""
     shown = []
     for head in dict.fromkeys(line["head"] for line in lines):
         of = [line for line in lines if line["head"] == head]
         trained = Counter(tuple(line[name] for name in KEYS[1:5]) for line in of)
         whole = {key for key, count in trained.items() if count == len(CANDIDATES)}
         of = [line for line in of if tuple(line[name] for name in KEYS[1:5]) in whole]
+        if not of:
+            continue
         best: dict[tuple[Any, ...], float] = {}
         for line in of:
             key = tuple(line[name] for name in KEYS[1:5])

@@ -240,8 +240,8 @@ def test_few_texts_get_few_numbers() -> None:
     few, fewest = make_backbone("tfidf", texts=texts), make_backbone("tfidf", texts=texts[:40])
     assert few.of(texts[:2]).shape == (2, 168 // 4)
     assert fewest.of(texts[:2]).shape[1] <= 32
-    assert few.decided_by["numbers"] == 42  # what lies in a cache from before is not taken
-    assert "numbers" not in make_backbone("tfidf", texts=texts * 7).decided_by
+    assert few.decided_by["components"] == 42  # what lies in a cache from before is not taken
+    assert "components" not in make_backbone("tfidf", texts=texts * 7).decided_by
 
 
 @pytest.mark.slow
