@@ -444,6 +444,7 @@ def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
         **{"select": "noisy", "alpha": 3.0, "beta": 3.0, "A": -3.0},
         **{"schedule": "x0.1@40,80", "nesterov": True, "crop": "plain"},
         **{"features": "lite0", "dropout": 0.5, "fresh_data": True, "weight_ema": 0.9},
+        **{"components": 60},
     }
     told = {field.name for field in dataclasses.fields(Config)}
     of_own_data = {
@@ -463,6 +464,7 @@ def test_another_value_of_any_setting_is_another_name(preset: str) -> None:
             needs = {
                 "crop": {"crop_size": 6},
                 "dropout": {"features": "lite0"},
+                "components": {"features": "lite0"},
                 "fresh_data": {"train_size": 77},
             }
             also: dict[str, Any] = needs.get(name, {})
