@@ -40,6 +40,13 @@ def known(targets: Tensor) -> bool:
     )
 
 
+def check_tensors(**given: object) -> None:
+    """TypeError for what is no tensor, by its name."""
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+
+
 def check_distributions(targets: Tensor, dim: int) -> None:
     """ValueError for soft targets that are no distributions over the classes, which lie along dim;
     as exact as their type can say it."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from apl.kernels import linear
 from apl.kernels.dispatch import Backend
 from apl.kernels.options import LossOptions, Reduction, as_weight
-from apl.kernels.targets import check_distributions, known
+from apl.kernels.targets import check_distributions, check_tensors, known
 from apl.losses.catalog import loss_terms
 
 
@@ -63,10 +63,9 @@ def linear_loss(  # those of F.linear and of F.cross_entropy
         >>> linear_loss(torch.zeros(2, 4), torch.zeros(10, 4), torch.tensor([3, 7]), "nce_rce")
         tensor(8.3893)
     """
-    tensors = {"hidden": hidden, "weight": weight, "targets": targets}
-    for name, given in {**tensors, **({} if bias is None else {"bias": bias})}.items():
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(given).__name__}")
+    check_tensors(hidden=hidden, weight=weight, targets=targets)
+    if bias is not None:
+        check_tensors(bias=bias)
     if weight.ndim != 2:
         raise ValueError(f"weight must be [K, {hidden.shape[-1]}], got {list(weight.shape)}")
     if targets.is_floating_point() and known(targets) and targets.shape[-1:] == weight.shape[:1]:

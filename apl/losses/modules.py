@@ -19,7 +19,7 @@ from apl.kernels import dispatch
 from apl.kernels.bases import Term
 from apl.kernels.dispatch import Backend
 from apl.kernels.options import LossOptions, Reduction, as_weight
-from apl.kernels.targets import any_ignored, check_distributions, known
+from apl.kernels.targets import any_ignored, check_distributions, check_tensors, known
 from apl.losses.catalog import check_classes, loss_name, loss_params, loss_terms
 
 
@@ -161,9 +161,7 @@ def _called(
                 "F.cross_entropy, criterion(input=..., target=...)"
             )
     found = (logits if input is None else input, targets if target is None else target)
-    for name, tensor in zip(("logits", "targets"), found, strict=True):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    check_tensors(logits=found[0], targets=found[1])
     return found  # type: ignore[return-value]
 
 

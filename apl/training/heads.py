@@ -50,11 +50,12 @@ class Standardise(nn.Module):
     def __init__(self, rows: Tensor, components: int = 0) -> None:
         super().__init__()
         mean, std = moments(rows)
+        scale = _inverse(std)
         self.register_buffer("mean", mean.float())
-        self.register_buffer("scale", _inverse(std).float())
+        self.register_buffer("scale", scale.float())
         self.reduces = 0 < components < rows.shape[1]
         if self.reduces:
-            strength, axes = principal(rows, mean, _inverse(std), components)
+            strength, axes = principal_axes(rows, mean, scale, components)
             self.register_buffer("axes", axes.float())
             self.register_buffer("again", _inverse((axes**2 @ strength).sqrt()).float())
 
@@ -70,7 +71,7 @@ def _inverse(std: Tensor) -> Tensor:
     return torch.where(std <= 1e-4 * usual, 0.0, 1 / std.clamp(min=1e-12))
 
 
-def principal(rows: Tensor, mean: Tensor, scale: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def principal_axes(rows: Tensor, mean: Tensor, scale: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The variances [count] and the axes [F, count] of the first principal components of rows
     [N, F] that are standardised by mean and scale [F], in float64; zeros where there are none."""
     width = rows.shape[1]

@@ -17,7 +17,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_times import LOSSES, Case, compare
-from triton import knobs
 from triton.language import core
 from triton.runtime import interpreter
 
@@ -29,7 +28,7 @@ from apl.kernels.reference import reference_loss
 from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, correct_, loss_and_grad, plan
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
-if knobs.runtime.interpret:
+if dispatch.interpreted():
     # At each call of a function of a kernel the interpreter goes through all members of triton's
     # modules for those that it replaces, a third of the time here: looked up once.
     @functools.cache
