@@ -103,6 +103,22 @@ def _state(folder: Path, digests: Collection[str], data: Dataset) -> State | Non
     return None
 
 
+def trained_on(run: Path, config: Config) -> set[bytes]:
+    """The digests of the contents of the samples that a run on data of one's own had to train on,
+    as its study's folder or the cache keeps them; none where neither does."""
+    from apl.data.files import find_decoded
+    from apl.data.since import State
+    from apl.runs.run import RUNS
+
+    if not config.dataset_sha256:
+        return set()
+    kept = State.read(run.parent.parent) if run.parent.name == RUNS else None
+    if kept is None or kept.digest != config.dataset_sha256 or not kept.train:
+        decoded = find_decoded(config.dataset_sha256, config.image_size)
+        kept = None if decoded is None else State.of(decoded, "")
+    return set() if kept is None else kept.trained_on
+
+
 def other_search(digest: str) -> Others:
     """Of what other data a folder of `apl find` is."""
 
@@ -197,5 +213,5 @@ def keep_state(folder: Path, data: Dataset | None, source: str) -> None:
         from apl.data.since import State
 
         kept = State.read(folder)
-        if kept is None or kept.digest != data.digest:
+        if kept is None or kept.digest != data.digest or not kept.train:
             State.of(data, source).write(folder)

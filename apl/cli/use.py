@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apl.cli.after import READS, again, then, typed
 from apl.cli.completion import one_of
 from apl.cli.console import console, counting
 from apl.cli.options import DATA, options, take_machine, take_own_data
+from apl.cli.results import trained_on
 from apl.errors import BadInput, require
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def predict(
 
     Example: `apl predict results/photos-quick-train/runs/ce_given_seed0 new/ --out predictions.csv`
     """
+    words = dict(given)
     machine = take_machine(given)
     from apl.training.predictions import Question, write_predictions
 
@@ -84,12 +87,14 @@ def predict(
     if not out_file.parent.is_dir():
         raise BadInput(f"there is no folder {out_file.parent} for --out")
     require(not out_file.is_dir(), "out", str(out_file), "a file, as predictions.csv")
-    asked = Question(runs, listings, everything, machine.max_pixels)
+    trained = _trained(listings, runs, paths)
+    asked = Question(runs, listings, everything, machine.max_pixels, trained)
     with counting("predicting", out) as count:
         told = write_predictions(asked, out_file, out.print, count)
     _tell(told, runs, out_file, out)
     if not told.rows:
         raise typer.Exit(1)
+    then(out, *_next(told, runs, paths, sources, words))
 
 
 def _runs_first(things: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -217,6 +222,23 @@ def _missing(runs: Sequence[Trained], listings: Sequence[Listing]) -> list[str]:
     return lines
 
 
+def _trained(
+    listings: Sequence[Listing], runs: Sequence[Trained], paths: Sequence[Path]
+) -> set[int]:
+    """Which samples of listings, one after the other, a run was trained on, by their content."""
+    from apl.data.samples import contents_of
+    from apl.data.texts import NO_TEXTS
+
+    seen: set[bytes] = set()
+    for path, run in zip(paths, runs, strict=True):
+        seen |= trained_on(path, run.config)
+    if not seen:
+        return set()
+    column = runs[0].inputs.encoding.get("text_column", NO_TEXTS)
+    contents = itertools.chain(*(contents_of(listing, column) for listing in listings))
+    return {place for place, content in enumerate(contents) if content in seen}
+
+
 def _tell(told: Told, runs: Sequence[Trained], path: Path, out: Terminal) -> None:
     """What was predicted, how far it agrees with given labels, and what was left out."""
     from apl.data.listing import broken_line, some_of
@@ -227,12 +249,49 @@ def _tell(told: Told, runs: Sequence[Trained], path: Path, out: Terminal) -> Non
     if told.labelled:
         share = f"{told.right / told.labelled:.2%}"
         out.print(f"accuracy on given labels: {share} of {told.labelled:,}")
+    if told.trained:
+        out.print(_seen_before(told))
     if told.strange:
         names = some_of([f"{name} {count:,}" for name, count in told.strange.most_common()])
         count = sum(told.strange.values())
         out.print(f"not scored: {count:,} with a label that is no class: {names}", markup=False)
     if told.broken:
         out.print(broken_line(told.broken), markup=False)
+
+
+def _seen_before(told: Told) -> str:
+    """What the samples that were trained on do to the accuracy on given labels."""
+    all_of = told.trained == told.rows
+    line = f"trained on {'all' if all_of else f'{told.trained:,}'} of these {told.rows:,} samples"
+    if not told.labelled:
+        return f"{line}: how sure it is of them says nothing of new ones"
+    line += ", and labels that it has seen it may know by heart"
+    if not told.new_labelled:
+        return f"{line}: this accuracy says nothing of new ones"
+    return f"{line}; on the {told.new_labelled:,} others {told.new_right / told.new_labelled:.2%}"
+
+
+def _next(
+    told: Told,
+    runs: Sequence[Trained],
+    paths: Sequence[Path],
+    sources: Sequence[str],
+    words: dict[str, Any],
+) -> list[tuple[str, list[str]]]:
+    """What may be typed next: labels that were trained on are judged rather than predicted;
+    probabilities that are not calibrated are, where that can be; else the network is taken away."""
+    from apl.training.calibration import can_calibrate
+
+    lines = []
+    if told.trained and told.labelled and len(sources) == 1:
+        judge = ["apl", "find", sources[0], *typed(words, READS)]
+        lines.append(("which of these labels are wrong", judge))
+    if can_calibrate(runs):
+        lines.append(("for probabilities that mean something", again("--calibrate")))
+    elif len(paths) == 1:
+        ours = typed(words, ("network", "features"))
+        lines.append(("in other programs", ["apl", "export", str(paths[0]), *ours]))
+    return lines
 
 
 @options("network", "features", usual={}, texts=_TEXTS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ from apl.data.listing import LISTS, SUFFIXES, Listing, Sample, some_of, suffix_o
 from apl.data.lists import NONE, list_file
 from apl.data.numbers import Cells
 from apl.data.reading import AS_USUAL, Reading
-from apl.data.tables import Recipe, encode, to_columns
+from apl.data.tables import Recipe, encode, row_digests, to_columns
 from apl.data.texts import NO_TEXTS
 from apl.data.texts import as_texts as as_they_are_read
 from apl.data.trees import scan
@@ -152,6 +153,28 @@ def files_of(listing: Listing) -> Iterator[list[str]]:
         everyone = np.arange(len(listing.samples))
         with listing.pictures.taken_out(Path(folder, "images"), everyone) as paths:
             yield paths
+
+
+def contents_of(listing: Listing, text_column: str = NO_TEXTS) -> list[bytes]:
+    """The sha256 of what each sample holds, as `Dataset.contents` has it; b'' where its file can't
+    be read.  text_column: which of a table's columns the texts are, NO_TEXTS where none is."""
+    if listing.columns is not None:
+        cells = dict(listing.cells)
+        if text_column in cells:
+            cells = {"": as_they_are_read(cells.pop(text_column)), **cells}
+        return [bytes(row) for row in row_digests(cells)]
+    if listing.pixels is not None:
+        return [hashlib.sha256(np.ascontiguousarray(one).data).digest() for one in listing.pixels]
+    with files_of(listing) as paths:
+        return [_content_of(path) for path in paths]
+
+
+def _content_of(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read()).digest()
+    except (OSError, ValueError):
+        return b""
 
 
 # ---------------------------------------------------------------------------------- images

@@ -27,13 +27,15 @@ _SHOWN = 3  # samples that are named of each kind of change
 @dataclass(frozen=True)
 class State:
     """What a data set was: where it lay, its digest, and of each sample its name, its label and the
-    digest of its content [N, 32]."""
+    digest of its content [N, 32]; train: how many of them, the first, were trained on, 0 where an
+    older apl kept it and nobody knows."""
 
     source: str
     digest: str
     names: Sequence[str]
     labels: Sequence[str]
     contents: npt.NDArray[np.uint8]
+    train: int = 0
 
     @classmethod
     def of(cls, data: Dataset, source: str) -> State:
@@ -41,11 +43,13 @@ class State:
         names = [*data.train.names, *data.test.names]
         given = [*data.train.labels.given.tolist(), *data.test.labels.given.tolist()]
         contents = np.zeros((0, 32), np.uint8) if data.contents is None else data.contents
-        return cls(source, data.digest, names, [data.class_names[k] for k in given], contents)
+        labels = [data.class_names[k] for k in given]
+        return cls(source, data.digest, names, labels, contents, len(data.train))
 
     def write(self, folder: Path) -> None:
         """Keep it in a results folder, which is there."""
-        text = json.dumps([self.source, self.digest, [*self.names], [*self.labels]]).encode()
+        what = [self.source, self.digest, [*self.names], [*self.labels], self.train]
+        text = json.dumps(what).encode()
         buffer = io.BytesIO()
         about = np.frombuffer(text, np.uint8)
         np.savez_compressed(buffer, about=about, contents=np.asarray(self.contents))
@@ -56,12 +60,17 @@ class State:
         """What a results folder keeps; None where it keeps nothing that can be read."""
         try:
             with np.load(folder / FILE, allow_pickle=False) as file:
-                source, digest, names, labels = json.loads(file["about"].tobytes())
+                source, digest, names, labels, *train = json.loads(file["about"].tobytes())
                 contents = file["contents"]
         except Exception:  # none there, or a damaged one, which raises nearly anything
             return None
         fits = len(names) == len(labels) == len(contents)
-        return cls(source, digest, names, labels, contents) if fits else None
+        return cls(source, digest, names, labels, contents, *train) if fits else None
+
+    @property
+    def trained_on(self) -> set[bytes]:
+        """The digests of the contents of the samples that were trained on."""
+        return {bytes(row) for row in self.contents[: self.train]}
 
 
 @dataclass

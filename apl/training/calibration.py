@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from torch import Tensor
 from apl.config.config import Config
 from apl.data.dataset import Dataset, Split
 from apl.errors import BadInput
-from apl.features.catalog import default_of
+from apl.features.catalog import NONE, default_of
 from apl.features.embed import featured
 from apl.noise.labels import UNKNOWN
 from apl.runs.run import Run
 from apl.training.crossfit import Budget, CrossFit, cross_fit
 from apl.training.machine import Machine
 from apl.training.prepare import embedding, hold_out, prepare
-from apl.training.use import load_run
+from apl.training.use import NOT_CALIBRATED, Trained, load_run
 
 COLDEST, HOTTEST = 0.05, 20.0
 FIRST_ALONE = Budget(rounds=0)  # later rounds are too sure of themselves
@@ -65,6 +65,19 @@ def calibrate(
     kept = fitted(trained.evaluator.logits(held_out.images), fit)
     run.keep_calibration(kept)
     return kept
+
+
+def can_calibrate(runs: Sequence[Trained]) -> bool:
+    """Whether `calibrate` would fit what some of several runs lack: all of them held labels out, or
+    have test labels as given, and features by which these are judged."""
+    held_out = all(run.config.select or run.config.dataset_sha256 for run in runs)
+    judged_by = (
+        run.inputs.kind != "images"
+        or run.config.features != NONE
+        or default_of(run.inputs.shape) != NONE
+        for run in runs
+    )
+    return held_out and all(judged_by) and any(run.calibrated == NOT_CALIBRATED for run in runs)
 
 
 def judged(config: Config, data: Dataset, held_out: Split, machine: Machine) -> CrossFit:

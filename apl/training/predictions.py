@@ -14,7 +14,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,26 +36,32 @@ COLUMNS = ("file_name", "predicted_label", "probability")
 
 @dataclass
 class Told:
-    """What a table of predictions holds: how many rows; which samples can't be read, and why; of
-    those whose label is one of the classes how many, and how many are predicted so; and the other
-    labels, with how many samples each."""
+    """What a table of predictions holds: how many rows, and how many of them are of samples that
+    were trained on; which samples can't be read, and why; of those whose label is one of the
+    classes how many, and how many are predicted so, the same of those that were not trained on;
+    and the other labels, with how many samples each."""
 
     rows: int = 0
+    trained: int = 0
     broken: list[tuple[str, str]] = field(default_factory=list)
     labelled: int = 0
     right: int = 0
+    new_labelled: int = 0
+    new_right: int = 0
     strange: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class Question:
     """Several runs asked about the samples of listings; every: with a column for each class; most:
-    pixels of an image that may be read.  Raises BadInput for what does not fit together."""
+    pixels of an image that may be read; trained: the samples, by their places, that a run was
+    trained on, as far as that is known.  Raises BadInput for what does not fit together."""
 
     runs: Sequence[Trained]
     listings: Sequence[Listing]
     every: bool = False
     most: int = AS_USUAL.max_pixels
+    trained: Collection[int] = ()
 
     def __post_init__(self) -> None:
         agreed(self.runs)
@@ -109,13 +115,13 @@ def write_predictions(
         say(f"going on: {len(kept):,} of {len(samples):,} rows were written before")
     told = Told(broken=[each for listing in asked.listings for each in listing.broken])
     for place, row in kept.items():
-        _count(told, asked, samples[place], row[1])
+        _count(told, asked, samples, place, row[1])
     write_atomic(part, table_bytes(asked.columns, kept.values()))
     with part.open("ab") as file:
         for places, said in _said(asked, [i for i in range(len(samples)) if i not in kept], told):
             rows = [asked.row(samples[i].name, each) for i, each in zip(places, said, strict=True)]
             for i, row in zip(places, rows, strict=True):
-                _count(told, asked, samples[i], row[1])
+                _count(told, asked, samples, i, row[1])
             file.write(table_bytes(rows[0], rows[1:]))
             file.flush()
             progress(told.rows + len(told.broken), len(samples))
@@ -220,13 +226,20 @@ def _check_kind(run: Trained, listing: Listing) -> None:
     raise BadInput(f"{listing.root} has {what}, but {run.config.name} was trained on {needs}")
 
 
-def _count(told: Told, asked: Question, sample: Sample, predicted: str) -> None:
-    """Count a row, and whether it says what its sample is labelled."""
+def _count(
+    told: Told, asked: Question, samples: Sequence[Sample], place: int, predicted: str
+) -> None:
+    """Count the row of a sample, and whether it says what that is labelled."""
+    sample, seen = samples[place], place in asked.trained
     told.rows += 1
+    told.trained += seen
     if not sample.given:
         return
     if sample.given not in asked.runs[0].class_names:
         told.strange[sample.given] += 1
         return
+    right = plain(sample.given) == predicted
     told.labelled += 1
-    told.right += plain(sample.given) == predicted
+    told.right += right
+    told.new_labelled += not seen
+    told.new_right += right and not seen

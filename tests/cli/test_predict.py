@@ -13,6 +13,8 @@ from conftest import Cli
 from PIL import Image
 
 from apl.config.config import make_config
+from apl.data.reading import Reading
+from apl.data.samples import contents_of, list_samples
 from apl.data.sources import load_data
 from apl.training import predictions
 from apl.training.machine import Machine
@@ -178,3 +180,55 @@ def test_of_a_study_the_run_that_held_out_labels_choose(tmp_path: Path, here: Cl
     chosen = (tmp_path / "predictions.csv").read_bytes()
     here("predict", f"chosen/runs/{name}", "new", "--out", "one.csv")
     assert (tmp_path / "one.csv").read_bytes() == chosen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["in the study", "in the cache"])
+def test_samples_that_were_trained_on_say_nothing_of_new_ones(
+    tmp_path: Path, here: Cli, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    photos(tmp_path / "photos", 30)
+    quick = ("--epochs", "1", "--batch-size", "8", "--device", "cpu")
+    here("train", "--dataset", "photos", *quick, "--loss", "ce", "--out", "study")
+    (run,) = (tmp_path / "study" / "runs").iterdir()
+    ask = ("predict", str(run.relative_to(tmp_path)))
+    if kept == "in the study":
+        shutil.rmtree(tmp_path / "cache")
+    else:
+        (tmp_path / "study" / "data.npz").unlink()
+    done = here(*ask, "photos")
+    labels = "labels that it has seen it may know by heart"
+    assert f"trained on 48 of these 60 samples, and {labels}; on the 12 others " in done.stdout
+    assert "which of these labels are wrong: apl find photos\n" in done.stdout
+    assert f"in other programs: apl export {ask[1]}" in done.stdout.splitlines()[-1]
+
+    # By their content, whatever they are called.
+    (tmp_path / "new").mkdir()
+    names = [f"{name}/={i}.png" for name in ("cat", "dog") for i in range(30)]
+    for k, name in enumerate(names):
+        shutil.copy(tmp_path / "photos" / name, tmp_path / "new" / f"{k}.png")
+    done = here(*ask, "new")
+    assert "trained on 48 of these 60 samples: how sure it is of them says nothing" in done.stdout
+    assert "apl find" not in done.stdout
+    shutil.rmtree(tmp_path / "new")
+    photos(tmp_path / "new", 3)
+    assert "trained on" not in here(*ask, "new").stdout
+
+
+@pytest.mark.parametrize(
+    ("table", "kind", "column"),
+    [
+        ("id,a,b,label\n7,1.5,x,u\n8,2,,v\n9,3,x,u\n10,4,y,v\n", "rows", "none"),
+        ("a,label\n1,u\n2,v\n3,u\n4,v\n", "rows", "none"),
+        ("label,review,n\nu, so  good,1\nv,a bad one,2\nu,good,3\nv,bad,4\n", "texts", "review"),
+    ],
+)  # fmt: skip
+def test_a_sample_is_known_by_what_it_holds(
+    tmp_path: Path, cache: Path, table: str, kind: str, column: str
+) -> None:
+    (tmp_path / "t.csv").write_text(table)
+    data = load_data(tmp_path / "t.csv", say=lambda line: None)
+    assert data.contents is not None
+    listed = list_samples(str(tmp_path / "t.csv"), Reading(text_column="none"), kind)
+    assert sorted(contents_of(listed, column)) == sorted(bytes(row) for row in data.contents)
