@@ -159,11 +159,13 @@ def judged(search: Search) -> list[str]:
     told = [f"judged: {count} {how}{f', {seen}' if seen else ''}"]
     if search.test is not None:
         wrong, rate = int(search.test.is_label_issue.sum()), search.test.noise_rate
-        share = "unknown"
+        share = "; noise rate unknown"
         if np.isfinite(rate.estimate):
-            share = f"{rate.estimate:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+            share = f"; noise rate {rate.estimate:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+        if rate == search.findings.noise_rate:  # of heads, which judge all labels as one
+            share = ""
         told.append(
             f"judged: {len(search.data.test):,} test labels, which nothing was trained on, by the "
-            f"same network{'s' if folds else ''}: {wrong:,} look wrong; noise rate {share}"
+            f"same network{'s' if folds else ''}: {wrong:,} look wrong{share}"
         )
     return told + [f"not judged: {text}" for text in search.unjudged]

@@ -151,10 +151,16 @@ def verdicts(config: Config, result: Result) -> list[Text]:
 
 
 def repaired_line(found: Mapping[str, float]) -> str:
-    """What `Result.repaired` says."""
-    return (
+    """What `Result.repaired` says, and why `apl find` flags more where few moved."""
+    line = (
         f"repaired: {found['moved']:,.0f} of {found['labels']:,.0f} labels moved; estimated noise "
         f"rate {found['noise_rate']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+    )
+    if found["moved"] >= found["noise_rate"] * found["labels"]:
+        return line
+    return (
+        f"{line}.  A label moves only where one other class is likelier than it; apl find flags as "
+        "many as that rate asks for, held-out ones too"
     )
 
 

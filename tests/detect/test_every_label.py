@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,10 @@ def test_folds_judge_them_by_all_their_networks() -> None:
     assert found.test is not None
     assert average_precision(wrong_in(found, "test", true), found.test.label_score) > 0.8
     assert "by the same networks" in judged(found)[1]
+    assert "look wrong; noise rate " in judged(found)[1]
+    # Heads judge all labels as one: their rate is no rate of the test labels.
+    together = dataclasses.replace(found.test, noise_rate=found.findings.noise_rate)
+    assert judged(dataclasses.replace(found, test=together))[1].endswith("look wrong")
     assert rows_of(found).curves is None
 
 

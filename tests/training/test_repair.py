@@ -18,6 +18,7 @@ from apl.config.grid import make_grid, study_commands
 from apl.data.sources import load_data
 from apl.errors import BadInput, Interrupted
 from apl.noise.labels import UNKNOWN
+from apl.report.terminal import repaired_line
 from apl.training.crossfit import Budget
 from apl.training.listener import Listener, ignore
 from apl.training.repair import repair_labels
@@ -168,6 +169,14 @@ def test_repair_from_the_command_line_and_beside_losses(here: Cli, tmp_path: Pat
     (study,) = tmp_path.glob("results/*/summary.csv")
     with study.open(encoding="utf-8", newline="") as lines:
         assert {row["loss"] for row in csv.DictReader(lines)} == {"ce", "repair"}
+
+
+def test_fewer_labels_that_moved_than_are_wrong_are_explained() -> None:
+    """92 looked wrong to `apl find`, 10 moved, and no line said why."""
+    found = {"labels": 480, "moved": 10, "noise_rate": 0.27, "low": 0.1, "high": 0.3}
+    why = "A label moves only where one other class is likelier than it; apl find flags as many as"
+    assert why in repaired_line(found)
+    assert repaired_line({**found, "moved": 130}).endswith("rate 27.0% (10.0% to 30.0%)")
 
 
 @pytest.mark.parametrize(
