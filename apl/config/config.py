@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import math
@@ -164,10 +165,10 @@ class Config:
 
     def __post_init__(self) -> None:
         try:
-            params = loss_params(self.loss, self.params)
+            params = _params(self.loss, tuple(self.params.items()))
         except ValueError as error:
             raise BadInput(str(error)) from None
-        object.__setattr__(self, "params", params)  # frozen for everybody else
+        object.__setattr__(self, "params", dict(params))  # frozen for everybody else
         object.__setattr__(self, "loss", loss_name(self.loss))
         self._check_names()
         self._check_data()
@@ -300,14 +301,12 @@ class Config:
         kept["params"] = _plain(kept["params"])
         if not NOISES[kept["noise"]].rated:
             kept["rate"] = 0.0
-        config = cls(**kept, tuned=tuned)
         if variant is None and _VARIANT.search(name):
             variant = _variant_in(name, kept)
             if variant is None:  # the name was cut
-                variant = beside_preset(config)
-        if not name or variant is None:
-            return config
-        return dataclasses.replace(config, identity=Identity(name, _plain(variant)))
+                variant = beside_preset(cls(**kept, tuned=tuned))
+        known_as = Identity(name, _plain(variant)) if name and variant is not None else None
+        return cls(**kept, tuned=tuned, identity=known_as)
 
     @property
     def overrides(self) -> Settings:
@@ -393,6 +392,11 @@ class Config:
         if self.name != begun.name or set(moved) & {*typed, *_FIXED}:
             return None
         return moved
+
+
+@functools.lru_cache(maxsize=1024)  # a record has a thousand runs of a few losses
+def _params(loss: str, given: tuple[tuple[str, Any], ...]) -> dict[str, float | tuple[float, ...]]:
+    return loss_params(loss, dict(given))
 
 
 _SCHEDULE = re.compile(r"x(?P<factor>\d*\.?\d+)(@(?P<after>\d+(,\d+)*))?")

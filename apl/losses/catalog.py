@@ -369,6 +369,9 @@ REPAIR = "repair"
 `apl.training.repair` tells."""
 
 
+_BY_LABEL = {loss.label: name for name, loss in LOSSES.items()}
+
+
 def loss_label(spec: str) -> str:
     """What a loss is called in print: 'NCE+RCE' for 'nce_rce'; a sum as given."""
     return LOSSES[spec].label if spec in LOSSES else spec
@@ -378,12 +381,12 @@ def loss_name(spec: str) -> str:
     """The name of a loss that is given by its name in any case, by its label ('NCE+RCE') or with
     parameters in brackets ('gce(q=0.9)'); a sum, or what can't be read, as it is, without
     the brackets."""
-    labels = {loss.label: name for name, loss in LOSSES.items()}
     text = _text(spec).strip()
-    if text in labels:
-        return labels[text]
+    if text in _BY_LABEL:
+        return _BY_LABEL[text]
     bare = text if is_own(text) else _BRACKETS.sub("", text).strip()
-    return bare.lower() if bare.lower() in {*LOSSES, REPAIR} else bare
+    small = bare.lower()
+    return small if small == REPAIR or small in LOSSES else bare
 
 
 def _text(spec: str) -> str:

@@ -90,7 +90,7 @@ def _known(names: Mapping[str, str], panels: Iterable[Mapping[str, Any]]) -> dic
 
 def _lines(frame: pd.DataFrame, x: str, score: str, places: Mapping[str, int]) -> dict[str, Any]:
     """The x that have a value of the score, and a line a method."""
-    known = frame.dropna(subset=[score])
+    known = frame[["method", x, score]].dropna(subset=[score])
     if known.empty:
         return {}
     groups = known.groupby(["method", x])[score].agg(["mean", "std"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -218,8 +218,9 @@ def judge(runs: pd.DataFrame, claims: Sequence[Claim]) -> list[Finding]:
 def find(runs: pd.DataFrame, claim: Claim) -> Finding:
     """The margins of a claim in runs of one recipe, as `recipes` has them."""
     there = [claim.where.covers(*key) for key in zip(runs["noise"], runs["x"] / 100, strict=True)]
-    chosen = runs[there]
-    table = chosen.set_index(["rank", "setting", "seed", "loss"])[claim.score].unstack("loss")
+    keys = ["rank", "setting", "seed", "loss"]
+    chosen = runs[[*keys, claim.score]][there]
+    table = chosen.set_index(keys)[claim.score].unstack("loss")
     if table.empty:
         return Finding(claim, pd.DataFrame(), (claim.where.name,))
     worse = list(claim.worse or sorted(set(table.columns) - set(claim.better)))
@@ -351,6 +352,17 @@ class Agreement:
     pairs: pd.DataFrame
     settings: pd.DataFrame
 
+    def within(self, **wanted: Collection[Any]) -> Agreement:
+        """The part of it whose rows have one of these values in the columns of these names."""
+
+        def part(frame: pd.DataFrame) -> pd.DataFrame:
+            kept = np.ones(len(frame), dtype=bool)
+            for name, values in wanted.items():
+                kept &= frame[name].isin(values).to_numpy()
+            return frame[kept]
+
+        return Agreement(part(self.pairs), part(self.settings))
+
     @property
     def overall(self) -> float:
         """(Concordant - discordant) / pairs: 1 for the same order, -1 for the reverse, about 0 for
@@ -423,6 +435,8 @@ def agreement(runs: Sequence[tuple[str, pd.DataFrame]], published: pd.DataFrame)
             rows = published_at(rows, first["noise"], first["map"], first["x"])
             ours = part.groupby("loss")["test_accuracy"].mean()
             table = part.pivot_table(index="seed", columns="loss", values="test_accuracy")
+            by_loss = {loss: scores.to_numpy() for loss, scores in table.items()}
+            seeds = table.index.tolist()
             for paper, theirs in rows.groupby("paper", sort=False):
                 one = theirs.drop_duplicates("method").set_index("method")
                 one = one[one.index.isin(ours.index)]
@@ -437,8 +451,9 @@ def agreement(runs: Sequence[tuple[str, pd.DataFrame]], published: pd.DataFrame)
                     there = values[a]["mean"] - values[b]["mean"]
                     apart = abs(there) > values[a]["std"] + values[b]["std"]
                     sign = int(np.sign(here) * np.sign(there))
-                    seeds = (table[a] - table[b]).dropna().to_dict()
-                    pairs.append((recipe, paper, setting, a, b, here, there, apart, sign, seeds))
+                    margins = zip(seeds, (by_loss[a] - by_loss[b]).tolist(), strict=True)
+                    by_seed = {seed: margin for seed, margin in margins if not math.isnan(margin)}
+                    pairs.append((recipe, paper, setting, a, b, here, there, apart, sign, by_seed))
     frame = pd.DataFrame(pairs, columns=_PAIR)
     frame["apart"] = frame["apart"].astype(bool)
     return Agreement(frame, pd.DataFrame(settings, columns=_SETTING))
@@ -457,9 +472,9 @@ def between_papers(published: pd.DataFrame) -> list[tuple[str, str, int, float]]
     for (one, ours), (other, theirs) in itertools.combinations(by_paper.items(), 2):
         both = pd.concat([ours, theirs], axis=1, join="inner", keys=["ours", "theirs"])
         signs = [
-            int(np.sign((a - b).to_numpy()).prod())
+            int(np.sign(a - b).prod())
             for _, at in both.groupby(level=keys[:-1])
-            for (_, a), (_, b) in itertools.combinations(at.iterrows(), 2)
+            for a, b in itertools.combinations(at.to_numpy(), 2)
         ]
         if signs:
             found.append((one, other, len(signs), float(np.mean(signs))))

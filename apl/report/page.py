@@ -610,9 +610,10 @@ def _agreement(dataset: str, found_recipes: Recipes) -> tuple[list[Block], str]:
     if published.empty:
         line = f"no row known here is of {dataset} under the protocol of Ma et al. 2020"
         return [Block(text=[f"N{line[1:]}."])], line
+    every = agreement(found_recipes, published)
     by_paper = {
-        str(paper): agreement(found_recipes, rows)
-        for paper, rows in published.groupby("paper", sort=False)
+        str(paper): every.within(paper=[paper])
+        for paper, _ in published.groupby("paper", sort=False)
     }
     text = [
         "Every two losses that the study and a paper both ran in the same setting make a pair; it "
@@ -623,12 +624,13 @@ def _agreement(dataset: str, found_recipes: Recipes) -> tuple[list[Block], str]:
     ]
     overall = dict(by_paper)
     if len(by_paper) > 1:
-        overall["All papers, each within itself"] = agreement(found_recipes, published)
+        overall["All papers, each within itself"] = every
         for where in (CLEAN, SYM, ASYM):
-            of_kind = [(name, _within(runs, where)) for name, runs in found_recipes]
-            count, total = (sum(len(runs) for _, runs in of) for of in (of_kind, found_recipes))
-            if 0 < count < total:
-                overall[f"All papers, {where.name}"] = agreement(of_kind, published)
+            of_kind = [_within(runs, where) for _, runs in found_recipes]
+            total = sum(len(runs) for _, runs in found_recipes)
+            if 0 < sum(map(len, of_kind)) < total:
+                names = {name for runs in of_kind for name in runs["setting"]}
+                overall[f"All papers, {where.name}"] = every.within(setting=names)
     rows = []
     for paper, found in overall.items():
         values = (found.overall, len(found.pairs), found.overall_apart, found.pairs["apart"].sum())

@@ -122,7 +122,8 @@ def _accuracy_notes(study: Study) -> list[str]:
         f"Accuracy in % after the last epoch, on {study.labels}; {spread}"
         f"{' unless n says otherwise' if seeds > 1 else ''}. {what_is_bold(study)}."
     ]
-    for _, cell in runs.groupby(["rank", "method"]):
+    told = runs[["rank", "method", "setting", "collapsed", "reason"]]
+    for _, cell in told.groupby(["rank", "method"]):
         bad = cell[cell["collapsed"].astype(bool)]
         if not bad.empty:
             first = bad.iloc[0]
@@ -454,11 +455,14 @@ def beside_published(study: Study, published: pd.DataFrame) -> tuple[str, list[B
     for _, of_setting in runs.groupby("rank"):
         first = of_setting.iloc[0]
         there = published_at(rows, first["noise"], first["map"], first["x"])
-        for method in study.styles:
-            ours = of_setting[of_setting["method"] == method]
-            theirs = there[there["method"].isin(ours["loss"])]
-            places = zip(theirs.index, theirs.to_dict("records"), strict=True)
-            found += [(method, ours, place, row) for place, row in places]
+        places = list(zip(there.index, there.to_dict("records"), strict=True))
+        by_method = {str(method): runs for method, runs in of_setting.groupby("method")}
+        for method in filter(by_method.__contains__, study.styles):
+            ours = by_method[method]
+            losses = {*ours["loss"]}
+            found += [
+                (method, ours, place, row) for place, row in places if row["method"] in losses
+            ]
     parts: dict[tuple[bool, str], list[Any]] = {
         (rerun, epoch): [] for rerun in _METHODS for epoch in _EPOCHS
     }

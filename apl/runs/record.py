@@ -65,14 +65,11 @@ def read_record(study: Path) -> dict[str, Finished]:
 
 def _from_line(content: Mapping[str, Any], line: str) -> Finished:
     names = columns_of(content["history"])
-    columns = [content["history"][name] for name in names]
-    history = [
-        {
-            name: math.nan if value is None else float(value)
-            for name, value in zip(names, row, strict=True)
-        }
-        for row in zip(*columns, strict=True)
+    columns = [
+        [math.nan if value is None else float(value) for value in content["history"][name]]
+        for name in names
     ]
+    history = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     result = Result.read(content["result"])
     environment = dict(content["environment"])
     if not isinstance(content["run"], str):
@@ -149,9 +146,10 @@ def as_begun(study: Path, cells: Sequence[Config]) -> tuple[list[Config], list[s
                 text = moved_text(moved)
                 moved_cells[text] = moved_cells.get(text, 0) + 1
         if run is not None:
+            then = run.settings
             for name, value in cell.settings.items():
                 for key in _keys(cell, name):
-                    moves.setdefault((*key, value), []).append(run.settings[name])
+                    moves.setdefault((*key, value), []).append(then[name])
         found.append(run or cell)
     if moved_cells:
         found = [c if c.name in begun else _beside(c, moves) for c in found]

@@ -20,7 +20,7 @@ from apl.losses.catalog import PARAMS
 from apl.report.results import results_table
 from apl.report.study import studies
 from apl.runs.record import as_begun, read_record, read_runs, write_study
-from apl.runs.run import RECORD, RUNS, Run
+from apl.runs.run import RECORD, RUNS, Finished, Run
 from apl.study.run import run_study
 from apl.training.listener import Listener
 from apl.training.machine import Machine
@@ -72,9 +72,8 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Any:
     published.published_names.cache_clear()
 
 
-def told(study: Path) -> dict[str, Any]:
-    """All that is said of a study: names, variants, tables, legends."""
-    runs = read_runs(study)
+def told(runs: list[Finished]) -> dict[str, Any]:
+    """All that is said of the runs of a study: names, variants, tables, legends."""
     parts = studies(runs)
     return {
         "names": [(run.name, run.config.name, run.config.variant) for run in runs],
@@ -113,7 +112,8 @@ ELSEWHERE = ("banking77-tfidf",)  # of a file that is not here, so it can't be a
 def test_a_release_changes_nothing_of_a_committed_study(
     study: Path, later: Any, tmp_path: Path
 ) -> None:
-    before, every = told(study), [run.config for run in read_runs(study)]
+    runs = read_runs(study)
+    before, every = told(runs), [run.config for run in runs]
     configs = every[:: max(1, len(every) // ASKED)]
     with (study / "summary.csv").open(encoding="utf-8", newline="") as file:
         summary = [(row["run"], row["variant"]) for row in csv.DictReader(file)]
@@ -121,7 +121,7 @@ def test_a_release_changes_nothing_of_a_committed_study(
     can_ask = study.name not in ELSEWHERE
     assert not can_ask or [ask(config) for config in configs] == configs
     later()
-    assert told(study) == before
+    assert told(read_runs(study)) == before
     if not can_ask:
         return
     asked = [ask(config) for config in configs]
@@ -143,7 +143,7 @@ def test_the_record_of_an_old_format_stays_as_it_was_written(later: Any, tmp_pat
     assert run.config.overrides == {"weight_decay": 0.0, "l1": 5e-05}
     write_study(tmp_path)
     assert (tmp_path / RECORD).read_bytes() == (old / RECORD).read_bytes()
-    assert told(tmp_path) == told(old)
+    assert told(read_runs(tmp_path)) == told(read_runs(old))
 
 
 def interrupted(config: Config, folder: Path, epochs: int = 1) -> None:
