@@ -22,7 +22,7 @@ from apl.features.store import Store
 from apl.files import load_tensors, save_tensors
 
 NUMBERS = 256  # of a text, at most
-LEAST, TEXTS_EACH = 32, 4  # of fewer texts no more than one for so many texts, but for the least
+LEAST, TEXTS_EACH = 16, 8  # of fewer texts no more than one for so many texts, but for the least
 MOST = 60_000  # pieces of characters, and as many words, the most frequent ones
 BATCH = 1024
 KEPT = "fitted.safetensors"

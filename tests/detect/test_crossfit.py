@@ -103,7 +103,7 @@ USUAL = (
 
 @pytest.mark.slow
 def test_few_texts_in_two_scripts_are_no_noisier_than_they_are() -> None:
-    """By 256 numbers of each text the rate came out as .30, of .12."""
+    """By 256 numbers of each text the rate came out as .30, by 100 as .19, of .12."""
     rng = np.random.default_rng(0)
     true = rng.integers(0, 2, 400)
     texts = []
@@ -114,8 +114,8 @@ def test_few_texts_in_two_scripts_are_no_noisier_than_they_are() -> None:
     rows = torch.as_tensor(fit_counts(texts).rows(texts)).half()
     fit = cross_fit(rows, labels.given, 2, budget=Budget(rounds=1))
     assert fit.rate.low <= labels.wrong.mean() <= fit.rate.high
-    assert fit.rate.estimate < labels.wrong.mean() + 0.1
-    assert average_precision_score(labels.wrong, fit.wrong) > 0.6
+    assert fit.rate.estimate < labels.wrong.mean() + 0.05
+    assert average_precision_score(labels.wrong, fit.wrong) > 0.9
 
 
 @pytest.mark.slow

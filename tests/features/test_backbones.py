@@ -238,10 +238,10 @@ def test_few_texts_get_few_numbers() -> None:
     """Of 256 numbers in 400 texts most are chance, and a head takes all for equally important."""
     texts = [f"{a}x {b}y {a}z" for a in range(12) for b in range(14)]
     few, fewest = make_backbone("tfidf", texts=texts), make_backbone("tfidf", texts=texts[:40])
-    assert few.of(texts[:2]).shape == (2, 168 // 4)
-    assert fewest.of(texts[:2]).shape[1] <= 32
-    assert few.decided_by["components"] == 42  # what lies in a cache from before is not taken
-    assert "components" not in make_backbone("tfidf", texts=texts * 7).decided_by
+    assert few.of(texts[:2]).shape == (2, 168 // 8)
+    assert fewest.of(texts[:2]).shape[1] <= 16
+    assert few.decided_by["components"] == 21  # what lies in a cache from before is not taken
+    assert "components" not in make_backbone("tfidf", texts=texts * 13).decided_by
 
 
 @pytest.mark.slow
