@@ -40,6 +40,14 @@ from torch import nn
 class Plain(nn.Sequential):
     def __init__(self, num_classes):
         super().__init__(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, num_classes))
+
+class Spare(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.plain, self.spare = Plain(num_classes), nn.Linear(64, num_classes)
+
+    def forward(self, images):
+        return self.plain(images)
 """
 # ELR remembers what it saw of each sample; of 1,347 images in batches of 21 the last has 3, too few
 # to be shared.
@@ -128,11 +136,11 @@ class Two:
     """The two processes of a run as torchrun starts and ends them, forked: its own interpreter and
     what each of theirs loads take longer than the training."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, arguments: tuple[str, ...] = ARGUMENTS) -> None:
         (folder / "nets.py").write_text(NETWORK)
         with socket.create_server(("127.0.0.1", 0)) as free:
             meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        self._both = [Begun(ARGUMENTS, folder, as_rank(rank) | meeting) for rank in range(2)]
+        self._both = [Begun(arguments, folder, as_rank(rank) | meeting) for rank in range(2)]
 
     def kill_one(self) -> None:
         """As by the system when memory is short; torchrun then ends the other."""
@@ -184,6 +192,15 @@ def test_what_the_first_process_can_not_do_is_told_once(undisturbed: tuple[Path,
     assert codes == [2, 2], errors
     assert errors.count("apl: another process is training in") == 1, errors
     assert "terminate called" not in errors
+
+
+@pytest.mark.slow
+def test_a_part_that_nothing_reaches_is_told_of_as_in_one_process(tmp_path: Path) -> None:
+    little = "train --network nets:Spare --loss ce --noise none --epochs 1 --threads 1".split()
+    codes, errors = Two(tmp_path, tuple(little)).end()
+    assert codes == [1, 1]
+    assert "Traceback" not in errors
+    assert Run(run_in(tmp_path)).result.reason == "no-gradient"
 
 
 # ---------------------------------------------------------------------------- in one process
