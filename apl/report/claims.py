@@ -218,11 +218,11 @@ def judge(runs: pd.DataFrame, claims: Sequence[Claim]) -> list[Finding]:
 def find(runs: pd.DataFrame, claim: Claim) -> Finding:
     """The margins of a claim in runs of one recipe, as `recipes` has them."""
     there = [claim.where.covers(*key) for key in zip(runs["noise"], runs["x"] / 100, strict=True)]
+    if not any(there):
+        return Finding(claim, pd.DataFrame(), (claim.where.name,))
     keys = ["rank", "setting", "seed", "loss"]
     chosen = runs[[*keys, claim.score]][there]
     table = chosen.set_index(keys)[claim.score].unstack("loss")
-    if table.empty:
-        return Finding(claim, pd.DataFrame(), (claim.where.name,))
     worse = list(claim.worse or sorted(set(table.columns) - set(claim.better)))
     lacking = [loss for loss in (*claim.better, *worse) if loss not in table.columns]
     missing = [*map(loss_label, lacking), *(["any other loss"] if not worse else [])]
