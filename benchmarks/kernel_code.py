@@ -306,11 +306,12 @@ def _compile_only(arch: int) -> Iterator[None]:
 _SAMPLES = 1 << 20  # so many that they fill every card; tensors of the meta device take no memory
 
 
-def _compile(spec: Specialisation, arch: int) -> tuple[triton_loss.Launch, Any]:
+def plan(spec: Specialisation, arch: int) -> triton_loss.Launch:
+    """What would be launched on the card of an architecture."""
     logits = torch.empty(_SAMPLES, spec.num_classes, spec.inner, dtype=spec.dtype, device="meta")
     targets = torch.empty(_SAMPLES, spec.inner, dtype=torch.int64, device="meta")
     losses, denominator = targets.float(), torch.empty((), device="meta")
-    launch = triton_loss.plan(
+    return triton_loss.plan(
         logits,
         torch.empty_like(logits) if spec.targets == "dense" else targets,
         spec.terms,
@@ -320,6 +321,10 @@ def _compile(spec: Specialisation, arch: int) -> tuple[triton_loss.Launch, Any]:
         torch.empty_like(logits),
         chip=triton_loss.Chip(CARDS[arch].processors, CARDS[arch].l2),
     )
+
+
+def _compile(spec: Specialisation, arch: int) -> tuple[triton_loss.Launch, Any]:
+    launch = plan(spec, arch)
     return launch, launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)
 
 
