@@ -6,8 +6,8 @@ made when triton is imported, and `test_kernels_static.py` needs the compiler);
 """
 
 import functools
+import gc
 import inspect
-import itertools
 import re
 import types
 import warnings
@@ -38,6 +38,8 @@ if dispatch.interpreted():
     quick = types.SimpleNamespace(**vars(inspect))
     quick.getmembers = lambda of: [(name, getattr(of, name)) for name in _replaced(of)]
     interpreter.inspect = quick
+    gc.freeze()  # nor does it find in each of its many objects what there is to be freed
+    gc.set_threshold(100_000)
 
 
 def term(base, weight=1.0, form="at"):
@@ -81,7 +83,7 @@ SHORT_AND_LONG = [
         pytest.param(terms, 10, id=f"{name}-10")
         for terms, name in zip(EVERY, EVERY_NAME, strict=True)
     ),
-    *(pytest.param(terms, LONG, id=f"{name}-long") for name, terms in JOINED.items()),
+    *(pytest.param(JOINED[name], LONG, id=f"{name}-long") for name in ("everything", "jal_fl")),
 ]
 SOME_AND_LONG = [
     *(
@@ -138,11 +140,11 @@ def test_affine_form_is_phi(base):
     )
 
 
-# What a size decides is how a row is laid out and joined, for every base alike: the sums of all of
-# them go through all sizes, each alone through few classes.
-@pytest.mark.parametrize("k", [2, 3, 10, 100, 1000, 1024, 1025, 5000])
+# What a size decides is how a row is laid out and joined, for every base alike: a sum that has
+# every way to join goes through all sizes (10 is in the next test), the others through two.
+@pytest.mark.parametrize("k", [2, 3, 100, 1000, 1024, 1025, 5000])
 def test_losses_of_any_number_of_classes(k):
-    for terms in (*JOINED.values(), OF_LATER):
+    for terms in (EVERYTHING, *((*JOINED.values(), OF_LATER) if k in (3, 1000) else ())):
         check(*random_case(7 if k <= 100 else 2, k), terms)
 
 
@@ -205,12 +207,12 @@ def test_rows_longer_than_a_block(terms):
 
 @pytest.mark.parametrize("k", [100, 3 * LONGEST_ROW])
 def test_a_common_offset_changes_nothing(k):
-    logits, targets = random_case(3, k, scale=2.0)
+    logits, targets = random_case(2, k, scale=2.0)
     logits = (logits * 1024).round() / 1024 + 8192.0  # exact in float32
     check(logits, targets, EVERYTHING)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     st.integers(1, 12),
     st.integers(2, 70),
@@ -251,7 +253,7 @@ def test_parameters_are_run_time_values(reduction):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("k", [10, 1000])
 def test_half_types(dtype, k):
-    logits, targets = random_case(33, k, dtype=dtype)
+    logits, targets = random_case(33 if k == 10 else 3, k, dtype=dtype)
     value, grad, expected, expected_grad = both(logits, targets, NCE_RCE, reduction="sum")
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(value, expected, rtol=eps, atol=eps)
@@ -294,7 +296,7 @@ def test_dimensions_behind_the_classes(inner, reduction, channels_last):
 
 
 def test_long_rows_by_strides():
-    logits, targets = random_case(2, LONGEST_ROW + 5, inner=(3,))
+    logits, targets = random_case(2, LONGEST_ROW + 5, inner=(2,))
     check(logits, targets, EVERYTHING)
 
 
@@ -333,15 +335,21 @@ def test_extreme_and_masked_logits_and_a_row_without_any_class(terms, k):
     logits[4:8, 5] = -torch.inf
     logits[8:12, 5] = torch.finfo(torch.float32).min
     logits[12] = -torch.inf
+    if k == LONG:  # two seconds a row: of those with a mask one each, as the last one is
+        few = [0, 1, 2, 3, 4, 8, 12]
+        logits, targets = logits[few], targets[few]
+    last = len(logits) - 1
     value, grad, expected, expected_grad = both(logits, targets, terms, reduction="none")
-    assert value.isnan().tolist() == expected.isnan().tolist() == [*[False] * 12, True]
-    assert grad[12].isnan().any()
+    assert value.isnan().tolist() == expected.isnan().tolist() == [*[False] * last, True]
+    assert grad[last].isnan().any()
     assert value[:4].isfinite().all()  # a sum over the classes asks for the masked ones
-    assert expected_grad[:12].isfinite().all()
-    assert not grad[4:8, 5][expected_grad[4:8, 5] == 0].any()  # nothing, and not little, at a mask
-    torch.testing.assert_close(value[:12], expected[:12], rtol=1e-4, atol=1e-5)
+    assert expected_grad[:last].isfinite().all()
+    gone = logits[:last, 5].isneginf()
+    nothing = expected_grad[:last, 5] == 0
+    assert not grad[:last, 5][gone & nothing].any()  # nothing, and not little, at a mask
+    torch.testing.assert_close(value[:last], expected[:last], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
-        grad[:12], expected_grad[:12], rtol=1e-4, atol=1e-6 * len(terms) ** 2
+        grad[:last], expected_grad[:last], rtol=1e-4, atol=1e-6 * len(terms) ** 2
     )
 
 
@@ -367,11 +375,11 @@ def test_targets_of_every_integer_type(name, reduction):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_loss_scale_rescues_small_gradients_of_float16(reduction):
-    logits, targets = random_case(24, 1000, dtype=torch.float16, scale=8.0)
+    logits, targets = random_case(8, 1000, dtype=torch.float16, scale=8.0)
     scale = torch.tensor(32768.0, device=ON)
     _, grad, _, expected = both(logits, targets, NCE_RCE, reduction=reduction, upstream=scale)
     large = expected.abs() > 1e-6  # of what float16 can say, but not before it is scaled
-    assert large.sum() > 3_000
+    assert large.sum() > 1_000
     assert not (grad[large] == 0).any()
     torch.testing.assert_close(grad, expected, rtol=2e-3, atol=1e-7)
 
@@ -381,7 +389,6 @@ def test_a_loss_scale_rescues_small_gradients_of_float16(reduction):
     [
         *((10, (), dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)),
         (300, (5,), torch.bfloat16),
-        (LONG, (), torch.float32),
         (LONG, (), torch.float16),
     ],
 )
@@ -389,7 +396,8 @@ def test_the_bits_do_not_depend_on_the_scale_that_was_expected(k, inner, dtype):
     # Whatever arrived before: 1 the first time, then the last one.  The losses by row have no
     # expectation, their gradient is computed when the scale is there.
     logits, targets = random_case(5 if k == 10 else 2, k, inner=inner, dtype=dtype)
-    for scale in (3.7, 3.7, 1.0, 0.0, 1024.0, 1024.0) if k == 10 else (3.7, 3.7, 1.0):
+    few = dtype == torch.bfloat16 or k > 10
+    for scale in (3.7, 3.7, 1.0) if few else (3.7, 3.7, 1.0, 0.0, 1024.0, 1024.0):
         grads = []
         for reduction in ("sum", "none"):
             leaf = logits.clone().requires_grad_()
@@ -502,7 +510,7 @@ def test_a_bad_argument_is_an_error_and_switches_nothing_off():
 STRIDES = {"as they are": lambda z: z, **LAYOUTS}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     st.sampled_from(sorted(STRIDES)),
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
@@ -545,10 +553,11 @@ def soft_case(n, k, *, inner=(), dtype=torch.float32, seed=0):
 @pytest.mark.parametrize(("terms", "k"), SOME_AND_LONG)
 def test_soft_targets(terms, k):
     """Smoothed here, and not in `test_soft_targets_beside_masked_logits`."""
-    logits, targets = random_case(3, k, ignored=True)
+    n = 2 if k == LONG else 3
+    logits, targets = random_case(n, k, ignored=True)
     weight = torch.rand(k, device=ON) + 0.1
     options = {"label_smoothing": 0.1, "weight": weight, "tolerance": 5e-5}
-    check(logits, soft_case(3, k), terms, **options)
+    check(logits, soft_case(n, k), terms, **options)
     check(logits, targets, terms, **options)
 
 
@@ -560,7 +569,8 @@ def test_soft_targets_with_weights_and_no_smoothing():
 
 @pytest.mark.parametrize(("terms", "k"), SOME_AND_LONG)
 def test_soft_targets_beside_masked_logits(terms, k):
-    logits, q = random_case(4, k)[0], soft_case(4, k)
+    n = 2 if k == LONG else 4
+    logits, q = random_case(n, k)[0], soft_case(n, k)
     logits[:, 5], q[:, 5] = -torch.inf, 0.0
     value, grad, expected, expected_grad = both(logits, q, terms, reduction="none")
     assert expected_grad.isfinite().all()
@@ -570,7 +580,7 @@ def test_soft_targets_beside_masked_logits(terms, k):
     torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-5 * size)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(
     st.sampled_from(sorted(STRIDES)),
     st.sampled_from([(), (2,), (1, 2)]),
@@ -587,10 +597,11 @@ def test_any_soft_targets(
     layout, inner, dtype, soft_dtype, smoothing, reduction, scale, weighted, terms, seed
 ):
     """Strides and types of the targets, not those of the logits; smoothing, weights and scales."""
-    logits, _ = random_case(6, 12, inner=inner, dtype=dtype, seed=seed)
-    q = soft_case(6, 12, inner=inner, dtype=soft_dtype, seed=seed)
+    n = 2 if inner else 6  # a sample is then a program of its own
+    logits, _ = random_case(n, 12, inner=inner, dtype=dtype, seed=seed)
+    q = soft_case(n, 12, inner=inner, dtype=soft_dtype, seed=seed)
     q = STRIDES[layout](q)
-    upstream = torch.full((6, *inner) if reduction == "none" else (), scale, device=ON)
+    upstream = torch.full((n, *inner) if reduction == "none" else (), scale, device=ON)
     value, grad, expected, expected_grad = both(
         logits,
         q,
@@ -748,7 +759,7 @@ def test_autocast_gives_float32():
 
 
 def test_benchmark_runs():
-    for shape, dtype in itertools.product(((8, 10), (4, 33)), (torch.bfloat16, torch.float32)):
+    for shape, dtype in (((8, 10), torch.bfloat16), ((4, 33), torch.float32)):
         rows = compare(LOSSES, Case(shape, dtype), ON, seconds=0.0)
         assert {row["path"] for row in rows} >= {"triton", "reference", "F.cross_entropy"}
         assert all(row["ms"] > 0 and row["GB/s"] > 0 for row in rows)
