@@ -1,5 +1,5 @@
 """Classes that a logit of -inf masks out: a normalised loss is the one over the classes that are
-left, on every backend.
+left, on every backend; on the compiled one as on the reference, in `test_kernels.py`.
 
 `pytest` runs this file beside triton's compiler; `test_kernels.py` runs it once more where the
 Triton kernels are interpreted.
@@ -103,23 +103,6 @@ def test_every_base_normalised(classes: int, backend: Backend) -> None:
         terms = (term(base, "norm"), term("ce", "at", 0.1))
         found = value_and_gradient(logits, targets, terms, backend)
         close(found, over_the_others(logits, targets, masked, terms))
-
-
-@pytest.mark.slow
-def test_compiled() -> None:
-    if INTERPRETED:
-        return
-    logits, targets, masked = some(6, 9)
-    terms = loss_terms("3*nfl + nce_rce", 9)
-    close(
-        value_and_gradient(logits, targets, terms, "compiled"),
-        over_the_others(logits, targets, masked, terms),
-    )
-    impossible = masked.int().argmax(1)[1:]
-    close(
-        value_and_gradient(logits[1:], impossible, terms, "compiled"),
-        value_and_gradient(logits[1:].double(), impossible, terms, "reference"),
-    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
