@@ -41,7 +41,8 @@ def test_the_script_needs_torch_and_triton_only() -> None:
         f"import sys; sys.modules.update(dict.fromkeys({NOT_NEEDED!r}.split()))\n"
         "sys.path.insert(0, 'benchmarks')\n"
         "import kernel_times\n"
-        "kernel_times.main(['--device', 'cpu', '--minutes', '0.5', '--loss', 'nfl+mae'])",
+        "asked = '--device cpu --minutes 5 --seconds 0 --loss nfl+mae'\n"
+        "kernel_times.main(asked.split())",
     )
     assert "Error" not in out
     assert "left out" not in out
@@ -52,10 +53,13 @@ def test_the_script_needs_torch_and_triton_only() -> None:
     assert sum("nfl+mae      triton" in line for line in lines) == 7
 
 
-@pytest.mark.slow
-def test_it_ends_in_time() -> None:
-    asked = ("--device", "cpu", "--minutes", "0", "--parts", "table")
-    out = python("benchmarks/kernel_times.py", *asked)
+def test_it_ends_in_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("triton")  # before the script asks for the interpreter, which others do not
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    kernel_times.main(["--device", "cpu", "--minutes", "0", "--parts", "table"])
+    out = capsys.readouterr().out
     assert out.count("left out, the time is over: Case(shape=(2, 5)") == 2
 
 
@@ -100,14 +104,14 @@ def test_a_path_that_cannot_run_says_so_and_the_others_go_on() -> None:
 @pytest.mark.slow
 def test_every_rival_in_compiled_code_is_compiled() -> None:
     """However many there are: torch.compile would leave those above a limit as they are."""
-    bases = ("ce", "fl", "mae", "rce", "gce")
+    bases = ("ce", "mae", "rce", "gce")
     names = [*bases, *(f"norm({base})" for base in bases)]
     losses = {name: functools.partial(loss_terms, name) for name in names}
     case = kernel_times.Case((3, 4), torch.float32, inside=True)
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         rows = kernel_times.compare(losses, case, "cpu", 0.0)
     rivals = [row for row in rows if row["path"] in ("F.cross_entropy", "reference")]
-    assert len(rivals) == 11
+    assert len(rivals) == 9 > 8  # the limit
     for row in rivals:
         assert isinstance(row["ms"], float), row
 
