@@ -24,7 +24,8 @@ Formula = Callable[[Row], mpmath.mpf]  # of logits, the label known
 
 def softmax(z: Row) -> Row:
     exps = [mpmath.exp(v) for v in z]
-    return [e / mpmath.fsum(exps) for e in exps]
+    total = mpmath.fsum(exps)
+    return [e / total for e in exps]
 
 
 def ce(z: Row, y: int) -> mpmath.mpf:

@@ -8,6 +8,7 @@ writes apl/losses/sums.json anew; `test_formulas.py` (slow) finds whether it wou
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,22 +19,26 @@ GOLDEN = Path(__file__).parents[2] / "apl" / "losses" / "sums.json"
 
 mpmath.mp.dps = 50
 
-LOG_ZERO = mpmath.log(mpmath.mpf("1e-4"))
+# Of few numbers, and of each of them for many losses, labels and classes with equal logits.
+log, sqrt = functools.cache(mpmath.log), functools.cache(mpmath.sqrt)
+
+LOG_ZERO = log(mpmath.mpf("1e-4"))
 Row = list[mpmath.mpf]
 Formula = Callable[[Row, int], mpmath.mpf]
 
 
 def softmax(logits: list[float]) -> Row:
     exps = [mpmath.exp(mpmath.mpf(z)) for z in logits]
-    return [e / mpmath.fsum(exps) for e in exps]
+    total = mpmath.fsum(exps)
+    return [e / total for e in exps]
 
 
 def ce(p: Row, y: int) -> mpmath.mpf:
-    return -mpmath.log(p[y])
+    return -log(p[y])
 
 
 def fl(p: Row, y: int) -> mpmath.mpf:
-    return -mpmath.sqrt(1 - p[y]) * mpmath.log(p[y])
+    return -sqrt(1 - p[y]) * log(p[y])
 
 
 def mae(p: Row, y: int) -> mpmath.mpf:
@@ -68,8 +73,8 @@ def tce(p: Row, y: int, t: int = 6) -> mpmath.mpf:
 
 def phuber_ce(p: Row, y: int, tau: float = 2) -> mpmath.mpf:
     if p[y] > 1 / mpmath.mpf(tau):
-        return -mpmath.log(p[y])
-    return -mpmath.mpf(tau) * p[y] + mpmath.log(tau) + 1
+        return -log(p[y])
+    return -mpmath.mpf(tau) * p[y] + log(tau) + 1
 
 
 def phuber_gce(p: Row, y: int, tau: float = 10, q: float = 0.7) -> mpmath.mpf:
@@ -86,10 +91,10 @@ def js(p: Row, y: int, pi: float = 0.7) -> mpmath.mpf:
     mean = [pi * one + (1 - pi) * other for one, other in zip(label, p, strict=True)]
 
     def divergence(of: Row) -> mpmath.mpf:
-        return mpmath.fsum(x * mpmath.log(x / m) for x, m in zip(of, mean, strict=True) if x)
+        return mpmath.fsum(x * log(x / m) for x, m in zip(of, mean, strict=True) if x)
 
     whole = pi * divergence(label) + (1 - pi) * divergence(p)
-    return whole / -((1 - pi) * mpmath.log(1 - pi))
+    return whole / -((1 - pi) * log(1 - pi))
 
 
 def negative(loss: Callable[[mpmath.mpf], mpmath.mpf], p_min: float = 1e-7) -> Formula:
@@ -102,8 +107,8 @@ def negative(loss: Callable[[mpmath.mpf], mpmath.mpf], p_min: float = 1e-7) -> F
     return lambda p, y: 1 - left(p, y) / mpmath.fsum(left(p, k) for k in range(len(p)))
 
 
-nnce = negative(lambda p: -mpmath.log(p))
-nnfl = negative(lambda p: -mpmath.sqrt(1 - p) * mpmath.log(p))
+nnce = negative(lambda p: -log(p))
+nnfl = negative(lambda p: -sqrt(1 - p) * log(p))
 
 
 def amse(p: Row, y: int, a: float = 30) -> mpmath.mpf:
@@ -111,7 +116,7 @@ def amse(p: Row, y: int, a: float = 30) -> mpmath.mpf:
 
 
 def with_target(p: Row, target: Row) -> mpmath.mpf:
-    return -mpmath.fsum(q * mpmath.log(u) for q, u in zip(target, p, strict=True))
+    return -mpmath.fsum(q * log(u) for q, u in zip(target, p, strict=True))
 
 
 def ls(p: Row, y: int, s: float = 0.1) -> mpmath.mpf:
