@@ -335,7 +335,7 @@ def _by_heads(
     training labels, in one set of folds."""
     import torch
 
-    from apl.detect.crossfit import findings_of
+    from apl.detect.crossfit import findings_of, with_few_told
     from apl.training.crossfit import cross_fit
 
     parts = (data.train, data.test) if both else (data.train,)
@@ -346,7 +346,7 @@ def _by_heads(
     given = np.concatenate([part.labels.given for part in parts])
     stop = listener.should_stop
     fit = cross_fit(rows, given, data.num_classes, seed=config.seed, should_stop=stop)
-    found = findings_of(fit, given, data.class_names)
+    found = with_few_told(findings_of(fit, given, data.class_names), fit)
     count = len(data.train)
     test = _part(found, slice(count, None)) if both else None
     curves: Halves = np.empty((count, 0), np.float16)

@@ -6,6 +6,7 @@ same features.
         [--cleanlab]        cleanlab too, after all others
         [--out FOLDER]      where the record and the table lie; what is in the record is not redone
         [--table]           the table alone, from the record
+        [--sizes 200,400,800,1600,3000]  how far the noise rate is off in parts of so many alone
 
 The cases are those of find.py on CIFAR-10, and clean labels; --banking takes Banking77's
 banking77_train.csv, with 20 % symmetric noise.  Pretrained on ImageNet, so beside no figure from
@@ -28,19 +29,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from find import CASES
 from sklearn.metrics import average_precision_score, f1_score
 
 from apl.config.config import make_config
+from apl.data.dataset import balanced_subset
 from apl.data.folders import cache_folder
 from apl.detect.crossfit import findings_of
 from apl.detect.evidence import find_issues
 from apl.features.make import make_backbone
+from apl.features.words import fit_counts
 from apl.noise.draw import corrupt
 from apl.noise.labels import Labels
 from apl.noise.matrices import symmetric
-from apl.training.crossfit import cross_fit, stratified
+from apl.training.crossfit import BUDGET, Budget, cross_fit, stratified
 from apl.training.machine import Machine
 from apl.training.prepare import data_of, prepare
 
@@ -51,10 +55,12 @@ FILTERS = ("prune_by_noise_rate", "prune_by_class", "both", "confident_learning"
            "predicted_neq_given")  # fmt: skip
 
 
-def judged(rows: torch.Tensor, labels: Labels, classes: int, seed: int) -> dict[str, Any]:
+def judged(
+    rows: torch.Tensor, labels: Labels, classes: int, seed: int, budget: Budget = BUDGET
+) -> dict[str, Any]:
     """How well cross-fitted heads find the wrong labels."""
     began = time.process_time()
-    fit = cross_fit(rows, labels.given, classes, seed=seed)
+    fit = cross_fit(rows, labels.given, classes, seed=seed, budget=budget)
     found = findings_of(fit, labels.given)
     wrong = labels.wrong
     differs = fit.clean.argmax(1) != labels.given
@@ -63,6 +69,7 @@ def judged(rows: torch.Tensor, labels: Labels, classes: int, seed: int) -> dict[
         "ap": average_precision_score(wrong, -found.label_score) if wrong.any() else 0.0,
         "f1": f1_score(wrong, found.is_label_issue) if wrong.any() else 0.0,
         "f1_differs": f1_score(wrong, differs) if wrong.any() else 0.0,
+        "agrees": 1 - differs.mean(),
         "rate": found.noise_rate.estimate,
         "low": found.noise_rate.low,
         "high": found.noise_rate.high,
@@ -127,9 +134,10 @@ def banking(file: Path, features: str, seed: int) -> tuple[torch.Tensor, Labels,
     return rows, corrupt(true, symmetric(classes, 0.2), "transition", seed), classes
 
 
+@functools.cache
 def cifar(case: str, features: str, seed: int) -> tuple[torch.Tensor, Labels, int]:
     """The training images of a case as features, with their labels."""
-    config = make_config("laptop", features=features, seed=seed, **ALL[case])
+    config = make_config("laptop", features=features, seed=seed, **{**ALL, **FEW}[case])
     whole = data_of(config, Machine())
     alone = dataclasses.replace(whole, test=whole.test.take(np.arange(1)))  # nothing is tested
     data = prepare(config, Machine(threads=1), alone)
@@ -227,6 +235,84 @@ def asked(given: argparse.Namespace) -> list[tuple[str, int, Parts]]:
     return found
 
 
+EACH = 40  # questions of a class
+FEW = {
+    "sym 0.2": {"noise": "sym", "rate": 0.2},
+    "asym 0.3": {"noise": "asym", "rate": 0.3},
+    "aggre": ALL["aggre"],
+}
+
+
+def few_images(case: str, features: str, size: int, seed: int) -> Parts:
+    """So many images of a case, each class as often, drawn by the seed."""
+
+    def parts() -> tuple[torch.Tensor, Labels, int]:
+        rows, labels, classes = cifar(case, features, 0)
+        chosen = balanced_subset(labels.true, size, seed)
+        few = Labels(labels.given[chosen], labels.true[chosen])
+        return rows[torch.from_numpy(chosen)], few, classes
+
+    return parts
+
+
+def few_texts(file: Path, size: int, seed: int) -> Parts:
+    """So many of Banking77's questions, EACH of a class, drawn by the seed, by their own tfidf,
+    with 20 % symmetric noise."""
+
+    def parts() -> tuple[torch.Tensor, Labels, int]:
+        whole, rng = pd.read_csv(file), np.random.default_rng(seed)
+        count = whole["category"].value_counts()
+        drawn = rng.permutation(sorted(count.index)).tolist()
+        names = [name for name in drawn if count[name] >= EACH][: size // EACH]
+        of = [whole[whole["category"] == name].sample(EACH, random_state=seed) for name in names]
+        texts = pd.concat(of)["text"].tolist()
+        rows = torch.as_tensor(fit_counts(texts).rows(texts)).half()
+        true = np.repeat(np.arange(len(names)), EACH)
+        labels = corrupt(true, symmetric(len(names), 0.2), "transition", seed)
+        return rows, labels, len(names)
+
+    return parts
+
+
+def few_table(lines: list[dict[str, Any]]) -> str:
+    """A Markdown table, a row a size: how far the noise rate was off, in points."""
+    made = pd.DataFrame(lines)
+    made["off"] = (made["rate"] - made["wrong"]) * 100
+    shown = [FEW_HEAD, "|" + " --- |" * FEW_HEAD.count(" |")]
+    for (kind, size), same in made.groupby(["kind", "size"]):
+        each, far = size / same["classes"].iloc[0], same["off"].abs()
+        shown.append(
+            f"| {kind} | {size:,} | {each:.0f} | {same['agrees'].mean():.2f} | "
+            f"{same['off'].mean():+.1f} | {far.mean():.1f} | {far.max():.1f} |"
+        )
+    return "\n".join(shown)
+
+
+FEW_HEAD = "| | samples | of a class | heads agree | rate off by, mean | without sign | at most |"
+FIRST_ALONE = Budget(rounds=0)  # which says the rate
+
+
+def look_at_few(given: argparse.Namespace, lines: list[dict[str, Any]], record: Path) -> None:
+    """Judge parts of the data, and print how far the noise rate is off by their size."""
+    done = {(line["case"], line["size"], line["seed"]) for line in lines}
+    for seed, size in itertools.product(
+        map(int, given.seeds.split(",")), map(int, given.sizes.split(","))
+    ):
+        asked = [("photos", case, few_images(case, given.features, size, seed)) for case in FEW]
+        if given.banking:
+            asked.append(("texts", "Banking77 sym 0.2", few_texts(given.banking, size, seed)))
+        for kind, case, parts in asked:
+            if (case, size, seed) not in done:
+                rows, labels, classes = parts()
+                found = judged(rows, labels, classes, seed, FIRST_ALONE)
+                found |= {"kind": kind, "case": case, "size": size, "seed": seed}
+                found["classes"] = classes
+                lines.append(json.loads(json.dumps(found, default=float)))
+                with record.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(lines[-1]) + "\n")
+    print(few_table(lines))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -238,14 +324,18 @@ def main() -> None:
     parser.add_argument("--texts", default="minilm,tfidf", help="features of Banking77")
     parser.add_argument("--cleanlab", action="store_true")
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--sizes", default="", help="parts of the data alone, of so many samples")
     parser.add_argument("--out", type=Path, default=cache_folder() / "find-features")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
-    record = given.out / "rows.jsonl"
+    record = given.out / ("few.jsonl" if given.sizes else "rows.jsonl")
     lines = (
         [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
     )
+    if given.sizes:
+        look_at_few(given, lines, record)
+        return
     kinds = {"heads": judged, **({"cleanlab": cleanlab} if given.cleanlab else {})}
     for by, judge in {} if given.table else kinds.items():
         done = {(line["case"], line["seed"]) for line in lines if line["by"] == by}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,23 @@ from conftest import Cli
 from sklearn.metrics import average_precision_score
 
 from apl.data.sources import load_data
-from apl.detect.crossfit import findings_of, flagged_by
+from apl.detect.crossfit import findings_of, flagged_by, with_few_told
 from apl.detect.evidence import INVISIBLE
 from apl.detect.search import find_mislabelled, judges_by_heads, search_config
 from apl.errors import Interrupted
 from apl.features.words import fit_counts
 from apl.noise.draw import corrupt
+from apl.noise.labels import Rate
 from apl.noise.matrices import symmetric
-from apl.training.crossfit import KEPT, Budget, _keep_names, cross_fit, explain, stratified
+from apl.training.crossfit import (
+    KEPT,
+    Budget,
+    CrossFit,
+    _keep_names,
+    cross_fit,
+    explain,
+    stratified,
+)
 from apl.training.listener import Listener, ignore
 from apl.training.machine import Machine
 
@@ -128,6 +138,32 @@ def test_few_samples_are_judged_with_a_doubt(count: int) -> None:
     assert np.isfinite(found.label_score).all()
     assert any(text.startswith("too few") for text in found.doubts)
     assert found.doubts[-1] == INVISIBLE
+
+
+@pytest.mark.parametrize(
+    ("each", "later", "said"),
+    [
+        (20, 0.15, "20 of a class; .* was said 11 points too high .* so 27% may be 16%"),
+        (48, 0.15, "48 of a class; .* was said 8 points too high .* so 27% may be 19%"),
+        (100, 0.15, "100 of a class; .* was said 5 points too high .* so 27% may be 22%"),
+        (48, 0.26, ""),  # the rounds agree: the heads see well
+        (300, 0.15, ""),
+    ],
+)
+def test_the_rate_of_few_samples_is_doubted_by_what_it_was_off(
+    each: int, later: float, said: str
+) -> None:
+    """480 photos: 27 % was said, of 17.4, without a doubt."""
+    given = np.repeat(np.arange(10), each)
+    posterior = np.full((len(given), 10), later / 9)
+    posterior[np.arange(len(given)), given] = 1 - later
+    wrong = np.full(len(given), 0.27)
+    fit = CrossFit(posterior, posterior, np.eye(10), wrong, Rate(0.27, 0.1, 0.3))
+    doubts = with_few_told(findings_of(fit, given), fit).doubts
+    assert doubts[-1] == INVISIBLE
+    told = [text for text in doubts if text.startswith("few samples: ")]
+    assert len(told) == (said != "")
+    assert all(re.search(said, text) for text in told)
 
 
 def test_no_class_takes_another_ones_name() -> None:
