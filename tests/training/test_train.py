@@ -252,6 +252,10 @@ def test_scores() -> None:
     assert Scores.of(np.array([[9, 0], [0, 0]])).never_predicted == []  # no sample has that label
     assert Scores.of(np.array([[1, 9], [0, 10]])).collapsed_into == 1
     assert Scores.of(np.array([[0, 0], [0, 10]])).collapsed_into is None  # only that class is there
+    assert not Scores.of(np.array([[4, 0], [0, 4]])).at_chance  # all of so few, which may be luck
+    assert Scores.of(np.array([[3, 1], [1, 3]])).at_chance
+    assert Scores.of(np.array([[300, 200], [255, 245]])).at_chance  # 3 standard errors: 547.4
+    assert not Scores.of(np.array([[300, 200], [252, 248]])).at_chance
     labels = Labels(given=np.array([1, 2, 2]), true=np.array([0, 1, 2]), transition=np.eye(3))
     assert memorised_and_recovered(np.array([1, 1, 0]), labels) == (0.5, 0.5)
 
