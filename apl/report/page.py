@@ -751,7 +751,7 @@ def _problems(study: Study, missing: Iterable[tuple[str, str, int]]) -> list[Blo
     if given_up.any():
         text = (
             "Runs that did not collapse, but predict some class for fewer than 2 in 100 of its "
-            "test images: as good as never."
+            "test samples: as good as never."
         )
         blocks.append(block("Classes never predicted", text, runs[given_up], {"Classes": classes}))
     holes = pd.DataFrame(sorted(missing), columns=["method", "setting", "seed"])

@@ -363,7 +363,7 @@ def chosen_table(study: Study) -> Table | None:
     head = ["Noise", "Chosen", "Held out (%)", "Test (%)", "Best in hindsight", "Test (%)"]
     note = (
         "Chosen: the highest accuracy on held-out training labels as given, after the last epoch, "
-        "mean over the seeds. Best in hindsight: the highest on the test images."
+        "mean over the seeds. Best in hindsight: the highest on the test samples."
     )
     return Table("The loss that held-out labels choose", head, rows, [note], words=True)
 
