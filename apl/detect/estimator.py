@@ -44,7 +44,9 @@ WIDE = 4096  # columns from which on rows are reduced before anything else,
 REDUCED = 512  # to so many numbers
 FARTHEST = 10.0  # standard deviations from the mean that a number may lie
 # Of judging: tables take a fraction of a second, 10,000 rows no longer than logistic regressions.
-BUDGET = Budget(rounds=1, epochs=7, batch=512, steps=150, hidden=128, narrow=True, quick=True)
+BUDGET = Budget(
+    rounds=1, epochs=7, batch=512, steps=150, hidden=128, narrow=True, quick=True, freer=False
+)
 FEW_NUMBERS = 1_000_000  # below which one thread is quickest
 BLOCK = 4096  # rows at a time where many are asked for
 

@@ -4,7 +4,9 @@ Five folds at a time, so that every sample is judged by a head that has not seen
 linear head and the noise matrix are learned together, by the likelihood of the given labels; from
 this round come the noise rate and its interval.  Further rounds learn from what the one before says
 of the true labels, softly, with a hidden layer: they rank better, and are too sure of themselves,
-so the rate of the first round decides how many are flagged.  docs/features.md has what it reaches.
+so the rate of the first round decides how many are flagged.  They also come to believe each other:
+so the order of the labels, and nothing else, hears heads too that learn from the first round alone
+and are held back less.  docs/features.md has what it reaches.
 """
 
 from __future__ import annotations
@@ -39,6 +41,9 @@ FEW_PRODUCTS = 100_000_000  # of numbers, in a step, below which one thread is e
 EACH = 15.0  # of one feature at most: a few that mean much must not make a step too long
 VARIANCE = 1280.0  # of all features together: so rates and decay mean the same for any number
 SMALLER = 85.0  # of all components together
+FREER, FREER_DECAY = 200.0, 1e-3  # the same of heads that are held back less
+UNSEEN_SAYS, SEEN_SAYS = 0.25, 0.5  # of these, of labels in their fold and in others, in the order
+FEWEST = 5000  # samples from which on they are asked: fewer are learned by heart
 TEMPERATURES = (0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5)
 TOWARDS = 1 / 3  # how far the rate goes from that of the heads' chances to that of tempered ones
 BELOW, ABOVE = 0.03, 0.03  # how far the rate may lie from the estimate: people err on hard samples
@@ -52,7 +57,8 @@ class Budget:
     rounds: after the first one; epochs and batch: of each round, where samples are many; steps: the
     fewest of a round, for which few samples have more epochs; hidden: units of each fold's head;
     narrow: whether the linear heads of the first round see principal components alone, too; quick:
-    whether dropout has masks of random bytes.
+    whether dropout has masks of random bytes; freer: whether, where there are further rounds, heads
+    that are held back less have a say in the order of the labels, FEWEST of them or more.
     """
 
     rounds: int = 2
@@ -62,6 +68,7 @@ class Budget:
     hidden: int = 256
     narrow: bool = False
     quick: bool = False
+    freer: bool = True
 
 
 BUDGET = Budget()
@@ -127,7 +134,10 @@ def cross_fit(  # what is judged, how, and two ways to follow it
     clean = training.first(torch.from_numpy(doubted), torch.from_numpy(sure), classes)
     posterior, transition = explain(clean, doubted, counts)
     first = 1 - _of_label(posterior[free], labels[free])
-    on_round(1, rounds + 1)
+    at_first = _with_decisions(posterior, sure)
+    freer = budget.freer and rounds > 0 and len(first) >= FEWEST
+    total = rounds + 1 + freer
+    on_round(1, total)
     plain = later = _mean(first, counts[free])
     tempered = plain
     if len(first):
@@ -138,22 +148,35 @@ def cross_fit(  # what is judged, how, and two ways to follow it
         training = _Training(few, folds, seen, seed, budget, should_stop)
     cleans: list[Matrix] = []
     for round in range(rounds):
-        targets = _with_decisions(posterior, sure)
-        clean = training.later(torch.from_numpy(targets).float(), round + 1)
+        targets = torch.from_numpy(_with_decisions(posterior, sure)).float()
+        clean, _ = training.later(targets, round + 1)
         posterior, transition = explain(clean, doubted, counts)
         cleans.append(clean)
         wrong = (1 - _of_label(posterior[free], labels[free])).clip(1e-9, 1 - 1e-9)
-        odds.append(np.log(wrong / (1 - wrong)))
+        odds.append(_log_odds(wrong))
         later = _mean(wrong, counts[free])
-        on_round(round + 2, rounds + 1)
+        on_round(round + 2, total)
     if rounds:  # what several rounds say together is steadier than the last one
         clean = np.mean(cleans, 0)
         posterior, transition = explain(clean, doubted, counts)
     else:
-        odds = [np.log(first.clip(1e-9, 1) / (1 - first).clip(1e-9))]
+        odds = [_log_odds(first)]
     wrong = (looked_at & (labels != UNKNOWN) & (labels != sure)).astype(np.float64)
     if len(first):
         wrong[free] = _with_mean(np.mean(odds, 0), estimate, counts[free])
+    if few is not None and freer:
+        wide = few * math.sqrt(FREER / SMALLER)
+        training = _Training(wide, folds, seen, seed, budget, should_stop)
+        targets = torch.from_numpy(at_first).float()
+        unseen, learned = training.later(targets, rounds + 1, FREER_DECAY)
+        by_unseen, flips = explain(unseen, doubted, counts)
+        by_learned = _posterior(learned, flips, doubted)
+        order = odds[-1]
+        for says, said in ((UNSEEN_SAYS, by_unseen), (SEEN_SAYS, by_learned)):
+            order = order + says * _log_odds(1 - _of_label(said[free], labels[free]))
+        ordered = _log_odds(in_order(wrong[free], order))
+        wrong[free] = _with_mean(ordered, estimate, counts[free])
+        on_round(total, total)
     differs = _mean((clean.argmax(1) != labels)[free].astype(np.float64), counts[free])
     rate = _rate(estimate, later, differs, max(1.0, float(stands[free].sum())))
     return CrossFit(clean, _with_decisions(posterior, sure), transition, wrong, rate)
@@ -171,7 +194,7 @@ def heads_on(
     once = np.ones(len(folds))
     seen = _by_fold(folds, once, once)
     training = _Training(features, folds, seen, seed, BUDGET, should_stop)
-    return lambda targets, number: training.later(torch.from_numpy(targets).float(), number)
+    return lambda targets, number: training.later(torch.from_numpy(targets).float(), number)[0]
 
 
 def explain(clean: Matrix, labels: IntArray, counts: Vector | None = None) -> tuple[Matrix, Matrix]:
@@ -252,6 +275,20 @@ def _with_decisions(posterior: Matrix, sure: IntArray) -> Matrix:
 def _of_label(values: Matrix, labels: IntArray) -> Vector:
     chosen: Vector = values[np.arange(len(labels)), labels]
     return chosen
+
+
+def _log_odds(chances: Vector) -> Vector:
+    sure: Vector = chances.clip(1e-9, 1 - 1e-9)
+    odds: Vector = np.log(sure / (1 - sure))
+    return odds
+
+
+def in_order(chances: Vector, order: Vector) -> Vector:
+    """The same chances [N], the largest for the sample whose `order` [N] is largest, and so on: as
+    many samples are flagged by them, and their mean stays."""
+    made = np.empty_like(chances)
+    made[np.argsort(order, kind="stable")] = np.sort(chances)
+    return made
 
 
 def _with_mean(odds: Vector, mean: float, counts: Vector) -> Vector:
@@ -369,9 +406,10 @@ class _Training:
         result: Matrix = own.double().numpy()
         return result
 
-    def later(self, targets: Tensor, round: int) -> Matrix:
+    def later(self, targets: Tensor, round: int, decay: float = DECAY) -> tuple[Matrix, Matrix]:
         """Heads with a hidden layer that learn soft targets [N, K]; what they say of samples that
-        they have not seen [N, K]."""
+        they have not seen [N, K], and in the mean of those that they have learned [N, K].  round: a
+        number that decides their weights."""
         width, classes = self.features.shape[1], targets.shape[1]
         dropout = INPUT_DROPOUT * min(1.0, width / COMPONENTS)
         generator = self._generator(round)
@@ -382,7 +420,7 @@ class _Training:
         bias = torch.zeros(count, 1, classes)
         parameters = [each.requires_grad_() for each in (into, out, hidden_bias, bias)]
         rate = LATER_LR * self.longer
-        optimiser = torch.optim.SGD(parameters, rate, MOMENTUM, weight_decay=DECAY)
+        optimiser = torch.optim.SGD(parameters, rate, MOMENTUM, weight_decay=decay)
 
         def answer(seen: Tensor, drop: float, generator: torch.Generator) -> Tensor:
             hidden = (seen @ into + hidden_bias).relu()
@@ -398,13 +436,14 @@ class _Training:
         everyone = torch.ones(len(targets), dtype=torch.bool)
         products = (width + classes) * count * units
         self._descend(optimiser, loss, round, everyone, products)
-        parts = []
+        unseen, learned = [], []
         with torch.no_grad():
             for chosen in torch.arange(len(self.features)).split(1024):
-                said = answer(self.features[chosen], 0.0, generator).softmax(2)
-                parts.append(said[torch.arange(len(said)), self.folds[chosen]])
-        result: Matrix = torch.cat(parts).double().numpy()
-        return result
+                said = answer(self.features[chosen], 0.0, generator).softmax(2).double()
+                own = said[torch.arange(len(said)), self.folds[chosen]]
+                unseen.append(own)
+                learned.append((said.sum(1) - own).clamp(min=0) / max(1, count - 1))
+        return torch.cat(unseen).numpy(), torch.cat(learned).numpy()
 
     def _generator(self, number: int) -> torch.Generator:
         return torch.Generator().manual_seed((self.seed * 1000 + number) % 2**63)

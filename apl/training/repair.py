@@ -4,6 +4,7 @@ reaches."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -132,7 +133,7 @@ def repaired_data(data: Dataset, seed: int, should_stop: Callable[[], bool]) -> 
         data.num_classes,
         decided={int(row): int(given[row]) for row in rows},
         seed=seed,
-        budget=BUDGET,
+        budget=dataclasses.replace(BUDGET, freer=False),  # which is the worst label does not matter
         should_stop=should_stop,
     )
 

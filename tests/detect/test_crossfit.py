@@ -19,7 +19,7 @@ from apl.detect.search import find_mislabelled, judges_by_heads, search_config
 from apl.errors import Interrupted
 from apl.features.words import fit_counts
 from apl.noise.draw import corrupt
-from apl.noise.labels import Rate
+from apl.noise.labels import UNKNOWN, Rate
 from apl.noise.matrices import symmetric
 from apl.training.crossfit import (
     KEPT,
@@ -28,6 +28,7 @@ from apl.training.crossfit import (
     _keep_names,
     cross_fit,
     explain,
+    in_order,
     stratified,
 )
 from apl.training.listener import Listener, ignore
@@ -97,6 +98,61 @@ def test_the_same_seed_says_the_same_and_a_stop_is_heard() -> None:
     assert not np.array_equal(one.wrong, cross_fit(rows, true, 3, seed=5, budget=first).wrong)
     with pytest.raises(Interrupted):
         cross_fit(rows, true, 3, should_stop=lambda: True)
+
+
+@pytest.mark.slow
+def test_freer_heads_change_the_order_of_the_labels_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Had they a say in the rate, the interval of clean labels would begin above 0."""
+    monkeypatch.setattr("apl.training.crossfit.FEWEST", 100)
+    rows, true = clouds(300, 4)
+    rounds: list[tuple[int, int]] = []
+    labels = corrupt(true, symmetric(4, 0.3), "transition", 1).given
+    labels[:3] = UNKNOWN
+    decided = np.where(np.arange(300) < 40, true, UNKNOWN)
+    weights = np.random.default_rng(0).uniform(0.5, 2, 300)
+    held, freer = (
+        cross_fit(
+            rows,
+            labels,
+            4,
+            decided=decided,
+            weights=weights,
+            budget=budget,
+            on_round=lambda *done: rounds.append(done),
+        )
+        for budget in (Budget(steps=60, freer=False), Budget(steps=60))
+    )
+    assert rounds == [*((i, 3) for i in (1, 2, 3)), *((i, 4) for i in (1, 2, 3, 4))]
+    assert freer.rate == held.rate
+    for name in ("clean", "posterior", "transition"):
+        assert np.array_equal(getattr(freer, name), getattr(held, name))
+    assert not np.array_equal(freer.wrong.argsort(), held.wrong.argsort())
+    assert np.array_equal(freer.wrong[decided != UNKNOWN], held.wrong[decided != UNKNOWN])
+    in_doubt = (decided == UNKNOWN) & (labels != UNKNOWN)
+    assert freer.wrong[in_doubt] @ weights[in_doubt] / weights[in_doubt].sum() == pytest.approx(
+        freer.rate.estimate
+    )
+
+
+@pytest.mark.slow
+def test_few_samples_are_put_in_order_without_freer_heads() -> None:
+    """Of 200 digits, 30 % of them called the next one, they took AP from .97 to .94."""
+    rows, true = clouds(100, 3)
+    labels = corrupt(true, symmetric(3, 0.3), "transition", 1).given
+    held, usual = (
+        cross_fit(rows, labels, 3, budget=budget).wrong
+        for budget in (Budget(steps=60, freer=False), Budget(steps=60))
+    )
+    assert np.array_equal(held, usual)
+
+
+def test_chances_are_given_out_in_another_order() -> None:
+    chances = np.array([0.9, 0.1, 0.5, 0.2])
+    made = in_order(chances, np.array([-3.0, 7.0, 0.0, 2.0]))
+    assert made.tolist() == [0.1, 0.9, 0.2, 0.5]
+    assert len(flagged_by(made)) == len(flagged_by(chances))
 
 
 KINDS = (  # words of two kinds of text, in two scripts
