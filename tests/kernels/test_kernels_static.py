@@ -34,7 +34,8 @@ def specialisations(arch):
     if arch == 90:
         parts = ("fl", "mae", "rce", "gce", "nce", "nfl", "ngce", "nce_mae", "nfl_mae", "ngce_rce")
         by_size = {
-            ("nce_rce", FP32): (10,),
+            ("nce_rce", FP32): (10, 1000),
+            ("nce_rce", BF16): (4096,),
             ("nfl_rce", FP32): (4096,),
             ("nfl_rce", BF16): (10, 100, 131072),
         }
@@ -173,6 +174,8 @@ def test_a_thread_takes_16_bytes_at_a_time_of_rows_that_begin_there(on_hopper):
     ("loss", "num_classes", "dtype", "most"),
     [
         ("nce_rce", 1000, BF16, 36),
+        ("nce_rce", 1000, FP32, 45),
+        ("nce_rce", 4096, BF16, 36),
         ("nfl_rce", 4096, FP32, 70),
         ("nfl_rce", 1000, BF16, 70),
         ("nce_rce", 10, FP32, 80),
