@@ -101,7 +101,7 @@ def _focal(log_p: Tensor, gamma: Number) -> Tensor:
 
 
 def _log(x: Number) -> Number:
-    return math.log(x) if isinstance(x, int | float) else x.log()
+    return math.log(x) if isinstance(x, (int, float)) else x.log()
 
 
 def _log_mean(log_p: Tensor, a: Number) -> Tensor:

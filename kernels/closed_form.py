@@ -257,7 +257,8 @@ def _constants(terms: tuple[Term, ...]) -> tuple[Structure, tuple[Tensor, ...]]:
         counted = BASES[term.base].counted
         weighted = term.weight != 1.0
         structure.append((term.base, term.form, weighted, term.params if counted else ()))
-        numbers += [term.weight] * weighted + [*term.params] * (not counted)
+        # Not multiplied by a bool: Dynamo of torch 2.8 takes a weight that varies for no number.
+        numbers += [*([term.weight] if weighted else ()), *(() if counted else term.params)]
     return tuple(structure), tuple(torch.tensor(n, dtype=torch.float64) for n in numbers)
 
 
