@@ -121,7 +121,7 @@ def test_the_tables_of_scale_follow_from_their_records(script: ModuleType) -> No
 
 TUNED = (
     *("cifar10-lite0-linear", "cifar10-lite0-mlp", "digits-tuned", "mnist-tuned"),
-    "banking77-tfidf",
+    *("cifar10-pixels-tuned", "banking77-tfidf"),
 )
 
 
