@@ -101,6 +101,7 @@ def _focal(log_p: Tensor, gamma: Number) -> Tensor:
 
 
 def _log(x: Number) -> Number:
+    # No int | float: Dynamo of torch 2.8 can't trace a union.
     return math.log(x) if isinstance(x, (int, float)) else x.log()
 
 

@@ -159,13 +159,13 @@ def judged(search: Search) -> list[str]:
     told = [f"judged: {count} {how}{f', {seen}' if seen else ''}"]
     if search.test is not None:
         wrong, rate = int(search.test.is_label_issue.sum()), search.test.noise_rate
-        share = "; noise rate unknown"
+        share = "unknown"
         if np.isfinite(rate.estimate):
-            share = f"; noise rate {rate.estimate:.1%} ({rate.low:.1%} to {rate.high:.1%})"
-        if rate == search.findings.noise_rate:  # of heads, which judge all labels as one
-            share = ""
+            share = f"{rate.estimate:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+        of_all = rate == search.findings.noise_rate  # of heads, which judge all labels as one
         told.append(
             f"judged: {len(search.data.test):,} test labels, which nothing was trained on, by the "
-            f"same network{'s' if folds else ''}: {wrong:,} look wrong{share}"
+            f"same network{'s' if folds else ''}: {wrong:,} look wrong"
+            f"{'' if of_all else f'; noise rate {share}'}"
         )
     return told + [f"not judged: {text}" for text in search.unjudged]

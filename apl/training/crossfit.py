@@ -134,7 +134,7 @@ def cross_fit(  # what is judged, how, and two ways to follow it
     clean = training.first(torch.from_numpy(doubted), torch.from_numpy(sure), classes)
     posterior, transition = explain(clean, doubted, counts)
     first = 1 - _of_label(posterior[free], labels[free])
-    at_first = _with_decisions(posterior, sure)
+    at_first = posterior
     freer = budget.freer and rounds > 0 and len(first) >= FEWEST
     total = rounds + 1 + freer
     on_round(1, total)
@@ -167,7 +167,7 @@ def cross_fit(  # what is judged, how, and two ways to follow it
     if few is not None and freer:
         wide = few * math.sqrt(FREER / SMALLER)
         training = _Training(wide, folds, seen, seed, budget, should_stop)
-        targets = torch.from_numpy(at_first).float()
+        targets = torch.from_numpy(_with_decisions(at_first, sure)).float()
         unseen, learned = training.later(targets, rounds + 1, FREER_DECAY)
         by_unseen, flips = explain(unseen, doubted, counts)
         by_learned = _posterior(learned, flips, doubted)
