@@ -99,6 +99,11 @@ def published_rows() -> pd.DataFrame:
     doubtful: why not to trust it, '' where there is no reason known.
     source: where it was read.
     """
+    return _published_rows().copy()
+
+
+@functools.cache
+def _published_rows() -> pd.DataFrame:
     import pandas as pd
 
     with resources.files("apl.config").joinpath("published.csv").open(encoding="utf-8") as file:

@@ -97,15 +97,14 @@ def _lines(frame: pd.DataFrame, x: str, score: str, places: Mapping[str, int]) -
     xs = sorted(known[x].unique())
     if x == "epoch" and len(xs) > MOST_EPOCHS:
         xs = [xs[at] for at in np.linspace(0, len(xs) - 1, MOST_EPOCHS).round().astype(int)]
-    lines: dict[int, Line] = {}
-    for method in groups.index.unique("method"):
-        of_method = groups.loc[method]
-        lines[places[method]] = [
-            [_number(of_method.at[at, name]) for name in ("mean", "std")]
-            if at in of_method.index
-            else None
+    found = dict(zip(groups.index, groups.to_numpy().tolist(), strict=True))
+    lines: dict[int, Line] = {
+        places[method]: [
+            [_number(value) for value in found[method, at]] if (method, at) in found else None
             for at in xs
         ]
+        for method in groups.index.unique("method")
+    }
     return {"x": [float(at) for at in xs], "lines": dict(sorted(lines.items()))}
 
 

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -179,12 +179,12 @@ class Finding:
     holds: float = math.nan
     fails: float = math.nan
 
-    @property
+    @functools.cached_property
     def by_seed(self) -> list[float]:
         """The margin of each seed, averaged over the settings."""
         return [float(margin) for margin in self.margins.mean()]
 
-    @property
+    @functools.cached_property
     def estimate(self) -> Estimate:
         """The margin over the seeds."""
         return estimate(self.by_seed)
@@ -206,7 +206,14 @@ class Finding:
 
 def judge(runs: pd.DataFrame, claims: Sequence[Claim]) -> list[Finding]:
     """What runs of one recipe say to claims, these being one family of tests."""
-    findings = [find(runs, claim) for claim in claims]
+    columns = (runs[name].tolist() for name in ("rank", "setting", "noise", "x", "seed", "loss"))
+    there = [_Run(*row) for row in zip(*columns, strict=True)]
+    frame = runs.set_index(["rank", "setting", "seed", "loss"])
+    scores = {
+        score: _Scores.of(frame[score].unstack("loss"))
+        for score in {claim.score for claim in claims}
+    }
+    findings = [find(there, scores[claim.score], claim) for claim in claims]
     tests = [lambda margins: (above(margins), below(margins))] * len(findings)
     ps = family([finding.by_seed for finding in findings], tests)
     return [
@@ -215,39 +222,88 @@ def judge(runs: pd.DataFrame, claims: Sequence[Claim]) -> list[Finding]:
     ]
 
 
-def find(runs: pd.DataFrame, claim: Claim) -> Finding:
-    """The margins of a claim in runs of one recipe, as `recipes` has them."""
-    there = [claim.where.covers(*key) for key in zip(runs["noise"], runs["x"] / 100, strict=True)]
-    if not any(there):
+class _Run(NamedTuple):
+    """What tells a run of a recipe from the others."""
+
+    rank: int
+    setting: str
+    noise: str
+    x: float
+    seed: int
+    loss: str
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """A score of runs as an array, settings by seeds by losses or methods, nan where there is none:
+    a frame for each margin would take longer than all else that a page is made of.
+
+    settings: (rank, name) in the order of the ranks.
+    """
+
+    values: np.ndarray[Any, np.dtype[np.float64]]
+    settings: list[tuple[int, str]]
+    seeds: list[int]
+    names: list[str]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> _Scores:
+        """Those of a frame with a row a (rank, setting, seed), in this order, a column a name."""
+        keys = frame.index.to_list()
+        settings = list(dict.fromkeys((rank, setting) for rank, setting, _ in keys))
+        seeds = sorted({seed for *_, seed in keys})
+        at = {key: k for k, key in enumerate(settings)}, {seed: k for k, seed in enumerate(seeds)}
+        values = np.full((len(settings), len(seeds), frame.shape[1]), math.nan)
+        rows = [at[0][rank, setting] for rank, setting, _ in keys]
+        values[rows, [at[1][seed] for *_, seed in keys]] = frame.to_numpy(dtype=float)
+        return cls(values, settings, seeds, list(frame.columns))
+
+    def __getitem__(self, names: Sequence[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """The scores of some losses or methods."""
+        return self.values[..., [self.names.index(name) for name in names]]
+
+
+def find(runs: Sequence[_Run], scores: _Scores, claim: Claim) -> Finding:
+    """The margins of a claim in runs of one recipe, as `recipes` has them, with these scores."""
+    chosen = [run for run in runs if claim.where.covers(run.noise, run.x / 100)]
+    if not chosen:
         return Finding(claim, pd.DataFrame(), (claim.where.name,))
-    keys = ["rank", "setting", "seed", "loss"]
-    chosen = runs[[*keys, claim.score]][there]
-    table = chosen.set_index(keys)[claim.score].unstack("loss")
-    worse = list(claim.worse or sorted(set(table.columns) - set(claim.better)))
-    lacking = [loss for loss in (*claim.better, *worse) if loss not in table.columns]
+    losses = {run.loss for run in chosen}
+    worse = list(claim.worse or sorted(losses - set(claim.better)))
+    lacking = [loss for loss in (*claim.better, *worse) if loss not in losses]
     missing = [*map(loss_label, lacking), *(["any other loss"] if not worse else [])]
     if missing:
         return Finding(claim, pd.DataFrame(), tuple(missing))
-    if claim.score == "memorised":
-        table = -table
-    ours = table[list(claim.better)]
-    ahead = (ours.min if claim.every else ours.max)(axis=1, skipna=False)
-    margins = ahead - table[worse].max(axis=1, skipna=False) - claim.least
-    used = _complete(margins.unstack("seed").droplevel("rank"))
-    names = [*claim.where.standard, *chosen.sort_values("rank")["setting"]]
+    covered = sorted({(run.rank, run.setting) for run in chosen})
+    at = [scores.settings.index(key) for key in covered]
+    sign = -1 if claim.score == "memorised" else 1
+    ours, theirs = sign * scores[claim.better][at], sign * scores[worse][at]
+    ahead = ours.min(-1) if claim.every else ours.max(-1)
+    margins = ahead - theirs.max(-1) - claim.least
+    settings, seeds = _complete(margins)
+    used = pd.DataFrame(
+        margins[np.ix_(settings, seeds)],
+        pd.Index([name for (_, name), kept in zip(covered, settings, strict=True) if kept]),
+        [seed for seed, kept in zip(scores.seeds, seeds, strict=True) if kept],
+        copy=False,  # else seeds would be summed up in another order: other last digits
+    )
+    names = [*claim.where.standard, *(name for _, name in covered)]
     missing = [name for name in dict.fromkeys(names) if name not in used.index]
-    missing += [
-        f"a complete seed {seed}" for seed in sorted(set(chosen["seed"]) - set(used.columns))
-    ]
+    lacks = sorted({run.seed for run in chosen} - set(used.columns))
+    missing += [f"a complete seed {seed}" for seed in lacks]
     return Finding(claim, used, tuple(missing))
 
 
-def _complete(margins: pd.DataFrame) -> pd.DataFrame:
-    """The settings and seeds that have every margin: whole seeds, since these are what is counted;
-    where no seed is whole, whole settings."""
-    some = margins.dropna(how="all").dropna(axis=1, how="all")
-    seeds = some.dropna(axis=1)
-    return seeds if len(seeds.columns) else some.dropna()
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def _complete(margins: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[Flags, Flags]:
+    """The settings and seeds (rows and columns) that have every margin: whole seeds, since these
+    are what is counted; where no seed is whole, whole settings."""
+    there = ~np.isnan(margins)
+    settings, seeds = there.any(1), there.any(0)
+    whole = seeds & there[settings].all(0)
+    return (settings, whole) if whole.any() else (settings & there[:, seeds].all(1), seeds)
 
 
 def recipes(study: Study) -> list[tuple[str, pd.DataFrame]]:
@@ -322,15 +378,17 @@ def lead(runs: pd.DataFrame) -> Answer | None:
     means = by_setting.loc[:, by_setting.notna().sum() == by_setting.notna().sum().max()].mean()
     means = means.sort_values(ascending=False, kind="stable")
     best = str(means.index[0])
-    leads = {}
+    leads, every = {}, _Scores.of(scores)
     for method in means.index[1:]:
-        margins = _complete((scores[best] - scores[method]).unstack("seed"))
-        leads[str(method)] = estimate(margins.mean().tolist())
-    settings = tuple(scores.index.unique("setting"))
+        margins = np.subtract(*np.moveaxis(every[[best, method]], -1, 0))
+        settings, seeds = _complete(margins)
+        used = margins[np.ix_(settings, seeds)] if settings.any() else np.empty((1, 0))
+        leads[str(method)] = estimate(used.mean(0).tolist())
+    named = tuple(scores.index.unique("setting"))
     by_seed = scores[means.index].groupby(level="seed")
-    whole = by_seed.mean()[by_seed.count().eq(len(settings)).all(axis=1)]
+    whole = by_seed.mean()[by_seed.count().eq(len(named)).all(axis=1)]
     level = [method for method in may_be_best(whole) if method != best]
-    return Answer(settings, best, float(means.iloc[0]), leads, level, len(whole))
+    return Answer(named, best, float(means.iloc[0]), leads, level, len(whole))
 
 
 # ------------------------------------------------------------------------------------- agreement

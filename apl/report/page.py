@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import io
 import itertools
 import math
@@ -927,13 +928,18 @@ def make_comparison(
     return _report(title, [_beside(several), *told])
 
 
-def _report(name: str, told: Sequence[Part]) -> Report:
+@functools.cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     source = resources.files("apl.report").joinpath("page.jinja").read_text(encoding="utf-8")
-    html = environment.from_string(source).render(name=name, parts=told)
+    return environment.from_string(source)
+
+
+def _report(name: str, told: Sequence[Part]) -> Report:
+    html = _template().render(name=name, parts=told)
     latex = "\n".join(table.latex for part in told for table in part.tables)
     return Report(html, [part.agreement for part in told if part.agreement], latex)
 

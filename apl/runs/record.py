@@ -121,8 +121,11 @@ def read_unfinished(study: Path) -> list[Config]:
     return found
 
 
-def as_begun(study: Path, cells: Sequence[Config]) -> tuple[list[Config], list[str]]:
-    """The cells of a study as its runs were begun, and what to say of it.
+def as_begun(
+    study: Path, cells: Sequence[Config], record: Mapping[str, Finished] | None = None
+) -> tuple[list[Config], list[str]]:
+    """The cells of a study as its runs were begun, and what to say of it; its record, where it was
+    read already.
 
     A cell that is a run of the study, whatever that is called, is that run.  So is one that has the
     name of a run and differs only in settings that nobody typed, which a release has moved since;
@@ -130,7 +133,7 @@ def as_begun(study: Path, cells: Sequence[Config]) -> tuple[list[Config], list[s
     one table never compares two.  What was typed otherwise is left as it is asked for, for `train`
     to refuse.
     """
-    begun = begun_in(study)
+    begun = begun_in(study, record)
     if not begun:
         return list(cells), []
     by_content = {_content(config): config for config in begun.values()}
@@ -161,9 +164,11 @@ def as_begun(study: Path, cells: Sequence[Config]) -> tuple[list[Config], list[s
     return found, lines
 
 
-def begun_in(study: Path) -> dict[str, Config]:
-    """The configs of all runs of a study by name, finished or not, from folders and record."""
-    found = {name: run.config for name, run in read_record(study).items()}
+def begun_in(study: Path, record: Mapping[str, Finished] | None = None) -> dict[str, Config]:
+    """The configs of all runs of a study by name, finished or not, from folders and record (which
+    is read here where it was not yet)."""
+    finished = read_record(study) if record is None else record
+    found = {name: run.config for name, run in finished.items()}
     for file in study.glob(f"{RUNS}/*/{CONFIG}"):
         with contextlib.suppress(BadInput):  # a damaged one is told of by whoever trains it
             found[file.parent.name] = Run(file.parent).config

@@ -12,14 +12,14 @@ import shlex
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from apl.config.config import Config
 from apl.errors import BadInput
 from apl.runs.record import as_begun, read_record, write_study
-from apl.runs.run import LOG, RUNS, SUMMARY, Run
+from apl.runs.run import LOG, RUNS, SUMMARY, Finished, Run
 from apl.runs.scores import Result
 from apl.study.clock import Clock
 from apl.study.processes import Processes
@@ -94,10 +94,12 @@ def run_study(
     """
     machine = machine or Machine()
     machine = dataclasses.replace(machine, threads=machine.threads or 1)
-    cells, lines = as_begun(study, cells)
+    record = read_record(study)
+    cells, lines = as_begun(study, cells, record)
     progress = Progress(list(cells), messages=lines)
     folders = {cell.name: study / RUNS / cell.name for cell in cells}
-    waiting = list(_unfinished(progress, study, folders))
+    waiting = list(_unfinished(progress, record, folders))
+    del record  # histories, for which there is no more use
     observe(progress)
     if waiting:
         with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
@@ -223,9 +225,10 @@ def _complete(track: str, study: Path, progress: Progress) -> None:
             progress.messages.append(str(error))
 
 
-def _unfinished(progress: Progress, study: Path, folders: dict[str, Path]) -> Iterator[Config]:
+def _unfinished(
+    progress: Progress, record: Mapping[str, Finished], folders: dict[str, Path]
+) -> Iterator[Config]:
     """The cells that are to be trained; the others' results are entered."""
-    record = read_record(study)
     for cell in progress.cells:
         known = record.get(cell.name)
         if Run(folders[cell.name]).finished:

@@ -29,6 +29,7 @@ from apl.report.claims import (
     agreement,
     best_losses,
     estimate,
+    lead,
     recipes,
 )
 from apl.report.claims import judge as judge_together
@@ -207,6 +208,14 @@ def test_the_best_and_each_of_several() -> None:
     assert judge(accuracies, best).margins.to_numpy().tolist() == [[pytest.approx(10)] * 2]
     every = judge(accuracies, replace(best, every=True))
     assert every.margins.to_numpy().tolist() == [[pytest.approx(-5), pytest.approx(10)]]
+
+
+def test_where_no_setting_and_no_seed_is_whole_nobody_knows_by_how_much_one_leads() -> None:
+    accuracies: dict[Key, float] = {("nce", "sym", r, s): 70.0 for r in (0.2, 0.4) for s in (0, 1)}
+    accuracies |= {("ce", "sym", 0.2, 0): 50.0, ("ce", "sym", 0.4, 1): 40.0}
+    found = lead(study_of(runs_of(accuracies)).runs)
+    assert found is not None
+    assert (found.best, found.leads["CE"].count) == ("NCE", 0)
 
 
 def test_the_best_four_of_each_setting() -> None:
