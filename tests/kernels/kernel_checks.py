@@ -5,11 +5,7 @@ made when triton is imported, and `test_kernels_static.py` needs the compiler);
 `test_kernels_gpu.py` runs it on a GPU.  Everything is compared with the float64 reference.
 """
 
-import functools
-import gc
-import inspect
 import re
-import types
 import warnings
 
 import pytest
@@ -17,8 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kernel_times import LOSSES, Case, compare
-from triton.language import core
-from triton.runtime import interpreter
+from quick_interpreter import quicken
 
 from apl import linear_loss, make_loss
 from apl.kernels import dispatch
@@ -29,17 +24,7 @@ from apl.kernels.triton_loss import DEVICE, LONGEST_ROW, correct_, loss_and_grad
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
 if dispatch.interpreted():
-    # At each call of a function of a kernel the interpreter goes through all members of triton's
-    # modules for those that it replaces, a third of the time here: looked up once.
-    @functools.cache
-    def _replaced(of):
-        return [name for name, member in inspect.getmembers(of) if core.is_builtin(member)]
-
-    quick = types.SimpleNamespace(**vars(inspect))
-    quick.getmembers = lambda of: [(name, getattr(of, name)) for name in _replaced(of)]
-    interpreter.inspect = quick
-    gc.freeze()  # nor does it find in each of its many objects what there is to be freed
-    gc.set_threshold(100_000)
+    quicken()
 
 
 def term(base, weight=1.0, form="at"):

@@ -36,9 +36,10 @@ def run(*command, **environment):
 @pytest.mark.slow
 def test_kernels_under_the_interpreter():
     pytest.importorskip("triton")
+    files = ("kernel_checks", "fallback_checks", "test_masked")
     done = run(
         *("-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-W", "ignore"),
-        *("tests/kernels/kernel_checks.py", "tests/kernels/test_masked.py"),
+        *(f"tests/kernels/{name}.py" for name in files),
         TRITON_INTERPRET="1",
         OMP_NUM_THREADS="1",
     )
