@@ -81,18 +81,17 @@ def ldr_kl(z: Row, y: int) -> mpmath.mpf:
 
 
 def tempered(z: Sequence[float | mpmath.mpf], t: float | mpmath.mpf) -> Row:
-    """exp_t(z - nu), with nu by bisection."""
+    """exp_t(z - nu) for t > 1, with nu by Newton's method: from where the sum is above 1 it falls
+    ever less, so that no step goes too far."""
     z, t = [mpf(v) for v in z], mpf(t)
-
-    def at(nu: mpmath.mpf) -> Row:
-        return [(1 + (1 - t) * (v - nu)) ** (1 / (1 - t)) for v in z]
-
-    low = max(z)
-    high = low + (mpf(len(z)) ** (t - 1) - 1) / (t - 1)
-    for _ in range(170):
-        middle = (low + high) / 2
-        low, high = (middle, high) if mpmath.fsum(at(middle)) > 1 else (low, middle)
-    return at(low)
+    nu = max(z)
+    while True:
+        inside = [1 + (1 - t) * (v - nu) for v in z]
+        p = [u ** (1 / (1 - t)) for u in inside]
+        step = (mpmath.fsum(p) - 1) / mpmath.fsum(q / u for q, u in zip(p, inside, strict=True))
+        if step < mpf("1e-46"):
+            return p
+        nu += step
 
 
 def bi_tempered(z: Row, y: int) -> mpmath.mpf:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,7 +21,7 @@ GOLDEN = Path(__file__).parents[2] / "apl" / "losses" / "sums.json"
 mpmath.mp.dps = 50
 
 # Of few numbers, and of each of them for many losses, labels and classes with equal logits.
-log, sqrt = functools.cache(mpmath.log), functools.cache(mpmath.sqrt)
+exp, log, sqrt = (functools.cache(of) for of in (mpmath.exp, mpmath.log, mpmath.sqrt))
 
 LOG_ZERO = log(mpmath.mpf("1e-4"))
 Row = list[mpmath.mpf]
@@ -28,7 +29,7 @@ Formula = Callable[[Row, int], mpmath.mpf]
 
 
 def softmax(logits: list[float]) -> Row:
-    exps = [mpmath.exp(mpmath.mpf(z)) for z in logits]
+    exps = [exp(mpmath.mpf(z)) for z in logits]
     total = mpmath.fsum(exps)
     return [e / total for e in exps]
 
@@ -64,7 +65,7 @@ def aul(p: Row, y: int, a: float = 5.5, q: float = 3) -> mpmath.mpf:
 
 
 def ael(p: Row, y: int, a: float = 2.5) -> mpmath.mpf:
-    return mpmath.exp(-p[y] / mpmath.mpf(a))
+    return exp(-p[y] / mpmath.mpf(a))
 
 
 def tce(p: Row, y: int, t: int = 6) -> mpmath.mpf:
@@ -130,7 +131,10 @@ def boot_soft(p: Row, y: int, beta: float = 0.95) -> mpmath.mpf:
 
 
 def norm(loss: Formula) -> Formula:
-    return lambda p, y: loss(p, y) / mpmath.fsum(loss(p, j) for j in range(len(p)))
+    def whole(p: Row) -> mpmath.mpf:  # equal probabilities have equal losses
+        return mpmath.fsum(count * loss(p, p.index(u)) for u, count in Counter(p).items())
+
+    return lambda p, y: loss(p, y) / whole(p)
 
 
 def both(active: Formula, passive: Formula, alpha: float = 1, beta: float = 1) -> Formula:
