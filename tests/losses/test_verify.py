@@ -124,12 +124,12 @@ def test_apl_verify_shows_losses_kernels_too_and_fails_by_one(
     here: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "nothing is missed by 2 losses" in here("verify", "gjs", "sr").stdout
-    monkeypatch.setitem(BASES, *with_part("rce", "phi", lambda value: -value))
-    done = here("verify", "rce", "nce_mae", "fl", "gjs", code=1)
+    monkeypatch.setitem(BASES, *with_part("tce", "phi", lambda value: -value))
+    done = here("verify", "tce", "nce_rce", "fl", "gjs", code=1)
     # Of the others nothing is, so their kernels are right: those of a process of its own.
     missed = [line for line in done.stdout.splitlines() if line.startswith("missed: ")]
     assert missed
-    assert all(line.startswith("missed: rce: ") for line in missed)
+    assert all(line.startswith("missed: tce: ") for line in missed)
     where = "on the GPU" if torch.cuda.is_available() else "in Triton's interpreter"
     assert f"in float32 ({where})" in done.stdout
     assert "did you mean" in here("verify", "rse", code=2).stderr
