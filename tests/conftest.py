@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import CONTEXT, answer, forked, stop
+from forked import CONTEXT, answer, forked, start, stop
 
 PATIENCE = 600  # seconds: who takes longer hangs, however busy the machine is
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     chip = torch.backends.cpu.get_cpu_capability().replace(" ", "")
     compiled = os.path.join(tempfile.gettempdir(), f"torchinductor_tests_{user}", chip)
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", compiled)
+    if any(Path(asked).is_dir() for asked in config.args):  # for a single file it may not pay
+        start()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

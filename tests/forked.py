@@ -6,8 +6,13 @@ imports.  What a fresh one imports, and when, `tests/house/test_start.py` looks 
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
+import gc
+import importlib
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -40,9 +45,47 @@ if FORKED:
         Process = _Process
 
     CONTEXT = _Forked()
-    loaded = ["apl.report.page", "apl.report.pictures", "apl.study.run", "sklearn.datasets"]
-    loaded += ["torch._dynamo"]  # by torch itself, at the first step of any optimizer: a second
-    multiprocessing.set_forkserver_preload(["apl.cli.app", *loaded])
+    LOADED = ["apl.cli.app", "apl.report.page", "apl.report.pictures", "apl.study.run"]
+    LOADED += ["sklearn.datasets"]
+    LOADED += ["torch._dynamo"]  # by torch itself, at the first step of any optimizer: a second
+    multiprocessing.set_forkserver_preload(LOADED)
+
+
+def start() -> None:
+    """Fork the process that forks from this one, which has loaded what the tests need and computed
+    nothing yet: a fresh one would load it all once more.  Elsewhere than on Linux what a process
+    has loaded may not outlive a fork, and a fresh one begins at the first need."""
+    if sys.platform != "linux":
+        return
+    for name in LOADED:
+        importlib.import_module(name)
+    importlib.import_module("apl.data.sources").load_data("digits")
+    gc.freeze()  # or each collection, there and here, goes through all that was loaded
+    fresh = multiprocessing.util.spawnv_passfds
+    multiprocessing.util.spawnv_passfds = _fork
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        multiprocessing.util.spawnv_passfds = fresh
+
+
+def _fork(path: str, arguments: Sequence[str], files: Sequence[int]) -> int:
+    """Instead of `python -c CODE` with these files: the code in a fork, which has no other file of
+    this process and no hook of pytest."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        faulthandler.disable()
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        sys.meta_path[:] = [each for each in sys.meta_path if "pytest" not in type(each).__module__]
+        for number in map(int, os.listdir("/dev/fd")):
+            if number > 2 and number not in files:
+                with contextlib.suppress(OSError):  # by which they were listed
+                    os.close(number)
+        exec(arguments[-1], {})
+    finally:
+        os._exit(0)
 
 
 def stop() -> None:

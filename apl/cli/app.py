@@ -6,6 +6,7 @@ input and tab completion are answered before torch would be loaded.  Nothing is 
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import warnings
@@ -79,6 +80,12 @@ def bench() -> None:
     raise BadInput("see benchmarks/kernel_times.py, for --static kernel_code.py, in a checkout")
 
 
+@functools.cache
+def command_line() -> Any:
+    """All commands and their options, made once in a process that answers many command lines."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """The console script `apl`."""
     write_anything()
@@ -100,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
                 f"torchrun was given apl {' '.join(arguments[:1])}; accepted: apl train (a study "
                 "takes several GPUs by itself: apl study, or apl study --ray auto)"
             )
-        return int(app(list(arguments), prog_name="apl", standalone_mode=False) or 0)
+        return int(command_line()(list(arguments), prog_name="apl", standalone_mode=False) or 0)
     except BadInput as error:
         return _complain(str(error), 2)
     except OSError as error:

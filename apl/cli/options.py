@@ -182,12 +182,18 @@ class OneColumn:
     on."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help; what was typed is read by then."""
-        for each in self.get_params(ctx):  # type: ignore[attr-defined]
+        """Write the help; what is typed next in this process is read as ever."""
+        params = self.get_params(ctx)  # type: ignore[attr-defined]
+        before = [(each, dict(vars(each))) for each in params]
+        for each in params:
             each.opts, each.secondary_opts = each.opts[:1], []
             if getattr(each, "is_flag", False):
                 each.metavar = ""
-        super().format_help(ctx, formatter)  # type: ignore[misc]
+        try:
+            super().format_help(ctx, formatter)  # type: ignore[misc]
+        finally:
+            for each, fields in before:
+                vars(each).update(fields)
 
 
 class Command(OneColumn, TyperCommand):

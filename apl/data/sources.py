@@ -194,6 +194,7 @@ def built_in(name: str, folder: str | Path | None, download: bool) -> Dataset:
 Parts = tuple[tuple[Tensor, Tensor], tuple[IntArray, IntArray], tuple[str, ...]]
 
 
+@functools.cache  # it is read from a text file
 def _digits() -> Parts:
     from sklearn.datasets import load_digits  # takes a second, so only where it is needed
 

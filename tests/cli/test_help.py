@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from apl.cli.app import app
+from apl.cli.app import app, run
 from apl.cli.options import CONFIG, MACHINE, PANELS, SHARED
 from apl.config.config import make_config
 from apl.data.sources import load_data
@@ -43,6 +43,14 @@ def shown(command: str) -> list[str]:
     done = CliRunner().invoke(app, [*command.split(), "--help"], terminal_width=80)
     assert done.exit_code == 0, done.output
     return [line.rstrip() for line in done.output.splitlines()]
+
+
+def test_what_is_typed_after_a_help_is_read_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    """A help shows the first of each option's names; all of them are taken, in this process too."""
+    assert run(["train", "--help"]) == 0
+    assert "--no-download" not in capsys.readouterr().out.split()
+    assert run(["train", "--no-download", "--loss", "nope"]) == 2
+    assert "unknown loss 'nope'" in capsys.readouterr().err
 
 
 def texts(command: str) -> dict[str, int]:

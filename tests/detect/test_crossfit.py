@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -276,6 +277,13 @@ def vectors(tmp_path: Path) -> str:
     return str(tmp_path / "v.npz")
 
 
+@pytest.fixture
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches judge in STEPS of a round: what rounds of full length reach, the tests above ask."""
+    short = functools.partial(cross_fit, budget=Budget(steps=STEPS))
+    monkeypatch.setattr("apl.training.crossfit.cross_fit", short)
+
+
 def test_a_search_on_features_is_by_heads_where_no_training_is_asked_for(vectors: str) -> None:
     data = load_data("digits")
     assert judges_by_heads(search_config("quick", data, {"features": vectors}))
@@ -285,6 +293,7 @@ def test_a_search_on_features_is_by_heads_where_no_training_is_asked_for(vectors
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("briefly")
 def test_digits_by_vectors_of_ones_own(vectors: str) -> None:
     quiet = Listener(on_message=ignore)
     here = Machine(device="cpu", threads=1)
@@ -304,10 +313,11 @@ def test_digits_by_vectors_of_ones_own(vectors: str) -> None:
 
 
 @pytest.mark.slow
-def test_find_on_features_from_the_command_line(vectors: str, cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("briefly", "vectors")
+def test_find_on_features_from_the_command_line(here: Cli, tmp_path: Path) -> None:
     asked = ("find", "digits", "--features", "v.npz", "--noise", "sym", "--rate", "0.3")
     asked += ("--train-size", "300")
-    shown = cli(*asked, "--preset", "quick").stdout
+    shown = here(*asked, "--preset", "quick").stdout
     assert "features: vectors of your own: v.npz" in shown
     assert INVISIBLE in shown.replace("\n", " ")
     folder = tmp_path / "results" / "digits-find"
