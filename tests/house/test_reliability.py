@@ -62,7 +62,8 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
 
 
 def small(**given: Any) -> Config:
-    return make_config(**{"train_size": 200, "epochs": 2, "seed": 5, **given})
+    tiny = {"network": "mlp", "width": 64, "train_size": 200, "epochs": 2, "seed": 5}
+    return make_config(**{**tiny, **given})
 
 
 @pytest.fixture(scope="session")
@@ -169,9 +170,9 @@ def _failing_disk_at_each_single_write(tmp_path: Path, finished: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 40 epochs that nobody stopped."""
+    """A run of 16 epochs, a second or more, that nobody stopped."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    train(make_config(epochs=40), run)
+    train(make_config(epochs=16), run)
     return run
 
 
@@ -181,7 +182,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_apl_train_stops_on_a_signal_and_goes_on(
     tmp_path: Path, begin: Callable[..., Begun], cli: Cli, whole: Path, how: int
 ) -> None:
-    command = ("train", "--epochs", "40", "--threads", "1", "--out", str(tmp_path / "stopped"))
+    command = ("train", "--epochs", "16", "--threads", "1", "--out", str(tmp_path / "stopped"))
     process = begin(*command)
     end = time.monotonic() + PATIENCE
     while not list(tmp_path.glob("stopped/runs/*/checkpoint.safetensors")):
@@ -190,11 +191,11 @@ def test_apl_train_stops_on_a_signal_and_goes_on(
     process.send_signal(how)
     stopped = process.end()
     assert stopped.returncode == 130, stopped.stdout + stopped.stderr
-    to_go_on = "stopped; to go on: apl train --epochs 40 --threads 1 --out "
+    to_go_on = "stopped; to go on: apl train --epochs 16 --threads 1 --out "
     assert stopped.stderr.startswith(to_go_on)
     (run,) = tmp_path.glob("stopped/runs/*")
     assert not (run / RESULT).exists()
-    assert "epoch   1/40" not in cli(*command).stdout  # it did not begin anew
+    assert "epoch   1/16" not in cli(*command).stdout  # it did not begin anew
     assert differing(run, whole) == []
 
 
@@ -691,6 +692,8 @@ def test_any_options_of_noise_give_a_result_or_one_line(
     options: list[tuple[str, str]],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # Its picture is made each time, and not written, which takes longer than all else.
+    monkeypatch.setattr("apl.report.pictures._write", lambda draw, path, names: [draw() and path])
     code = command_line.run(["noise", "--out", "x.npz", *(f"{k}={v}" for k, v in options)])
     errors = [line for line in capsys.readouterr().err.splitlines() if "warning:" not in line]
     assert code in (0, 2)
