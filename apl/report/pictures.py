@@ -143,11 +143,13 @@ def _draw(
     methods = [method for method in study.styles if method in set(points["method"])]
     beside = len(methods) > 1 and points[x].nunique() == 1
     drawn = {}
+    rows = points[[x, "mean", "std"]].to_numpy(dtype=float)
+    axes.set_autoscale_on(False)  # until all is there: each band would scale the axes anew
     for index, method in enumerate(methods):
-        one = points.loc[points["method"] == method, [x, "mean", "std"]]
-        xs, means, stds = one.to_numpy(dtype=float).T
+        one = rows[(points["method"] == method).to_numpy()]
+        xs, means, stds = one.T
         style = study.styles[method].line()
-        for at, mean in zip(one[x], means, strict=True):
+        for at, mean in zip(xs.tolist(), means, strict=True):
             drawn[method, at] = (index if beside else at, mean)
         if beside:
             axes.errorbar(index, means, stds, capsize=3, **style)
@@ -156,6 +158,7 @@ def _draw(
         axes.plot(xs, means, markevery=(index % step, step), **style)
         low, high = (means - stds).clip(0), (means + stds).clip(max=100)
         axes.fill_between(xs, low, high, color=style["color"], alpha=0.13, lw=0)
+    axes.set_autoscale_on(True)
     if beside:
         axes.set_xticks(range(len(methods)), methods, rotation=90)
         axes.set_xlim(-0.6, len(methods) - 0.4)

@@ -29,11 +29,11 @@ from apl.losses.catalog import loss_label
 from apl.noise.labels import Labels
 from apl.report.charts import MOST_EPOCHS, dark
 from apl.report.claims import CLAIMS
-from apl.report.page import make_comparison, make_report, read_study
-from apl.report.pictures import HEAT_MAPS, draw_study, look, plot_study
+from apl.report.page import Report, make_comparison, make_report, read_study
+from apl.report.pictures import HEAT_MAPS, _drawings, draw_study, look
 from apl.report.results import results_table
 from apl.report.study import STYLES
-from apl.runs.record import read_runs, write_study
+from apl.runs.record import _to_line, read_runs, write_study
 from apl.runs.run import CONFIG, RECORD, RESULT, RUNS, SUMMARY, Finished, Run
 
 pytestmark = pytest.mark.slow  # they share a study and its page, which take seconds
@@ -52,6 +52,14 @@ def write(folder: Path, runs: list[Finished]) -> Path:
         run.begin(made.config, given, ENVIRONMENT)
         run.finish(made.config, {}, made.history, made.result)
     write_study(folder)
+    return folder
+
+
+def write_record(folder: Path, runs: list[Finished]) -> Path:
+    """The record alone, as one is committed, in a tenth of the time."""
+    folder.mkdir(parents=True)
+    lines = [_to_line(run._replace(environment=ENVIRONMENT)) for run in runs]
+    (folder / RECORD).write_text("".join(lines), encoding="utf-8")
     return folder
 
 
@@ -127,14 +135,21 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
     """A study of 12 losses, 9 settings and 3 seeds with a collapsed run, and its page without
     pictures, which take longer to draw than all else."""
     runs = study(seeds=(0, 1, 2), collapse=("mae", "sym", 0.8, 2))
-    folder = write(tmp_path_factory.mktemp("results") / "cifar10-laptop", runs)
+    folder = write_record(tmp_path_factory.mktemp("results") / "cifar10-laptop", runs)
     with pytest.MonkeyPatch.context() as now:
         now.setattr("apl.report.page._pictures", lambda study: [])
-        return folder, html_of(folder)
+        return folder, make_report(folder.name, read_study(folder))
+
+
+@pytest.fixture
+def whole(made: tuple[Path, Report]) -> tuple[Path, str]:
+    """That study, and the page as it is read."""
+    folder, report = made
+    return folder, report.html
 
 
 SMALL: dict[str, Any] = {"losses": ["ce", "nce_rce"], "seeds": (0, 1)}
@@ -272,8 +287,7 @@ def test_every_picture_is_embedded_and_nothing_is_loaded(tmp_path: Path) -> None
     )
     html = html_of(folder)
     page = Page(html)
-    with look():
-        names = [name for name, _ in draw_study(read_study(folder)[0], HEAT_MAPS)]
+    names = [name for name, _ in _drawings(read_study(folder)[0], HEAT_MAPS)]
     pictures = page.named("img")
     assert len(pictures) == len(names)
     for picture in pictures:
@@ -330,23 +344,23 @@ def test_what_chance_could_have_done_is_said_and_what_it_could_not(tmp_path: Pat
         with_curve(run, [0.3, curves[run.config.loss][run.config.seed]])
         for run in study(list(curves), grid=GRID[3:4], seeds=tuple(range(6)), epochs=2)
     ]
-    page = page_of(write(tmp_path / "x", runs))
+    page = page_of(write_record(tmp_path / "x", runs))
     assert "NCE+RCE leads with 71.0 %, 20.0 (" in page.text
     assert "it can't be told from GCE." in page.text
     assert page.tables["Which loss leads under which noise"]["sym 0.6"][-1] == "GCE"
     two = [run for run in runs if run.config.loss != "gce"]
-    page = page_of(write(tmp_path / "two", two))
+    page = page_of(write_record(tmp_path / "two", two))
     assert "ahead of every other, beyond chance." in page.text
     few = [run for run in two if run.config.seed < 3]
-    page = page_of(write(tmp_path / "few", few))
+    page = page_of(write_record(tmp_path / "few", few))
     assert "three seeds can't tell which is the best." in page.text
     apart = [run for run in two if (run.config.loss == "ce") == (run.config.seed < 3)]
-    page = page_of(write(tmp_path / "apart", apart))
+    page = page_of(write_record(tmp_path / "apart", apart))
     assert "without a seed in common with CE; no seed has all losses" in page.text
     assert page.tables["Which loss leads under which noise"]["sym 0.6"][-2] == ""
     assert "nan" not in re.findall(r"\w+", page.text)
     one = [run for run in two if run.config.seed == 0]
-    page = page_of(write(tmp_path / "one", one))
+    page = page_of(write_record(tmp_path / "one", one))
     assert "20.0 points before CE; one seed: nobody knows how much of it is chance." in page.text
 
 
@@ -378,7 +392,7 @@ def test_the_pictures_have_the_figures_of_the_runs(whole: tuple[Path, str]) -> N
 @pytest.mark.usefixtures("unpainted")
 def test_long_curves_are_thinned_and_keep_their_end(tmp_path: Path) -> None:
     runs = study(["ce"], grid=GRID[2:3], seeds=(0,), epochs=120)
-    (figures,) = page_of(write(tmp_path / "x", runs)).figures
+    (figures,) = page_of(write_record(tmp_path / "x", runs)).figures
     drawn = figures["epochs"][0]["scores"]["test_accuracy"]
     assert len(drawn["x"]) == len(drawn["lines"]["0"]) == MOST_EPOCHS
     assert (drawn["x"][0], drawn["x"][-1]) == (1, 120)
@@ -406,7 +420,7 @@ def test_the_chosen_epoch_and_loss_stand_in_the_page(tmp_path: Path) -> None:
         else with_curve(run, [0.2, 0.4, 0.55], [0.1, 0.2, 0.25])
         for run in study(["ce", "nce_rce"], **given)
     ]
-    page = page_of(write(tmp_path / "x", runs))
+    page = page_of(write_record(tmp_path / "x", runs))
     table = page.tables["Accuracy on clean test labels by the epoch that is taken, in %"]
     assert table["Method"] == ["Last epoch", "Best epoch", "Chosen epoch"]
     assert table["CE, sym 0.4"] == ["50.00 ± 0.00", *["60.00 ± 0.00"] * 2]
@@ -416,9 +430,9 @@ def test_the_chosen_epoch_and_loss_stand_in_the_page(tmp_path: Path) -> None:
     assert list(figures["rate_scores"])[:3] == ["test_accuracy", "best", "chosen"]
     assert "validation_accuracy" in figures["epoch_scores"]
     human = study(**SMALL, grid=[GRID[0], ("human", "worse", 0.0)])
-    (figures,) = page_of(write(tmp_path / "human", human)).figures
+    (figures,) = page_of(write_record(tmp_path / "human", human)).figures
     assert [panel["ticks"] for panel in figures["rates"]] == [{"0": "clean", "1": "worse"}]
-    without = page_of(write(tmp_path / "y", study(**SMALL, grid=GRID[2:3])))
+    without = page_of(write_record(tmp_path / "y", study(**SMALL, grid=GRID[2:3])))
     assert "Chosen epoch" not in without.text
 
 
@@ -426,7 +440,9 @@ def test_the_chosen_epoch_and_loss_stand_in_the_page(tmp_path: Path) -> None:
 def test_two_studies_stand_side_by_side(tmp_path: Path) -> None:
     one = study(["ce", "gce", "nce_rce"], grid=GRID[:4], seeds=(0, 1), epochs=3)
     other = study(["ce", "gce", "mae"], grid=GRID[2:5], seeds=(0,), epochs=3, dataset="mnist")
-    parts = [(n, read_study(write(tmp_path / n, runs))) for n, runs in (("a", one), ("b", other))]
+    parts = [
+        (n, read_study(write_record(tmp_path / n, runs))) for n, runs in (("a", one), ("b", other))
+    ]
     made = make_comparison(parts)
     page = Page(made.html)
     order = page.tables["The order of the methods that a and b have in common"]
@@ -450,25 +466,27 @@ def test_two_studies_stand_side_by_side(tmp_path: Path) -> None:
         make_comparison(parts[:1])
 
 
-@pytest.mark.usefixtures("unpainted")
-def test_every_table_is_to_be_had_as_csv_and_latex(whole: tuple[Path, str]) -> None:
-    folder, html = whole
-    page = Page(html)
+def test_every_table_is_to_be_had_as_csv_and_latex(made: tuple[Path, Report]) -> None:
+    _, report = made
+    page = Page(report.html)
     assert len(page.templates) == 2 * len(page.named("table"))
-    report = make_report(folder.name, read_study(folder)).latex
     assert [text for kind, text in page.templates if kind == "tex"]
-    assert report.count("\\begin{tabular}") == len(page.named("table"))
-    assert all(text in report for kind, text in page.templates if kind == "tex")
+    assert report.latex.count("\\begin{tabular}") == len(page.named("table"))
+    assert all(text in report.latex for kind, text in page.templates if kind == "tex")
 
 
+@pytest.mark.usefixtures("unpainted")
 @pytest.mark.slow
 def test_the_same_study_gives_the_same_bytes_with_or_without_its_run_folders(
     tmp_path: Path,
 ) -> None:
-    runs = study(**SMALL, grid=GRID[:2])
-    one, other = (write(tmp_path / place / "cifar10-laptop", runs) for place in "ab")
-    html = html_of(one)
-    assert html_of(record_alone(other)) == html
+    folder = write(tmp_path / "cifar10-laptop", study(**SMALL, grid=GRID[:2]))
+    (one,) = read_study(folder)
+    html = html_of(folder)
+    (other,) = read_study(record_alone(folder))
+    assert html_of(folder) == html
+    pd.testing.assert_frame_equal(one.runs, other.runs)  # all that pictures are drawn from
+    pd.testing.assert_frame_equal(one.epochs, other.epochs)
     command = "apl study --preset laptop --losses ce,nce_rce --noise none,sym --rates 0.2"
     assert f"{command} --seeds 2\n" in Page(html).text
 
@@ -494,7 +512,7 @@ def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
 
     # What no run writes, a record can say all the same.
-    bare = record_alone(write(tmp_path / "bare", study(**SMALL, grid=GRID[2:3])))
+    bare = write_record(tmp_path / "bare", study(**SMALL, grid=GRID[2:3]))
 
     def change(content: dict[str, Any]) -> None:
         content["run"] = HOSTILE[0]
@@ -525,7 +543,7 @@ def test_names_from_files_are_text_and_never_markup(tmp_path: Path) -> None:
 def test_small_and_odd_studies_have_a_page(
     given: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    page = page_of(write(tmp_path / "x", study(**{"epochs": 2, **given})))
+    page = page_of(write_record(tmp_path / "x", study(**{"epochs": 2, **given})))
     assert told in page.text
     assert "nan" not in page.text.replace("nano", "")
 
@@ -533,7 +551,7 @@ def test_small_and_odd_studies_have_a_page(
 @pytest.mark.usefixtures("unpainted")
 def test_many_classes_stand_below_each_other(tmp_path: Path) -> None:
     classes = [f"class {k}" for k in range(100)]
-    page = page_of(write(tmp_path / "x", study(**SMALL, grid=GRID[2:3], classes=classes)))
+    page = page_of(write_record(tmp_path / "x", study(**SMALL, grid=GRID[2:3], classes=classes)))
     table = page.tables["Accuracy of each class in %, sym 0.4"]
     assert list(table) == ["Class", *classes]
     assert table["Class"] == ["CE", "NCE+RCE"]
@@ -548,7 +566,7 @@ def test_a_loss_that_was_lost_is_a_dash_and_not_nan(tmp_path: Path) -> None:
         else run
         for run in study(**SMALL, grid=GRID[:3])
     ]
-    page = page_of(write(tmp_path / "x", runs))
+    page = page_of(write_record(tmp_path / "x", runs))
     assert page.tables[ACCURACY]["CE"][2].startswith("-†")
     assert "nan" not in page.text
 
@@ -586,12 +604,12 @@ def test_what_nobody_knows_is_said_and_has_no_table(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unpainted")
 def test_of_clean_labels_known_to_be_right_there_is_no_dash(tmp_path: Path) -> None:
     known = study(**SMALL, grid=GRID[:2])
-    page = page_of(write(tmp_path / "known", known))
+    page = page_of(write_record(tmp_path / "known", known))
     assert page.tables[MEMORY[0]]["Method"] == ["sym 0.2"]
     assert "nobody knows" not in page.text
     # Beside runs of known truth, those of unknown truth are told apart.
     mixed = [unknown(run) if run.config.noise == "none" else run for run in known]
-    page = page_of(write(tmp_path / "mixed", mixed))
+    page = page_of(write_record(tmp_path / "mixed", mixed))
     assert "clean test labels, or given ones where the truth is unknown" in page.text
     memorised = page.tables[MEMORY[0]]
     assert memorised["Method"] == ["as given", "sym 0.2"]
@@ -604,7 +622,7 @@ def test_of_clean_labels_known_to_be_right_there_is_no_dash(tmp_path: Path) -> N
 def test_noise_of_an_unknown_matrix_has_a_page(tmp_path: Path, noise: str) -> None:
     runs = study(**SMALL, grid=[GRID[0], ("human", "worse", 0.0)], epochs=2)
     runs = [unknown(run) if run.config.noise == "human" else run for run in runs]
-    folder = record_alone(write(tmp_path / "x", runs))
+    folder = write_record(tmp_path / "x", runs)
     for line, run in enumerate(read_runs(folder)):
         if run.config.noise == "human" and noise == "matrix":
             # The file with the matrix need not be here to read what was made of it.
@@ -692,7 +710,7 @@ def test_a_broken_line_of_the_record_is_left_out_and_told_of(
     tmp_path: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
     runs = study(**{**SMALL, "seeds": (0,)}, grid=GRID[1:2], epochs=2)
-    folder = record_alone(write(tmp_path / "x", runs))
+    folder = write_record(tmp_path / "x", runs)
     edit_record(folder, change, line=1)
     with pytest.warns(UserWarning, match=r"^left out: .*line 2 of .*runs\.jsonl") as told:
         parts = read_study(folder)
@@ -701,32 +719,37 @@ def test_a_broken_line_of_the_record_is_left_out_and_told_of(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrendered")
 def test_one_reading_serves_page_table_and_pictures(tmp_path: Path) -> None:
     runs = study(["ce"], grid=GRID[1:2], seeds=(0, 1), epochs=2)
-    folder = record_alone(write(tmp_path / "x", runs))
+    folder = write_record(tmp_path / "x", runs)
     published = published_rows()
 
-    def tell(name: str) -> tuple[str, str, dict[str, bytes]]:
-        drawn = plot_study(parts, tmp_path / name)
-        pictures = {path.name: path.read_bytes() for path in drawn}
-        return make_report("x", parts).html, results_table(parts, published), pictures
+    def tell() -> tuple[str, str, list[str]]:
+        with look():
+            drawn = [name for part in parts for name, _ in draw_study(part)]
+        return make_report("x", parts).html, results_table(parts, published), drawn
 
     parts = read_study(folder)
     before = [(study.runs.copy(), study.epochs.copy()) for study in parts]
     (folder / RECORD).unlink()
-    first = tell("first")
+    first = tell()
     for part, (runs, epochs) in zip(parts, before, strict=True):
         pd.testing.assert_frame_equal(part.runs, runs)
         pd.testing.assert_frame_equal(part.epochs, epochs)
-    assert tell("again") == first
+    assert tell() == first
 
 
 WITHOUT_TORCH = """
-import sys
+import shutil, sys
 from pathlib import Path
 from apl.report.page import make_report, read_study
-html = make_report("x", read_study(Path(sys.argv[1]))).html
+folder = Path(sys.argv[1])
+html = make_report("x", read_study(folder)).html
 assert "<!DOCTYPE html>" in html and "data:image/png" in html
+shutil.rmtree(folder / "runs")
+(from_the_record,) = read_study(folder)
+assert len(from_the_record.runs) == 1
 loaded = {"torch", "torchvision", "sklearn", "apl.training.train", "apl.losses.modules"}
 print(sorted(loaded & set(sys.modules)))
 """
@@ -735,23 +758,21 @@ print(sorted(loaded & set(sys.modules)))
 @pytest.mark.slow
 def test_a_study_is_told_without_torch_and_without_the_trainer(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", study(["ce"], grid=GRID[2:3], seeds=(0,), epochs=2))
-    for _ in ("from the run folders", "from the record"):
-        done = subprocess.run(
-            [sys.executable, "-c", WITHOUT_TORCH, str(folder)], capture_output=True, text=True
-        )
-        assert done.stdout == "[]\n", done.stderr
-        if (folder / RUNS).exists():
-            record_alone(folder)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(folder)], capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.usefixtures("unrendered")
 @pytest.mark.slow
-def test_the_command_writes_the_file_and_says_where(cli: Cli, tmp_path: Path) -> None:
-    write(tmp_path / "results/cifar10-laptop", study(**SMALL, grid=GRID[2:3]))
-    shown = cli("report", "results/cifar10-laptop").stdout
+def test_the_command_writes_the_file_and_says_where(here: Cli, tmp_path: Path) -> None:
+    write_record(tmp_path / "results/cifar10-laptop", study(**SMALL, grid=GRID[2:3]))
+    shown = here("report", "results/cifar10-laptop").stdout
     assert "Ma et al., ICML 2020: " in shown
     assert "over 1 pair of losses" in shown
     assert f"wrote {Path('results/cifar10-laptop/report.html')}" in shown
-    cli("report", "results/cifar10-laptop", "--out", "new/page.html")
+    here("report", "results/cifar10-laptop", "--out", "new/page.html")
     first = (tmp_path / "results/cifar10-laptop/report.html").read_bytes()
     assert (tmp_path / "new/page.html").read_bytes() == first
     with pytest.raises(BadInput, match=r"is no study: .*; give one of .*cifar10-laptop"):
@@ -854,6 +875,7 @@ addEventListener("load", () => {
 """
 
 
+@pytest.mark.usefixtures("unpainted")  # the page draws those that are looked at
 @pytest.mark.slow
 def test_no_name_in_the_pictures_is_cut_or_covers_another(tmp_path: Path) -> None:
     human = [("human", name, 0.0) for name in ("aggre", "random1", "random2", "random3", "worse")]
@@ -862,7 +884,7 @@ def test_no_name_in_the_pictures_is_cut_or_covers_another(tmp_path: Path) -> Non
         file.write_text("[]")
     published = [("file", str(file), 0.0) for file in files]
     runs = study(["ce", "gce"], [GRID[0], GRID[2], *human, *published], seeds=(0,), epochs=2)
-    seen = in_browser(html_of(write(tmp_path / "x", runs)), TEXTS, tmp_path)
+    seen = in_browser(html_of(write_record(tmp_path / "x", runs)), TEXTS, tmp_path)
     assert seen["cut"] == []
     assert {"clean", "aggre", "random3", "worse", "40"} <= set(seen["names"])
     assert any(name.endswith("_0.6.json)") and "…" in name for name in seen["names"])
