@@ -13,7 +13,7 @@ from conftest import ROOT
 PACKAGES = [path for path in sys.path if path.endswith("-packages")]
 SCRIPT = """
 import apl
-from apl import make_loss
+from apl import LOSSES
 from apl.kernels import bases
 import apl.cli.app
 print(apl.__file__, bases.__file__, apl.__version__, len(dir(apl)) > 5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 import typer
 from conftest import PATIENCE
-from forked import apart
 
 from apl.cli.app import app
 from apl.data.sources import human_labels, load_data
@@ -30,21 +30,26 @@ HEAVY = {
 }
 
 WIDE = {"COLUMNS": "300"}
-APL = "from apl.cli import main; main()"
 
 PROBE = """
-import sys
-from pathlib import Path
-loaded, program, *sys.argv[1:] = sys.argv[1:]
-try:
-    exec(program)
-finally:
-    Path(loaded).write_text("\\n".join(sys.modules))
+import contextlib, io, json, os, sys
+for words, env in json.load(sys.stdin):
+    out, err, before, code = io.StringIO(), io.StringIO(), dict(os.environ), 0
+    os.environ.update(env)
+    sys.argv = ["apl", *words]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            from apl.cli import main
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    os.environ.clear(), os.environ.update(before)
+    print(json.dumps([code, out.getvalue(), err.getvalue(), list(sys.modules)]))
 """
 
 
 class Answer(NamedTuple):
-    """What a process answered, and the modules it had loaded by then."""
+    """What was answered, and the modules that were loaded by then."""
 
     code: int
     out: str
@@ -56,20 +61,20 @@ class Answer(NamedTuple):
         return HEAVY & {name.partition(".")[0] for name in self.loaded}
 
 
-def ask(folder: Path, program: str, *arguments: str, **env: str) -> Answer:
-    """Run a program in a process of its own, in an empty folder."""
-    loaded, elsewhere = folder / "loaded", folder / "elsewhere"
-    elsewhere.mkdir()
+def fresh(folder: Path, program: str, given: str = "") -> str:
+    """What a process of its own prints, in an empty folder."""
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, str(loaded), program, *arguments],
-        cwd=elsewhere,
-        env={**os.environ, **WIDE, **env},
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={**os.environ, **WIDE},
+        input=given,
         capture_output=True,
         text=True,
         timeout=PATIENCE,
     )
-    assert not any(elsewhere.iterdir())
-    return Answer(done.returncode, done.stdout, done.stderr, set(loaded.read_text().split("\n")))
+    assert done.returncode == 0, done.stderr
+    assert not any(folder.iterdir())
+    return done.stdout
 
 
 def completing(line: str) -> dict[str, str]:
@@ -80,24 +85,16 @@ def completing(line: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
-    """What `apl LINE` answers to the lines below, and what is offered at their ends."""
-    folder, elsewhere = (tmp_path_factory.mktemp(name) for name in ("answers", "elsewhere"))
-    lines = [line for line, _ in LISTED] + BAD + ["noise --help", "train --help"]
-    asked = [(line, line.split(), {}) for line in lines]
-    asked += [(line, [], completing(line)) for line, _ in OFFERED]
-    loaded = [folder / str(n) for n in range(len(asked))]
-    scripts = [
-        f"import os, sys; os.environ.update({env}); sys.argv = {['apl', *words]}\n"
-        f"try: apl.cli.main()\n"
-        f"finally: open({str(file)!r}, 'w').write('\\n'.join(sys.modules))"
-        for file, (_, words, env) in zip(loaded, asked, strict=True)
-    ]
-    # What is loaded by then is at least what a process that has not begun with others would have.
-    found = apart(scripts, f"import os; os.chdir({str(elsewhere)!r}); import apl.cli.app", **WIDE)
-    assert not any(elsewhere.iterdir())
+    """What `apl LINE` answers to the lines below, and what is offered at their ends: all by one
+    process, which has loaded by then no less than one of its own would have."""
+    helps = [" ".join([*command, "--help"]) for command in COMMANDS]
+    lines = [line for line, _ in LISTED] + BAD + helps
+    asked: dict[str, Any] = {line: (line.split(), {}) for line in lines}
+    asked |= {line: ([], completing(line)) for line, _ in OFFERED}
+    said = fresh(tmp_path_factory.mktemp("answers"), PROBE, json.dumps([*asked.values()]))
+    found = (json.loads(line) for line in said.splitlines())
     return {
-        line: Answer(done.returncode, done.stdout, done.stderr, set(file.read_text().split("\n")))
-        for (line, _, _), done, file in zip(asked, found, loaded, strict=True)
+        line: Answer(*told, set(loaded)) for line, (*told, loaded) in zip(asked, found, strict=True)
     }
 
 
@@ -112,14 +109,12 @@ COMMANDS = list(commands(typer.main.get_command(app)))
 
 
 @pytest.mark.slow
-def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
-    """One process answers all of them, and has loaded no more than each of them alone."""
-    program = f"from apl.cli import run\nfor command in {COMMANDS}: run([*command, '--help'])"
-    answer = ask(tmp_path, program)
-    assert answer.code == 0, answer.err
+def test_help_loads_nothing_heavy(answers: dict[str, Answer]) -> None:
     for command in COMMANDS:
+        answer = answers[" ".join([*command, "--help"])]
+        assert answer.code == 0, answer.err
         assert "Usage: " + " ".join(("apl", *command)) in answer.out
-    assert not answer.heavy
+        assert not answer.heavy
 
 
 def test_the_commands_are_found() -> None:
@@ -196,8 +191,8 @@ def test_bad_input_loads_nothing_heavy(line: str, answers: dict[str, Answer]) ->
 
 @pytest.mark.slow
 def test_make_loss_loads_torch_alone(tmp_path: Path) -> None:
-    answer = ask(tmp_path, "from apl import make_loss")
-    assert answer.code == 0, answer.err
+    program = "from apl import make_loss\nimport sys\nprint(*sys.modules, sep='\\n')"
+    answer = Answer(0, "", "", set(fresh(tmp_path, program).split("\n")))
     assert "torch" in answer.heavy
     assert not answer.heavy & {"pandas", "scipy", "sklearn", "matplotlib", "torchvision", "PIL"}
     assert "torch._dynamo" not in answer.loaded  # the compiler takes longer to load than torch
