@@ -67,21 +67,22 @@ def draw(found: Path, pictures: bool = True) -> None:
 
     from apl.config.published import published_rows
     from apl.files import require_no_link, write_atomic
-    from apl.report.results import results_table
+    from apl.report.results import in_markdown, results
     from apl.report.study import studies
     from apl.runs.record import read_unfinished, write_study
     from apl.runs.run import PICTURES, RECORD, SUMMARY, TABLE
 
     parts = studies(write_study(found), read_unfinished(found))
-    whole = results_table(parts, published_rows())
+    told = results(parts, published_rows())
+    whole = in_markdown(piece for ours, theirs in told for piece in (*ours, *theirs))
     write_atomic(found / TABLE, whole.encode())
     out = console()
-    folded = results_table(parts, width=out.width)
+    folded = in_markdown((piece for ours, _ in told for piece in ours), out.width)
     if out.is_terminal:  # into its width, where the file's lines would be broken in two
         out.print(Markdown(folded), soft_wrap=False)
     else:
         out.print(Text(folded))
-    beside = " (with published figures)" if whole != results_table(parts) else ""
+    beside = " (with published figures)" if any(theirs for _, theirs in told) else ""
     wrote = ", ".join(str(found / name) for name in (RECORD, SUMMARY, TABLE))
     out.print(f"wrote {wrote}{beside}")
     if pictures:

@@ -24,30 +24,44 @@ from apl.report.tuning import chosen_values_table
 from apl.runs.scores import FROZEN, HARDLY_MEMORISED
 
 
-def results_table(
-    parts: Sequence[Study], published: pd.DataFrame | None = None, width: float = math.inf
-) -> str:
+def results_table(parts: Sequence[Study], published: pd.DataFrame | None = None) -> str:
     """The results in Markdown: a row a method, a column a noise setting, mean ± std in percent.
 
     published: rows as those of `published_rows`; ours beside theirs then follow.
-    width: where a table is wider, it stands as several, one below the other.
     """
-    texts = []
+    told = results(parts, published)
+    return in_markdown([piece for ours, theirs in told for piece in (*ours, *theirs)])
+
+
+Pieces = list[str | Table]
+
+
+def results(
+    parts: Sequence[Study], published: pd.DataFrame | None = None
+) -> list[tuple[Pieces, Pieces]]:
+    """The texts and tables of each study, and those that set it beside what is published."""
+    told = []
     for study in parts:
-        texts += [f"**{study.caption}**", *map(escape, chosen_lines(study))]
-        texts.append(accuracy_table(study).markdown(width))
-        texts.append(_bullets(_accuracy_notes(study)))
+        ours: Pieces = [f"**{study.caption}**", *map(escape, chosen_lines(study))]
+        ours += [accuracy_table(study), _bullets(_accuracy_notes(study))]
         for table in (chosen_values_table(study), epochs_table(study), chosen_table(study)):
             if table is not None:
                 if study.tuned:  # several tables of methods by noise: each says what it is
-                    texts.append(f"{escape(table.caption)}:")
-                texts += [table.markdown(width), _bullets(table.notes)]
+                    ours.append(f"{escape(table.caption)}:")
+                ours += [table, _bullets(table.notes)]
+        theirs: Pieces = []
         if published is not None:
             line, tables = beside_published(study, published)
-            texts.append(line)
+            theirs.append(line)
             for beside in tables:
-                texts += [f"Published, {beside.about}:", beside.table.markdown(width)]
-                texts.append(_bullets(beside.notes))
+                theirs += [f"Published, {beside.about}:", beside.table, _bullets(beside.notes)]
+        told.append((ours, [piece for piece in theirs if piece]))
+    return told
+
+
+def in_markdown(pieces: Iterable[str | Table], width: float = math.inf) -> str:
+    """Texts and tables one below the other; a table that is wider than that stands as several."""
+    texts = (each if isinstance(each, str) else each.markdown(width) for each in pieces)
     return "\n\n".join(text for text in texts if text) + "\n"
 
 

@@ -65,7 +65,8 @@ def swapped(kept: Path, folder: str) -> Iterator[tuple[Path, bool]]:
 def test_nothing_is_written_behind_a_link(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    # All pictures are written alike: one is drawn each time.
+    # All pictures are written alike: one each time, and a grey square for what it shows.
+    monkeypatch.setattr(pictures, "pixels", lambda figure: Image.new("RGB", (4, 4)))
     drawn = pictures._of_all
     monkeypatch.setattr(pictures, "_of_all", lambda parts: dict([*drawn(parts).items()][:1]))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
