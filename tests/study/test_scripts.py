@@ -1,15 +1,15 @@
-"""Studies from a script that has no guard, from stdin, and as a notebook runs them."""
+"""Studies from a script that has no guard, and as a notebook runs them.
+
+`test_study.py` kills one whose script came from stdin."""
 
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import types
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE
 
 from apl.cores import without_script
 
@@ -22,21 +22,6 @@ from apl.study.run import run_study
 cells = make_grid("quick", ["ce"], ["sym"], [0.2], 1, epochs=1, width=4, train_size=100)
 print("failed:", run_study(cells, Path("out"), workers=2).failed)
 """
-
-
-@pytest.mark.slow
-def test_a_study_runs_from_stdin(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-"],
-        cwd=tmp_path,
-        input=SCRIPT.format(begun=str(tmp_path / "begun")),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.stdout == "failed: {}\n", done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert (tmp_path / "begun").read_text() == "begun "  # by no process but the user's own
 
 
 @pytest.mark.parametrize("how", ["no guard", "notebook"])

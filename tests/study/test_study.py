@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -456,22 +456,24 @@ class Schedule:
             events.append((begun + self.epochs * each, cell, 0))
         return cells, sorted(events, key=lambda event: event[0])
 
-    def told(self, part: float) -> float:
-        """What the clock tells when a part of the epochs is done, over what is left."""
+    def told(self, *parts: float) -> Iterator[float]:
+        """What the clock tells when each of these parts of the epochs is done, over what is
+        left."""
         cells, events = self.play()
         clock, watch = a_clock(cells, Path("nowhere"))
-        until = events[int(part * len(events))][0]
-        for watch.now, cell, epoch in events:
-            if watch.now > until:
-                break
+        untils = [events[int(part * len(events))][0] for part in parts]
+        for now, cell, epoch in events:
+            while untils and now > untils[0]:
+                watch.now = untils.pop(0)
+                told = clock.seconds_left()
+                assert told is not None
+                yield told / (events[-1][0] - watch.now)
+            watch.now = now
             if epoch:
                 clock.tick(cell, epoch)
             else:
                 clock.drop(cell)
-        watch.now = until
-        told = clock.seconds_left()
-        assert told is not None
-        return told / (events[-1][0] - until)
+        assert not untils
 
 
 @pytest.mark.slow
@@ -492,8 +494,7 @@ class Schedule:
     ids=lambda item: item[0],
 )
 def test_the_time_left_is_right_after_a_tenth(schedule: tuple[str, Schedule]) -> None:
-    for part in (0.1, 0.3, 0.5, 0.8):
-        assert schedule[1].told(part) == pytest.approx(1, abs=0.2), part
+    assert [*schedule[1].told(0.1, 0.3, 0.5, 0.8)] == pytest.approx([1] * 4, abs=0.2)
 
 
 @pytest.mark.slow
@@ -513,8 +514,8 @@ def test_the_time_left_of_any_study_is_right_after_a_tenth(
     rounds = seeds * len(by_loss) // len(starts)
     schedule = Schedule(by_loss, seeds, between, tuple(starts))
     # Before the second round nothing between two cells has been seen.
-    for part in (max(0.1, 1.5 / rounds), 0.5):
-        assert schedule.told(part) == pytest.approx(1, abs=0.2)
+    for told in schedule.told(*sorted((max(0.1, 1.5 / rounds), 0.5))):
+        assert told == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.slow
@@ -580,6 +581,23 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def from_stdin(*arguments: str, folder: Path) -> subprocess.Popen[str]:
+    """`apl ARGUMENTS` by a script without a guard that comes from stdin."""
+    script = (
+        f"import sys\nfrom apl.cli import main\nsys.argv = {['apl', *arguments]}\n"
+        "with open('begun', 'a') as file:\n    file.write('begun ')\nmain()\n"
+    )
+    with (folder / "err").open("w") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-"],
+            **{"cwd": folder, "stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL},
+            **{"stderr": err, "text": True},
+        )
+    with process.stdin as given:  # type: ignore[union-attr]
+        given.write(script)
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_study_stopped_anyhow_goes_on_to_the_same_result(
@@ -590,12 +608,13 @@ def test_a_study_stopped_anyhow_goes_on_to_the_same_result(
     last = stopped / "runs" / CELLS[-1].name / LOCK
     last.parent.mkdir(parents=True)
     with filelock.FileLock(last):
-        if how == signal.SIGKILL:  # whose workers see that it is gone: by processes as a user's
-            command = [sys.executable, str(ROOT / "cli.py"), *_study(stopped)]
-            killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            _wait_for(lambda: list(stopped.glob(f"runs/*/{CHECKPOINT}")))
+        if how == signal.SIGKILL:  # whose worker sees that it is gone: by processes as a user's
+            killed = from_stdin(*_study(stopped, "--workers", "1"), folder=tmp_path)
+            _wait_for(lambda: list(stopped.glob(f"runs/*/{CHECKPOINT}")) or killed.poll())
             killed.kill()
-            assert killed.wait() == -signal.SIGKILL
+            assert killed.wait() == -signal.SIGKILL, (tmp_path / "err").read_text()
+            assert "Traceback" not in (tmp_path / "err").read_text()
+            assert (tmp_path / "begun").read_text() == "begun "  # by no process but the user's own
         else:
             process = begin(*_study(stopped))
             _wait_for(lambda: list(stopped.glob(f"runs/*/{CHECKPOINT}")))
