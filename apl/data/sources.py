@@ -4,6 +4,7 @@ that people gave to CIFAR's."""
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,11 +197,15 @@ Parts = tuple[tuple[Tensor, Tensor], tuple[IntArray, IntArray], tuple[str, ...]]
 
 @functools.cache  # it is read from a text file
 def _digits() -> Parts:
-    from sklearn.datasets import load_digits  # takes a second, so only where it is needed
-
-    bunch = load_digits()
-    images = torch.from_numpy((bunch.images * (255 / 16)).round().astype(np.uint8))[..., None]
-    labels = bunch.target.astype(np.int64)
+    # What `sklearn.datasets.load_digits` reads, by its file: to import it takes longer than a
+    # short training, in each process of a study.
+    sklearn = importlib.util.find_spec("sklearn")
+    assert sklearn is not None  # apl requires it
+    assert sklearn.origin is not None
+    file = Path(sklearn.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    rows = np.loadtxt(file, delimiter=",")
+    pixels, labels = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
+    images = torch.from_numpy((pixels * (255 / 16)).round().astype(np.uint8))[..., None]
     test = np.zeros(len(labels), dtype=bool)
     test[balanced_subset(labels, 450)] = True
     names = tuple(str(k) for k in range(10))

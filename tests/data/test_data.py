@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from apl.config.config import make_config
 from apl.data.dataset import balanced_subset
@@ -35,6 +36,14 @@ def test_digits_are_there_without_a_download() -> None:
     for split in (data.train, data.test):  # what a data set gives is taken for true
         assert split.labels.known.all()
         assert not split.labels.wrong.any()
+    theirs = load_digits()  # which is not asked, since it takes a second to import
+    found = sorted(
+        (label, *(image.flatten() / (255 / 16)).round().int().tolist())
+        for split in (data.train, data.test)
+        for image, label in zip(split.images, split.labels.given.tolist(), strict=True)
+    )
+    wanted = zip(theirs.target.tolist(), *theirs.data.astype(int).T.tolist(), strict=True)
+    assert found == sorted(wanted)
     pixels = to_float(data.train.images, data.mean, data.std)
     assert abs(float(pixels.mean())) < 1e-3
     assert abs(float(pixels.std()) - 1) < 1e-3
