@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 
@@ -163,6 +164,16 @@ def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
 
     grey = Image.new("RGB", (4, 4), "grey")
     monkeypatch.setattr("apl.report.page.pixels", lambda figure, dpi: grey)
+
+
+@pytest.fixture
+def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches by heads take 300 steps of a round, not 1,000: for what they say.  How well they
+    judge in rounds of full length, tests/detect/test_crossfit.py asks."""
+    from apl.training.crossfit import Budget, cross_fit
+
+    short = functools.partial(cross_fit, budget=Budget(steps=300))
+    monkeypatch.setattr("apl.training.crossfit.cross_fit", short)
 
 
 @pytest.fixture

@@ -98,6 +98,7 @@ def test_a_draw_is_kept_grows_and_is_of_these_labels_alone(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("briefly")
 def test_a_person_is_asked_before_the_list_is_shown(
     here: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path: Path,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -179,7 +178,7 @@ def test_few_texts_in_two_scripts_are_no_noisier_than_they_are() -> None:
         texts.append(" ".join(rng.permutation([*own, *rng.choice(USUAL[i % 2].split(), 4)])))
     labels = corrupt(true, symmetric(2, 0.12), "transition", 1)
     rows = torch.as_tensor(fit_counts(texts).rows(texts)).half()
-    fit = cross_fit(rows, labels.given, 2, budget=Budget(rounds=1))
+    fit = cross_fit(rows, labels.given, 2, budget=Budget(rounds=1, steps=STEPS))
     assert fit.rate.low <= labels.wrong.mean() <= fit.rate.high
     assert fit.rate.estimate < labels.wrong.mean() + 0.05
     assert average_precision_score(labels.wrong, fit.wrong) > 0.9
@@ -275,13 +274,6 @@ def vectors(tmp_path: Path) -> str:
     }
     np.savez(tmp_path / "v.npz", **parts)
     return str(tmp_path / "v.npz")
-
-
-@pytest.fixture
-def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Searches judge in STEPS of a round: what rounds of full length reach, the tests above ask."""
-    short = functools.partial(cross_fit, budget=Budget(steps=STEPS))
-    monkeypatch.setattr("apl.training.crossfit.cross_fit", short)
 
 
 def test_a_search_on_features_is_by_heads_where_no_training_is_asked_for(vectors: str) -> None:
