@@ -107,14 +107,12 @@ def test_a_path_that_cannot_run_says_so_and_the_others_go_on() -> None:
 @pytest.mark.slow
 def test_every_rival_in_compiled_code_is_compiled() -> None:
     """However many there are: torch.compile would leave those above a limit as they are."""
-    bases = ("ce", "mae", "rce", "gce")
-    names = [*bases, *(f"norm({base})" for base in bases)]
-    losses = {name: functools.partial(loss_terms, name) for name in names}
+    losses = {name: functools.partial(loss_terms, name) for name in ("ce", "norm(ce)", "mae")}
     case = kernel_times.Case((3, 4), torch.float32, inside=True)
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=3):
         rows = kernel_times.compare(losses, case, "cpu", 0.0)
     rivals = [row for row in rows if row["path"] in ("F.cross_entropy", "reference")]
-    assert len(rivals) == 9 > 8  # the limit
+    assert len(rivals) == 4 > 3  # the limit
     for row in rivals:
         assert isinstance(row["ms"], float), row
 

@@ -130,9 +130,9 @@ def test_random_sums_in_closed_form(terms, reduction, weighted, ignore_index, se
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_gradcheck_and_gradgradcheck(backend, reduction):
     torch.manual_seed(0)
-    criterion = make_loss("nce_rce + 0.3*nfl + 0.2*ngce + fl", 5, reduction, backend=backend)
-    logits = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
-    targets = torch.tensor([0, 1, 2, -100, 4, 1])
+    criterion = make_loss("nce_rce + 0.3*nfl + 0.2*ngce + fl", 4, reduction, backend=backend)
+    logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([1, -100, 3])
     assert torch.autograd.gradcheck(lambda z: criterion(z, targets), logits)
     assert torch.autograd.gradgradcheck(lambda z: criterion(z, targets), logits)
 
@@ -219,14 +219,11 @@ def sum_over_labels(logits, targets, terms, *, weight, label_smoothing, reductio
     if weight is not None:
         q = q * weight.double()
 
-    def of_label(k: int) -> torch.Tensor:
-        if logits[:, k].isneginf().all():  # nobody's label: the gradient of its loss is no number
-            return torch.zeros(len(logits), dtype=torch.float64)
-        return reference_loss(
-            logits, torch.full((len(logits),), k), terms, LossOptions(reduction="none")
-        )
-
-    by_label = torch.stack([of_label(k) for k in range(num_classes)], 1)
+    # A class that is masked in all rows is nobody's label: the gradient of its loss is no number.
+    labels = (~logits.isneginf().all(0)).nonzero()[:, 0]
+    rows = logits.repeat_interleave(len(labels), 0)
+    asked = reference_loss(rows, labels.repeat(len(logits)), terms, LossOptions(reduction="none"))
+    by_label = torch.zeros_like(q).index_copy(1, labels, asked.view(len(logits), -1))
     losses = torch.where(q == 0, 0.0, q * torch.where(q == 0, 0.0, by_label)).sum(1)
     return {"mean": losses.mean(), "sum": losses.sum(), "none": losses}[reduction]
 
@@ -356,7 +353,7 @@ def test_compiled_is_right_reproducible_and_keeps_its_code_for_new_sizes_weights
     code = torch._dynamo.utils.counters["stats"]
     before = code["unique_graphs"]
     for n, weight, z in ((300, 1.5, logits), (77, 1.5, logits), (300, 2.5, masked)):
-        spec = f"{weight}*nfl + nce + gce(q=0.3) + gce(q=0.9)"
+        spec = f"{weight}*nfl + gce(q=0.3) + gce(q=0.9)"
         found = [
             both(
                 z[:n],

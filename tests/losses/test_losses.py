@@ -80,8 +80,8 @@ def test_finite_for_any_logits(name: str, num_classes: int) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_gradcheck_and_gradgradcheck(name: str) -> None:
     generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    targets = torch.tensor([0, 3, -100, 2, 1])
+    logits = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, -100, 2])
     weight = torch.tensor([0.5, 1.0, 2.0, 0.25], dtype=torch.float64)
     criterion = make_loss(name, 4, weight=weight)
     assert torch.autograd.gradcheck(criterion, (logits, targets))
@@ -418,8 +418,8 @@ def test_mixup_is_one_call_with_mixed_labels(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_gradients_of_soft_targets_up_to_the_second_order(name: str) -> None:
-    logits = random_logits(8, 4, rows=3).requires_grad_()
-    q = torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    logits = random_logits(8, 4, rows=2).requires_grad_()
+    q = torch.rand(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
     q /= q.sum(1, keepdim=True)
     criterion = make_loss(name, 4, label_smoothing=0.1)
     assert torch.autograd.gradcheck(criterion, (logits, q))
