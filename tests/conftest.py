@@ -158,6 +158,15 @@ def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the pictures of a study, all of which are drawn and written alike, one is."""
+    from apl.report import pictures
+
+    drawn = pictures._of_all
+    monkeypatch.setattr(pictures, "_of_all", lambda parts: dict([*drawn(parts).items()][:1]))
+
+
+@pytest.fixture
 def unrendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures of reports are laid out, and a grey square stands for each."""
     from PIL import Image

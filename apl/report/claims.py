@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from apl.config.config import Config, settings_text
 from apl.config.presets import PRESETS
@@ -148,6 +147,8 @@ CLAIMS: tuple[Claim, ...] = (
 
 def standard_errors(count: int) -> float:
     """How many standard errors a 95 % t-interval of `count` values reaches to either side."""
+    from scipy import stats  # takes a second
+
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
 
 
@@ -156,6 +157,8 @@ def kendalls_tau(one: pd.Series[float], other: pd.Series[float]) -> float:
     nan for fewer than three losses, or where a score tells none apart."""
     if len(one) < 3:
         return math.nan
+    from scipy import stats  # takes a second
+
     return float(stats.kendalltau(one, other).statistic)
 
 

