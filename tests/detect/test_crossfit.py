@@ -59,13 +59,16 @@ def asymmetric(classes: int, rate: float) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("matrix", "least", "steps"),
-    [(symmetric(5, 0.3), 0.97, STEPS), (asymmetric(5, 0.35), 0.95, 1000)],
+    ("matrix", "least", "budget"),
+    [
+        (symmetric(5, 0.3), 0.97, Budget(steps=STEPS)),
+        (asymmetric(5, 0.35), 0.95, Budget(steps=1000, rounds=1)),
+    ],
 )
-def test_wrong_labels_are_found_and_counted(matrix: Any, least: float, steps: int) -> None:
+def test_wrong_labels_are_found_and_counted(matrix: Any, least: float, budget: Budget) -> None:
     rows, true = clouds()
     labels = corrupt(true, matrix, "transition", 1)
-    fit = cross_fit(rows, labels.given, 5, budget=Budget(steps=steps))
+    fit = cross_fit(rows, labels.given, 5, budget=budget)
     found = findings_of(fit, labels.given)
     assert average_precision_score(labels.wrong, -found.label_score) > least
     hits = (found.is_label_issue & labels.wrong).sum()
