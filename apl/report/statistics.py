@@ -44,10 +44,10 @@ def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimat
     count, mean = len(sample), float(sample.mean()) if len(sample) else math.nan
     if count < 2:
         return Estimate(count, mean, math.nan, math.nan, math.nan)
-    from scipy import stats  # takes a second: what tests nothing does not load it
-
     if _constant(sample):  # the same each time, up to rounding: no error to see
         return Estimate(count, mean, mean, mean, 0.0 if mean else 1.0)
+    from scipy import stats  # takes a second: what tests nothing does not load it
+
     test = stats.ttest_1samp(sample, 0.0)
     low, high = test.confidence_interval(confidence)
     return Estimate(count, mean, float(low), float(high), float(test.pvalue))

@@ -398,6 +398,25 @@ def test_the_time_left_is_of_the_epochs_that_are_left(tmp_path: Path) -> None:
     assert clock.seconds_left() is None  # nothing is left
 
 
+def test_each_loss_has_a_pace_of_its_own(tmp_path: Path) -> None:
+    """A mean of all losses is right of them together, and wrong of what is left at the end."""
+    seconds = {"ce": 1.0, "mae": 10.0}
+    cells = [
+        make_config(loss=loss, seed=seed, **SMALL | {"epochs": 2})
+        for seed in (1, 2)
+        for loss in seconds
+    ]
+    clock, watch = a_clock(cells, tmp_path)
+    left = []
+    for cell in cells:
+        for epoch in (1, 2):
+            watch.now += seconds[cell.loss]
+            clock.tick(cell, epoch)
+        clock.drop(cell)
+        left.append(clock.seconds_left())
+    assert left[1:] == [2 * 1 + 2 * 10, 2 * 10, None]
+
+
 def test_a_cell_that_waits_has_no_epochs_left_that_its_checkpoint_has(tmp_path: Path) -> None:
     begun, first = (make_config(loss=loss, **SMALL | {"epochs": 8}) for loss in ("ce", "mae"))
     stopped_after(begun, tmp_path, 5)

@@ -3,13 +3,11 @@ killed."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +17,7 @@ import filelock
 import numpy as np
 import pytest
 import torch
-from conftest import PATIENCE, Begun, Cli
+from conftest import PATIENCE, ROOT, Begun, Cli
 from hypothesis import given
 from hypothesis import strategies as st
 from kill_stress import differing
@@ -59,45 +57,18 @@ ARGUMENTS = (
 )
 
 
-# What torchrun starts: it hands on the environment that it is given, and stays until all is done.
-STAND_IN = """
-import json, os, sys, time
-from pathlib import Path
-folder = Path(sys.argv[1])
-part = folder / ("part" + os.environ["RANK"])
-part.write_text(json.dumps(dict(os.environ)), encoding="utf-8")
-part.rename(folder / os.environ["RANK"])
-while not (folder / "done").exists():
-    time.sleep(0.1)
-"""
-
-
-def torchrun(folder: Path, *arguments: str) -> str:
-    """What `torchrun ... apl ...` prints in two processes in a folder.  Both are forked, in the
-    place of those that torchrun starts."""
+def torchrun(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`torchrun ... apl ...` in two processes in a folder."""
     (folder / "nets.py").write_text(NETWORK)
-    with tempfile.TemporaryDirectory() as meeting:
-        script, given = Path(meeting, "script.py"), [Path(meeting, rank) for rank in "01"]
-        script.write_text(STAND_IN, encoding="utf-8")
-        start = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-        agent = subprocess.Popen(
-            [sys.executable, "-m", *start, str(script), meeting],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        deadline = time.monotonic() + PATIENCE
-        while not all(each.exists() for each in given):
-            assert agent.poll() is None, agent.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        environments = [json.loads(each.read_text(encoding="utf-8")) for each in given]
-        both = [Begun(arguments, folder, environment) for environment in environments]
-        done = [each.end() for each in both]
-        Path(meeting, "done").touch()
-        errors = agent.communicate(timeout=PATIENCE)[1]
-    assert [each.returncode for each in (*done, agent)] == [0, 0, 0], (done, errors)
-    return "".join(each.stdout for each in done)
+    start = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "apl")
+    return subprocess.Popen(
+        [sys.executable, "-m", *start, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def run_in(folder: Path) -> Path:
@@ -109,7 +80,10 @@ def run_in(folder: Path) -> Path:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a run in two processes, and what they printed."""
     folder = tmp_path_factory.mktemp("two")
-    return folder, torchrun(folder, *ARGUMENTS)
+    process = torchrun(folder, *ARGUMENTS)
+    out, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    return folder, out
 
 
 @pytest.mark.slow
