@@ -10,15 +10,22 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import triton
 from triton.language import core
 from triton.language.semantic import TritonSemantic
 from triton.runtime import interpreter
+
+NEWEST = (3, 8)  # the last release whose interpreter was read for what follows from a type alone
 
 Make = Callable[..., None]
 
 
 def quicken() -> None:
     """To be called once, in a process that has no other use of triton."""
+    gc.freeze()  # or it looks in each of its many objects for what there is to be freed
+    gc.set_threshold(100_000)
+    if tuple(map(int, triton.__version__.split(".")[:2])) > NEWEST:
+        return  # as right, and slower
     interpreter._patch_lang = _patched_once(interpreter._patch_lang)
     interpreter._get_np_dtype = _by_name(interpreter._get_np_dtype)
     core.block_type.__init__ = _block_type(core.block_type.__init__)
@@ -29,8 +36,6 @@ def quicken() -> None:
     builder = interpreter.interpreter_builder
     if not builder.options.debug:
         builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
-    gc.freeze()  # nor does it find in each of its many objects what there is to be freed
-    gc.set_threshold(100_000)
 
 
 def _patched_once(patch: Callable[..., Any]) -> Callable[..., Any]:
