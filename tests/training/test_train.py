@@ -602,7 +602,7 @@ def test_the_machine_is_no_part_of_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_few_steps_on_real_cifar10(cifar10: str) -> None:
-    small = {"train_size": 2000, "epochs": 3, "width": 8, "augment": True}
+    small = {"train_size": 2000, "epochs": 3, "width": 8, "augment": True, "eval_every": 3}
     rows: list[dict[str, float]] = []
     config = make_config("laptop", loss="nce_rce", rate=0.2, **small)
     machine = Machine(threads=1, download=False)
